@@ -1,0 +1,20 @@
+"""hpc_ae: train an autoencoder on a star catalog and encode a whole survey with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_ae.catalog.catalog import open_catalog
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "open_catalog"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `open_catalog` (and with it h5py) only when it is asked for."""
+    if name == "open_catalog":
+        from hpc_ae.catalog.catalog import open_catalog
+
+        return open_catalog
+    raise AttributeError(f"module 'hpc_ae' has no attribute {name!r}")

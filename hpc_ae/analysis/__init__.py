@@ -1,0 +1,1 @@
+"""Statistics of latents and errors: pure arithmetic on arrays."""

@@ -1,0 +1,52 @@
+"""Which stars are usable: quality and caution flags from plain arrays.
+
+Shape letters: N stars, B bands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_ae.catalog.schema import MAGNITUDE_RANGE, SENTINELS, Caution, Quality
+
+
+def flag_magnitudes(magnitude: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+    """Quality flags uint16 (N,) of magnitude (N, B) in mag; `missing` (N, B) marks values that the file has not.
+
+    A value has one reason: missing, else non-finite, else sentinel, else out of range. The limits 0 and 30 are good.
+    """
+    low, high = MAGNITUDE_RANGE
+    with np.errstate(invalid="ignore"):
+        inside = (magnitude >= low) & (magnitude <= high)
+    quality = np.zeros(len(magnitude), np.uint16)
+    rows = np.flatnonzero(~inside.all(axis=1) if missing is None else ~(inside & ~missing).all(axis=1))
+    if len(rows):
+        quality[rows] = _reasons(magnitude[rows], inside[rows], None if missing is None else missing[rows])
+    return quality
+
+
+def _reasons(values: np.ndarray, inside: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
+    absent = np.zeros(values.shape, bool) if missing is None else missing
+    infinite = ~np.isfinite(values) & ~absent
+    sentinel = np.isin(values, np.array(SENTINELS, values.dtype)) & ~absent
+    outside = ~inside & ~absent & ~infinite & ~sentinel
+    reasons = np.zeros(len(values), np.uint16)
+    for flag, mask in (
+        (Quality.MISSING, absent),
+        (Quality.NON_FINITE, infinite),
+        (Quality.SENTINEL, sentinel),
+        (Quality.OUT_OF_RANGE, outside),
+    ):
+        reasons[mask.any(axis=1)] |= np.uint16(flag)
+    return reasons
+
+
+def flag_positions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Caution flags uint16 (N,) of positions in degrees: missing (NaN) or outside 0 <= ra <= 360, |dec| <= 90."""
+    caution = np.zeros(len(ra), np.uint16)
+    missing = np.isnan(ra) | np.isnan(dec)
+    with np.errstate(invalid="ignore"):
+        outside = (ra < 0) | (ra > 360) | (np.abs(dec) > 90)
+    caution[missing] |= np.uint16(Caution.POSITION_MISSING)
+    caution[outside] |= np.uint16(Caution.POSITION_OUTSIDE)
+    return caution

@@ -1,0 +1,1 @@
+"""Raw files of other people's formats, read in bounded memory. The only importer of pyarrow."""

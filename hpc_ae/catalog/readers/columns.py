@@ -1,0 +1,146 @@
+"""Arrow columns to star columns: numbers from numbers or text, ids as exact int64, missing values told from NaN.
+
+Shape letters: N stars, B bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hpc_ae.catalog.readers.mapping import ERROR_PREFIX
+from hpc_ae.catalog.schema import DEFAULT_BANDS
+
+NULL_WORDS = ("", "null", "NULL", "Null", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "--", "\\N")
+_NUMBER = r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^(?i:nan|[+-]?inf|[+-]?infinity)$"
+_INTEGER = r"^-?[0-9]+$"
+_EXACT_FLOAT = 2.0**53
+_INT64_LIMIT = 2.0**63
+
+
+class BadValue(ValueError):
+    """Text where a number should be, at `row` of the batch (counted from 0)."""
+
+    def __init__(self, name: str, row: int, text: str) -> None:
+        super().__init__(name, row, text)
+        self.name, self.row, self.text = name, row, text
+
+
+class StarRows:
+    """The raw columns of N stars, filled batch by batch; a column that a batch has not is missing there."""
+
+    def __init__(self, num_rows: int, names: Collection[str]) -> None:
+        self.names = frozenset(names) | {"objid", "ra", "dec"}
+        self.objid = np.empty(num_rows, np.int64)
+        self.damaged = np.zeros(num_rows, bool)
+        self.ra = np.empty(num_rows)
+        self.dec = np.empty(num_rows)
+        self.redshift = np.empty(num_rows, np.float32)
+        self.magnitude = np.empty((num_rows, len(DEFAULT_BANDS)), np.float32)
+        self.missing = np.zeros(self.magnitude.shape, bool)
+        has_errors = any(name.startswith(ERROR_PREFIX) for name in self.names)
+        self.magnitude_error = np.empty((num_rows if has_errors else 0, len(DEFAULT_BANDS)), np.float32)
+
+    def fill(self, at: int, batch: Mapping[str, pa.ChunkedArray]) -> int:
+        """Store a batch from row `at` on; return its number of rows. BadValue where text is no number."""
+        num_rows = len(next(iter(batch.values())))
+        rows = slice(at, at + num_rows)
+        for name in self.names - batch.keys():
+            self._target(name)[rows] = -1 if name == "objid" else np.nan
+        for name, column in batch.items():
+            if name == "objid":
+                self.objid[rows], self.damaged[rows] = read_ids(column)
+                continue
+            target = self._target(name)
+            target[rows], missing = read_numbers(name, column, target.dtype)
+            if missing is not None and name in DEFAULT_BANDS:
+                self.missing[rows, DEFAULT_BANDS.index(name)] = missing
+        return num_rows
+
+    def _target(self, name: str) -> np.ndarray:
+        """The (N,) array that a column goes to."""
+        if name in DEFAULT_BANDS:
+            return self.magnitude[:, DEFAULT_BANDS.index(name)]
+        if name.startswith(ERROR_PREFIX):
+            return self.magnitude_error[:, DEFAULT_BANDS.index(name.removeprefix(ERROR_PREFIX))]
+        values: np.ndarray = getattr(self, name)
+        return values
+
+
+def read_numbers(name: str, column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (N,) of a column, NaN where it has none, and where that is: (N,) bool, or None for nowhere."""
+    wanted = pa.from_numpy_dtype(dtype)
+    if _is_text(column.type):
+        column = _clean(name, column).cast(wanted)
+    elif not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
+        column = column.cast(wanted, safe=False)
+    missing = column.is_null().to_numpy() if column.null_count else None
+    with np.errstate(over="ignore"):
+        return _plain(column, np.nan).astype(dtype, copy=False), missing
+
+
+def read_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int64 (N,), -1 where there is none, and which of them lost digits, bool (N,)."""
+    if _is_text(column.type):
+        return _ids_of_text(column)
+    if pa.types.is_floating(column.type):
+        return _ids_of_floats(_plain(column, np.nan).astype(np.float64))
+    if pa.types.is_unsigned_integer(column.type):
+        values = _plain(column.cast(pa.uint64()), np.uint64(2**64 - 1))
+        beyond = (values >= np.uint64(2**63)) & ~_nulls(column)
+        return np.where(values >= np.uint64(2**63), -1, values.astype(np.int64)), beyond
+    ids = _plain(column.cast(pa.int64()), -1)
+    return ids, np.zeros(len(ids), bool)
+
+
+def _ids_of_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers exactly; float text such as 1.24E+18 as the integer that it says, damaged."""
+    text = _clean("objid", column)
+    values, damaged = _ids_of_floats(_plain(text.cast(pa.float64()), np.nan))
+    whole = pc.match_substring_regex(text, _INTEGER).fill_null(False).to_numpy()
+    damaged |= pc.match_substring_regex(text, "[eE]").fill_null(False).to_numpy()
+    fits = whole & (values != -1)
+    exact = text.filter(pa.array(fits))
+    values[fits] = exact.cast(pa.int64()).to_numpy()
+    damaged[fits] = False
+    return values, damaged
+
+
+def _ids_of_floats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers up to 2^53 are exact in a float64; beyond, digits are lost. What no int64 holds becomes -1."""
+    known = np.isfinite(values)
+    inside = known & (np.abs(values) < _INT64_LIMIT)
+    ids = np.where(inside, values, -1.0).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        damaged = known & ((np.abs(values) > _EXACT_FLOAT) | (values != np.trunc(values)))
+    return ids, damaged
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _clean(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that reads as numbers: trimmed, without a leading plus, null for the words of no value; else BadValue."""
+    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"^\+", "")
+    text = pc.if_else(pc.is_in(text, pa.array(NULL_WORDS)), pa.scalar(None, text.type), text)
+    bad = np.flatnonzero(~pc.match_substring_regex(text, _NUMBER).fill_null(True).to_numpy())
+    if len(bad):
+        raise BadValue(name, int(bad[0]), str(column[int(bad[0])].as_py()))
+    return text
+
+
+def _nulls(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.is_null().to_numpy())
+
+
+def _plain(column: pa.ChunkedArray, fill: float | np.integer) -> np.ndarray:
+    """A numeric column as (N,) with `fill` for nulls (integers with nulls stay integers)."""
+    if column.null_count:
+        if pa.types.is_integer(column.type) and isinstance(fill, float) and np.isnan(fill):
+            column = column.cast(pa.float64(), safe=False)
+        column = column.fill_null(pa.scalar(fill, column.type))
+    return np.asarray(column.to_numpy())

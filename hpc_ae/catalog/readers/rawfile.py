@@ -1,0 +1,108 @@
+"""One raw file as the readers know it, the pieces that shards are read from, and the errors that all readers share."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hpc_ae.errors import InputError
+
+Kind = Literal["csv", "parquet"]
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A recognised raw file. `path` is what the user named, `data_path` holds its bytes uncompressed."""
+
+    path: Path
+    data_path: Path
+    kind: Kind
+    columns: tuple[str, ...]
+    wanted: dict[str, int] = field(default_factory=dict)  # our name -> index in columns
+    delimiter: str = ","
+    data_start: int = 0  # first byte after the header, of a CSV
+    data_stop: int = 0  # one past the last byte
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A byte offset of a CSV that has `num_rows` complete rows before it."""
+
+    offset: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of a raw file; the marks lie shortly before the end of the rows `start` and `stop`."""
+
+    index: int  # of the file among the inputs
+    raw: RawFile
+    start: int
+    stop: int
+    low: Mark
+    high: Mark
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the first pass found in a raw file."""
+
+    raw: RawFile
+    num_rows: int
+    marks: tuple[Mark, ...] = ()
+
+    def mark(self, row: int) -> Mark:
+        """The last mark before the end of the `row`-th row."""
+        index = bisect_left(self.marks, row, key=lambda mark: mark.num_rows) - 1
+        return self.marks[index] if index >= 0 else Mark(self.raw.data_start, 0)
+
+
+def cut_pieces(scans: list[Scan], start: int, stop: int) -> list[Piece]:
+    """The pieces that hold rows `start` to `stop` of all raw files in order."""
+    pieces = []
+    first = 0
+    for index, scan in enumerate(scans):
+        low, high = max(start - first, 0), min(stop - first, scan.num_rows)
+        if low < high:
+            pieces.append(Piece(index, scan.raw, low, high, scan.mark(low), scan.mark(high)))
+        first += scan.num_rows
+    return pieces
+
+
+def unreadable(path: Path, got: object, fix: str = "") -> InputError:
+    """A file whose content is not what its beginning promises."""
+    return InputError(
+        "a raw file cannot be read",
+        where=path,
+        got=str(got)[:300],
+        expected="CSV (plain or gzip) or Parquet",
+        fix=fix or "check the file, or fetch it again",
+    )
+
+
+def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
+    """A value that is no number; `row` counts the stars of the file from 1."""
+    column = raw.columns[raw.wanted[name]] if name in raw.wanted else name
+    return InputError(
+        "a value is not a number",
+        where=f"{raw.path}, row {row:,}, column {column} (read as {name})",
+        got=repr(text[:80]),
+        expected="a number, or nothing where there is no value",
+        fix=f"correct the row, or say another column with --map {name}=COLUMN; "
+        f"the columns are {', '.join(raw.columns[:60])}",
+    )
+
+
+def wrong_count(raw: RawFile, got: int, expected: int) -> InputError:
+    """Rows are conserved: what was counted and what was read differ."""
+    return InputError(
+        "the number of rows read is not the number counted",
+        where=raw.path,
+        got=f"{got:,} rows",
+        expected=f"{expected:,} rows",
+        fix="a quoted field must not hold a line break, a line must not end in a bare carriage return, "
+        "and the file must not change while it is read",
+    )

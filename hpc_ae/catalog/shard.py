@@ -1,0 +1,231 @@
+"""One shard: an HDF5 file that is built in memory, published whole, and opened without trust.
+
+Shape letters: N stars, B bands, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_ae.catalog.schema import (
+    MAX_SHARD_ROWS,
+    STAR_FORMAT,
+    Column,
+    columns_of,
+    flag_meaning,
+    flag_name,
+)
+from hpc_ae.errors import DamageError, InputError
+from hpc_ae.files import digest_bytes, publish_bytes
+
+Arrays = dict[str, np.ndarray]
+CHUNK_ROWS = 65_536
+_KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+_MOST_COMPRESSION = 1100  # deflate cannot do better than 1:1032
+
+
+def write_shard(
+    path: Path, catalog_format: str, arrays: Arrays, bands: Iterable[str], notes: dict[str, str]
+) -> dict[str, Any]:
+    """Publish a shard and return its record for the manifest.
+
+    `arrays` holds one (N,), (N, B) or (N, L) array for each column; `notes` become attributes of the file.
+    Raises WorkError where the disk is full; nothing is left behind then.
+    """
+    image = shard_image(catalog_format, arrays, tuple(bands), notes)
+    publish_bytes(path, image)
+    return shard_record(path.name, catalog_format, arrays, image)
+
+
+def shard_image(catalog_format: str, arrays: Arrays, bands: tuple[str, ...], notes: dict[str, str]) -> bytes:
+    """The bytes of a shard. The same arrays give the same bytes, on any machine."""
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+        for key, value in {"format": catalog_format, **notes}.items():
+            _write_text(file, key, value)
+        for column in columns_of(catalog_format).values():
+            if column.name in arrays:
+                _write_column(file, column, arrays[column.name], bands)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _write_text(file: h5py.File, key: str, text: str) -> None:
+    """An attribute that every reader reads: text of fixed length, as one flipped bit among texts of variable length
+    (HDF5's global heap, which has no checksum) can crash HDF5 or make it loop for ever.
+    """
+    data = text.encode()
+    file.attrs.create(key, np.bytes_(data), dtype=h5py.string_dtype("utf-8", max(1, len(data))))
+
+
+def _read_text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _write_column(file: h5py.File, column: Column, values: np.ndarray, bands: tuple[str, ...]) -> None:
+    data = np.ascontiguousarray(values, dtype=column.dtype)
+    chunks = (max(1, min(CHUNK_ROWS, len(data))), *data.shape[1:])
+    dataset = file.create_dataset(column.name, data=data, chunks=chunks, fletcher32=True)
+    for key, text in (("unit", column.unit), ("ucd", column.ucd)):
+        if text:
+            dataset.attrs[key] = text
+    if column.width == "B":
+        dataset.attrs["bands"] = list(bands)
+    if column.flags is not None:
+        dataset.attrs["flag_masks"] = np.array([int(flag) for flag in column.flags], np.uint16)
+        dataset.attrs["flag_meanings"] = [f"{flag_name(flag)}: {flag_meaning(flag)}" for flag in column.flags]
+
+
+def shard_record(name: str, catalog_format: str, arrays: Arrays, image: bytes) -> dict[str, Any]:
+    """What the manifest says of one shard: counts, digests and, for stars, sums per band over good stars."""
+    good = arrays["quality"] == 0
+    record: dict[str, Any] = {
+        "file": name,
+        "num_stars": len(good),
+        "num_good": int(good.sum()),
+        "num_bytes": len(image),
+        "digest": digest_bytes(image),
+        "objid_digest": digest_bytes(np.ascontiguousarray(arrays["objid"], "<i8").data),
+        "flags": count_flags(arrays, catalog_format),
+    }
+    if catalog_format == STAR_FORMAT:
+        record["sums"] = band_sums(arrays["magnitude"], good)
+    return record
+
+
+def count_flags(arrays: Arrays, catalog_format: str) -> dict[str, int]:
+    """Number of stars with each quality and caution flag, by flag name; flags that occur nowhere are left out."""
+    counts = {}
+    for column in columns_of(catalog_format).values():
+        for flag in column.flags or ():
+            num = int(np.count_nonzero(arrays[column.name] & int(flag)))
+            if num:
+                counts[flag_name(flag)] = num
+    return counts
+
+
+def band_sums(magnitude: np.ndarray, good: np.ndarray) -> dict[str, list[float]]:
+    """Per band over the good stars of magnitude (N, B): sum and sum of squares about 20 mag, smallest, largest."""
+    values = magnitude if good.all() else magnitude[good]
+    if not len(values):
+        return {"sum": [], "square": [], "min": [], "max": []}
+    columns = [values[:, band].astype(np.float64) - 20.0 for band in range(values.shape[1])]
+    return {
+        "sum": [float(column.sum()) for column in columns],
+        "square": [float(column @ column) for column in columns],
+        "min": [float(column.min() + 20.0) for column in columns],
+        "max": [float(column.max() + 20.0) for column in columns],
+    }
+
+
+@contextlib.contextmanager
+def open_shard(path: Path, catalog_format: str) -> Iterator[h5py.File]:
+    """Open a shard read-only after checking that it can reach no other file and declares no more than it stores."""
+    if path.is_symlink():
+        raise DamageError("a shard is a symbolic link", where=path, expected="a regular file inside the catalog")
+    if not path.is_file():
+        raise DamageError("a shard is missing", where=path, fix="restore it from a copy or make the catalog again")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    with file:
+        _check_file(path, file, catalog_format)
+        yield file
+
+
+def read_shard(path: Path, catalog_format: str, names: Iterable[str], rows: slice = slice(None)) -> Arrays:
+    """Read some columns of a shard: {name: (n,) or (n, width)}. DamageError where bytes do not match their checksum."""
+    with open_shard(path, catalog_format) as file:
+        arrays = {}
+        for name in names:
+            if name not in file:
+                raise InputError("a shard has no such column", where=path, got=name, expected=f"one of {sorted(file)}")
+            arrays[name] = read_column(path, file, name, rows)
+    return arrays
+
+
+def read_column(path: Path, file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
+    """One column of an open shard; DamageError where its bytes do not match their checksum."""
+    try:
+        return np.asarray(file[name][rows])
+    except (OSError, MemoryError) as error:
+        raise _damaged(path, error, name) from error
+
+
+def read_notes(path: Path, catalog_format: str) -> dict[str, str]:
+    """The attributes of a shard's file: what it was made from."""
+    with open_shard(path, catalog_format) as file:
+        return {str(key): _read_text(value) for key, value in file.attrs.items()}
+
+
+def describe_shard(path: Path, catalog_format: str) -> dict[str, Any]:
+    """The record of a shard that is on disk, as its writer would have made it."""
+    arrays = read_shard(path, catalog_format, shard_columns(path, catalog_format))
+    record = shard_record(path.name, catalog_format, arrays, path.read_bytes())
+    return {**record, **{key: value for key, value in read_notes(path, catalog_format).items() if key == "compute"}}
+
+
+def shard_columns(path: Path, catalog_format: str) -> list[str]:
+    """Names of the columns that a shard holds, in the order of the schema."""
+    with open_shard(path, catalog_format) as file:
+        return [name for name in columns_of(catalog_format) if name in file]
+
+
+def _damaged(path: Path, error: Exception, name: str = "") -> DamageError:
+    return DamageError(
+        "a shard is damaged: its bytes do not form a readable file or do not match their checksums",
+        where=f"{path}, dataset {name}" if name else path,
+        got=str(error)[:200],
+        fix="restore the file from a copy, or remove it and make it again",
+    )
+
+
+def _check_file(path: Path, file: h5py.File, catalog_format: str) -> None:
+    try:
+        found = _read_text(file.attrs.get("format"))
+        if found != catalog_format:
+            raise DamageError("not a shard of this format", where=path, got=found, expected=catalog_format)
+        known = columns_of(catalog_format)
+        lengths = {_check_dataset(path, file, name, known) for name in file}
+        absent = [column.name for column in known.values() if not column.optional and column.name not in file]
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+    if absent:
+        raise DamageError("a shard lacks a dataset", where=path, got=sorted(file), expected=", ".join(absent))
+    if len(lengths) != 1 or max(lengths) > MAX_SHARD_ROWS:
+        raise DamageError("a shard's datasets differ in length or are too long", where=path, got=sorted(lengths))
+
+
+def _check_dataset(path: Path, file: h5py.File, name: str, known: dict[str, Column]) -> int:
+    """Refuse what could read another file or lie about its size; return the number of rows."""
+
+    def refuse(what: str, got: object) -> DamageError:
+        return DamageError(f"a shard was refused: {what}", where=f"{path}, dataset {name}", got=got)
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise refuse("links out of the file are not followed", type(file.get(name, getlink=True)).__name__)
+    dataset = file[name]
+    column = known.get(name)
+    if column is None or not isinstance(dataset, h5py.Dataset):
+        raise refuse("unknown content", name)
+    if dataset.external or dataset.is_virtual:
+        raise refuse("its data lie in another file", "external storage or a virtual dataset")
+    creation = dataset.id.get_create_plist()
+    filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
+    if unknown := [number for number in filters if number not in _KNOWN_FILTERS]:
+        raise refuse("unknown filter", unknown)
+    if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != 1 + bool(column.width):
+        raise refuse("wrong type or shape", f"{dataset.dtype} {dataset.shape}")
+    stored = dataset.id.get_storage_size() * (_MOST_COMPRESSION if set(filters) & {1, 32000} else 1)
+    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if len(dataset) else 0
+    if stored < max(dataset.nbytes, chunk_bytes):
+        raise refuse("it declares more than it stores", f"{max(dataset.nbytes, chunk_bytes)} bytes declared")
+    return int(dataset.shape[0])

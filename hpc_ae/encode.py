@@ -1,0 +1,253 @@
+"""VERB encode: model + star catalog to an encoding catalog, shard by shard, without collectives.
+
+A shard's final name appears only when it is complete. `finalise` writes the view and the manifest after all ranks
+have ended. Shape letters: N stars, B bands, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
+from hpc_ae.catalog.view import write_view
+from hpc_ae.config import RunConfig
+from hpc_ae.errors import DamageError, InputError, WorkError
+from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
+from hpc_ae.model.files import read_model, read_model_record
+from hpc_ae.model.forward import Encoding, make_forward
+from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.runtime.distributed import Ranks
+from hpc_ae.runtime.prefetch import prefetched
+from hpc_ae.runtime.progress import Progress
+
+_STAR_COLUMNS = ("objid", "quality", "caution", "magnitude")
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """What is encoded, with what, into what."""
+
+    stars: Catalog
+    out_dir: Path
+    model_dir: Path
+    model_digest: str
+    reconstruction: bool
+    compute: str = "auto"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the manifest records of the making of the whole."""
+        encode = {"reconstruction": self.reconstruction}
+        return {"catalog": self.stars.digest, "model": self.model_digest, "encode": encode}
+
+    def shard_notes(self, index: int) -> dict[str, str]:
+        """What a shard records of its own making."""
+        return {
+            "model_digest": self.model_digest,
+            "star_shard_digest": self.stars.shards[index]["digest"],
+            "reconstruction": str(self.reconstruction).lower(),
+        }
+
+    def path(self, index: int) -> Path:
+        """Path of encoding shard `index`: same number as its star shard."""
+        return self.out_dir / str(self.stars.shards[index]["file"])
+
+    def record_path(self, index: int) -> Path:
+        """Path of the small record that finalise gathers into the manifest."""
+        return self.out_dir / f".{self.path(index).stem}.json"
+
+    def columns(self) -> list[str]:
+        """Names of the columns of the encoding catalog, in the order of the format."""
+        names = ["objid", "quality", "caution", "latent", "reconstruction_error"]
+        names += ["reconstruction"] if self.reconstruction else []
+        return names + (["chi2"] if "magnitude_error" in self.stars.columns else [])
+
+
+def make_job(config: RunConfig) -> EncodeJob:
+    """The encode job of a config; InputError where model and catalog do not have the same bands."""
+    stars = open_catalog(config.catalog_path)
+    record = read_model_record(config.model_path)
+    if list(record["bands"]) != stars.bands:
+        raise InputError(
+            "model and catalog have other bands", where=config.model_path, got=record["bands"], expected=stars.bands
+        )
+    return EncodeJob(
+        stars,
+        config.encoding_path,
+        config.model_path,
+        record["digest"],
+        config.encode.reconstruction,
+        config.encode.compute,
+    )
+
+
+def is_encoded(job: EncodeJob) -> bool:
+    """Whether the encoding catalog is complete; StaleError where it was made from something else."""
+    if not (job.out_dir / MANIFEST_NAME).exists():
+        return False
+    recorded = read_manifest(job.out_dir, ENCODING_FORMAT)["fingerprint"]
+    shards = f"{job.path(0)} and {len(job.stars.shards) - 1} more"
+    check_fingerprint(Path(shards), recorded, job.fingerprint(), "encode")
+    return True
+
+
+def encode(
+    config: RunConfig, ranks: Ranks, device: torch.device, stop_requested: Callable[[], bool] = lambda: False
+) -> str:
+    """Encode this rank's shards that are not done yet. Returns "done" or "interrupted" (between two shards).
+
+    StaleError names the first shard that another model or catalog made.
+    """
+    job = make_job(config)
+    if is_encoded(job):
+        return "done"
+    make_dir(job.out_dir)
+    done = [_is_done(job, index) for index in range(len(job.stars.shards))]  # all: never beside another model's shards
+    todo = [index for index in range(ranks.rank, len(done), ranks.world_size) if not done[index]]
+    progress_path = config.run_path / "jobs" / "progress" / "encode.json" if ranks.rank == 0 else None
+    with Progress("encode", job.stars.num_stars, "stars", path=progress_path, quiet=ranks.rank != 0) as progress:
+        progress.start_at(_num_recorded(job))
+        finished = _encode_shards(job, todo, device, progress, stop_requested)
+    return "done" if finished else "interrupted"
+
+
+def _is_done(job: EncodeJob, index: int) -> bool:
+    path = job.path(index)
+    if not path.exists():
+        return False
+    notes = read_notes(path, ENCODING_FORMAT)
+    wanted = job.shard_notes(index)
+    check_fingerprint(path, {key: notes.get(key) for key in wanted}, wanted, "encode")
+    return True
+
+
+def _num_recorded(job: EncodeJob) -> int:
+    """Stars in the shards that all ranks have finished so far."""
+    names = {path.name for path in job.out_dir.glob(".shard-*.json")}
+    shards = enumerate(job.stars.shards)
+    return sum(shard["num_stars"] for index, shard in shards if job.record_path(index).name in names)
+
+
+def _encode_shards(
+    job: EncodeJob, todo: list[int], device: torch.device, progress: Progress, stop_requested: Callable[[], bool]
+) -> bool:
+    """Read ahead, compute, write behind; False where a stop was asked for."""
+    forward = make_forward(read_model(job.model_dir)[0], device, job.compute)
+    with concurrent.futures.ThreadPoolExecutor(1, "writer") as writer:
+        writing: concurrent.futures.Future[None] | None = None
+        for index, arrays in prefetched(_read_shards(job, todo)):
+            encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.reconstruction)
+            outputs = make_outputs(arrays, encoding)
+            if writing is not None:
+                writing.result()
+                progress.update(_num_recorded(job), job.path(index).name)
+            writing = writer.submit(_write_shard, job, index, outputs, forward.name)
+            if stop_requested():
+                break
+        if writing is not None:
+            writing.result()
+        progress.update(_num_recorded(job))
+    return not stop_requested() or all(job.path(index).exists() for index in todo)
+
+
+def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[tuple[int, Arrays]]:
+    names = [*_STAR_COLUMNS, *(["magnitude_error"] if "magnitude_error" in job.stars.columns else [])]
+    for index in todo:
+        yield index, job.stars.read_shard(index, names)
+
+
+def make_outputs(stars: Arrays, encoding: Encoding) -> Arrays:
+    """The arrays of an encoding shard; rows with quality != 0 are NaN in every float."""
+    outputs = {name: stars[name] for name in ("objid", "quality", "caution")}
+    bad = stars["quality"] != 0
+    for name, values in vars(encoding).items():
+        if values is not None:
+            outputs[name] = values
+            values[bad] = np.nan
+    return outputs
+
+
+def _write_shard(job: EncodeJob, index: int, outputs: Arrays, compute: str) -> None:
+    if len(outputs["objid"]) != job.stars.shards[index]["num_stars"]:
+        raise WorkError("stars were lost", where=job.path(index), got=len(outputs["objid"]))
+    job.record_path(index).unlink(missing_ok=True)  # never a record beside a shard that it does not describe
+    notes = {**job.shard_notes(index), "compute": compute}
+    record = write_shard(job.path(index), ENCODING_FORMAT, outputs, job.stars.bands, notes)
+    publish_json(job.record_path(index), {**record, "compute": compute})
+
+
+def finalise(config: RunConfig) -> dict[str, Any]:
+    """Write `encoding.h5` and, last, the manifest; returns it. Call it after all ranks have ended.
+
+    WorkError names the shards that are not there yet; DamageError a shard that has not its star shard's ids.
+    """
+    job = make_job(config)
+    if is_encoded(job):
+        return read_manifest(job.out_dir, ENCODING_FORMAT)
+    missing = [job.path(index).name for index in range(len(job.stars.shards)) if not _is_done(job, index)]
+    if missing:
+        raise WorkError(
+            "the encoding is not complete",
+            where=job.out_dir,
+            got=f"{len(missing)} of {len(job.stars.shards)} shards missing, the first {missing[0]}",
+            fix="run the same command again: it encodes what is missing",
+        )
+    records = [_gather_record(job, index) for index in range(len(job.stars.shards))]
+    latent = int(read_model_record(job.model_dir)["latent"])
+    details = _details(job, config, latent, records)
+    details["view"] = write_view(job.out_dir, records, job.columns(), {"B": len(job.stars.bands), "L": latent})
+    manifest = write_manifest(job.out_dir, ENCODING_FORMAT, records, details)
+    for index in range(len(records)):
+        job.record_path(index).unlink(missing_ok=True)
+    remove_debris(job.out_dir)
+    return manifest
+
+
+def _gather_record(job: EncodeJob, index: int) -> dict[str, Any]:
+    """The record of a shard: its writer's, or read off the shard where the writer died before writing it."""
+    path = job.record_path(index)
+    record = read_json(path) if path.exists() else describe_shard(job.path(index), ENCODING_FORMAT)
+    star_shard = job.stars.shards[index]
+    for key in ("num_stars", "num_good", "objid_digest"):
+        if record.get(key) != star_shard[key]:
+            raise DamageError(
+                "an encoding shard has not the stars of its star shard",
+                where=job.path(index),
+                got=f"{key} {record.get(key)}",
+                expected=star_shard[key],
+                fix="remove the shard and run encode again",
+            )
+    return record
+
+
+def _details(job: EncodeJob, config: RunConfig, latent: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+    compute = sorted({str(record.get("compute")) for record in records})
+    if len(compute) > 1:
+        raise WorkError(
+            "the shards were computed in different ways",
+            where=job.out_dir,
+            got=compute,
+            fix="--redo encode on one kind of node",
+        )
+    return {
+        "bands": job.stars.bands,
+        "latent": latent,
+        "columns": job.columns(),
+        "compute": compute[0] if compute else None,
+        "inputs": {
+            "catalog": {"path": os.path.relpath(job.stars.directory, job.out_dir), "digest": job.stars.digest},
+            "model": {"path": os.path.relpath(job.model_dir, job.out_dir), "digest": job.model_digest},
+        },
+        "fingerprint": job.fingerprint(),
+        "provenance": provenance(config.model_dump(mode="json")),
+    }

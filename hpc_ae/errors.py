@@ -1,0 +1,42 @@
+"""The error tree. Every message says what, where, got, expected and what to do.
+
+HpcAeError            exit status 1: the work failed
+├── DamageError       exit status 1: a file is not what its record says
+├── WorkError         exit status 1: disk full, lost process, failed job
+└── InputError        exit status 2: command line, config or input is wrong
+    └── StaleError    exit status 2: an existing output was made from something else
+"""
+
+from __future__ import annotations
+
+
+class HpcAeError(Exception):
+    """Base of all errors that hpc_ae raises on purpose; printed without a traceback."""
+
+    exit_status = 1
+
+    def __init__(
+        self, what: str, *, where: object = "", got: object = "", expected: object = "", fix: str = ""
+    ) -> None:
+        self.what, self.where, self.got, self.expected = what, str(where), str(got), str(expected)
+        parts = [("where", where), ("got", got), ("expected", expected), ("to do", fix)]
+        lines = [what] + [f"  {name + ':':<10}{text}" for name, text in parts if str(text)]
+        super().__init__("\n".join(lines))
+
+
+class DamageError(HpcAeError):
+    """A file is truncated, altered or missing: its content does not match what was recorded."""
+
+
+class WorkError(HpcAeError):
+    """The work could not be done although the input is right."""
+
+
+class InputError(HpcAeError):
+    """The command line, the config or an input file is wrong; nothing has been written."""
+
+    exit_status = 2
+
+
+class StaleError(InputError):
+    """An output is there that was made from another config, model or catalog."""

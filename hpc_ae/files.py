@@ -1,0 +1,160 @@
+"""Publish a file complete or not at all, and the digests and JSON forms that all records share."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
+
+TEMP_MARK = ".tmp-"
+_READ_BYTES = 1 << 22
+
+
+def make_dir(path: Path) -> Path:
+    """Create a directory (mode 0700) with its parents and return it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create a directory: {error.strerror}",
+            where=path,
+            expected="a path that you may write to",
+            fix="choose another directory or change its permissions",
+        ) from error
+    return path
+
+
+def publish_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path` so that the name appears only when every byte is on disk (mode 0600)."""
+    temp_path = path.with_name(f".{path.name}{TEMP_MARK}{socket.gethostname()}-{os.getpid()}")
+    try:
+        _write_synced(temp_path, data)
+        temp_path.replace(path)
+        sync_dir(path.parent)
+    except OSError as error:
+        temp_path.unlink(missing_ok=True)
+        raise write_error(path, len(data), error) from error
+
+
+def write_error(path: Path, num_bytes: int, error: OSError) -> WorkError:
+    """The one message for a file that could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return WorkError(
+        "the disk is full" if full else f"cannot write: {error.strerror}",
+        where=path,
+        expected=f"room for {num_bytes} bytes" if full else "a directory that you may write to",
+        fix="make room and run the same command again; what is finished is kept" if full else "check the directory",
+    )
+
+
+def _write_synced(path: Path, data: bytes | memoryview) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_dir(path: Path) -> None:
+    """Make renames inside a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_debris(directory: Path) -> None:
+    """Remove the temporary files that killed writers left; call it only while no writer is alive."""
+    if directory.is_dir():
+        for path in directory.glob(f".*{TEMP_MARK}*"):
+            path.unlink(missing_ok=True)
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """`sha256:<hex>` of some bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """`sha256:<hex>` of a file, read in bounded memory."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return "sha256:" + digest.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON form that digests are taken of: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def seal(record: dict[str, Any]) -> dict[str, Any]:
+    """Return `record` with a `digest` of its own canonical JSON (taken without that field)."""
+    body = {key: value for key, value in record.items() if key != "digest"}
+    return {**body, "digest": digest_bytes(canonical_json(body))}
+
+
+def json_bytes(value: Any) -> bytes:
+    """The indented JSON that files hold."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON."""
+    publish_bytes(path, json_bytes(value))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """Read a JSON object; with `sealed`, check its own digest (DamageError where it does not hold)."""
+    try:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        canonical_json(record)
+    except FileNotFoundError:
+        raise InputError("there is no such file", where=path) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamageError("the file is not readable JSON", where=path, got=str(error)[:200]) from error
+    if not isinstance(record, dict):
+        raise DamageError("the file is not a JSON object", where=path, got=type(record).__name__)
+    if sealed and seal(record).get("digest") != record.get("digest"):
+        raise _broken_seal(path, record)
+    return record
+
+
+def _broken_seal(path: Path, record: dict[str, Any]) -> DamageError:
+    return DamageError(
+        "the record does not match its own digest: it was altered or damaged",
+        where=path,
+        got=seal(record)["digest"],
+        expected=record.get("digest", "a field digest"),
+        fix="make it again, or restore it from a copy",
+    )
+
+
+def inspect_json(path: Path) -> tuple[dict[str, Any] | None, list[HpcAeError]]:
+    """A sealed record as far as it can be read (None where it cannot), and everything that is wrong with it."""
+    try:
+        record = read_json(path)
+    except HpcAeError as error:
+        return None, [error]
+    if seal(record)["digest"] != record.get("digest"):
+        return record, [_broken_seal(path, record)]
+    if path.read_bytes() != json_bytes(record):
+        return record, [
+            DamageError("the file is not byte for byte what was written, although it says the same", where=path)
+        ]
+    return record, []

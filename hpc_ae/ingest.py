@@ -1,0 +1,370 @@
+"""VERB ingest: raw files of other people's making to a star catalog.
+
+Two passes: the rows of every file are counted (CSV by byte segments, in parallel), then each shard is one task that
+reads just its rows. Ids are compared over all shards at the end. Memory does not grow with the number of stars.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
+from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifest, write_manifest
+from hpc_ae.catalog.quality import flag_magnitudes, flag_positions
+from hpc_ae.catalog.readers.columns import StarRows
+from hpc_ae.catalog.readers.mapping import ERROR_PREFIX, check_mapping
+from hpc_ae.catalog.readers.parquet import scan_parquet
+from hpc_ae.catalog.readers.raw import is_gzip, open_raw, read_piece, unpack
+from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, cut_pieces
+from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
+from hpc_ae.catalog.schema import (
+    DEFAULT_BANDS,
+    DEFAULT_SHARD_ROWS,
+    MAX_SHARD_ROWS,
+    STAR_COLUMNS,
+    STAR_FORMAT,
+    Caution,
+    shard_name,
+)
+from hpc_ae.catalog.shard import Arrays, write_shard
+from hpc_ae.catalog.tally import Part, count_files, count_parts, recount
+from hpc_ae.errors import InputError, WorkError
+from hpc_ae.files import TEMP_MARK, digest_file, remove_debris
+from hpc_ae.provenance import provenance
+from hpc_ae.runtime.executor import Mapper, open_mapper
+from hpc_ae.runtime.progress import Progress
+
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What decides the catalog beside the raw files: the same give the same bytes, for any number of workers.
+
+    `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes.
+    """
+
+    mapping: dict[str, str] = field(default_factory=dict)
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    bad: Literal["flag", "drop", "stop"] = "flag"
+
+    def check(self) -> None:
+        """InputError where a value cannot be."""
+        check_mapping(self.mapping)
+        if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
+            raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
+        if self.bad not in ("flag", "drop", "stop"):
+            raise InputError("wrong policy for bad rows", got=self.bad, expected="flag, drop or stop")
+
+    def fingerprint(self, digests: Sequence[str]) -> dict[str, Any]:
+        """What the manifest records to recognise the same catalog; `digests` are those of the raw files in order."""
+        return {
+            "verb": "ingest",
+            "raw": {f"file {index + 1}": digest for index, digest in enumerate(digests)},
+            "mapping": dict(self.mapping),
+            "shard_rows": self.shard_rows,
+            "bad": self.bad,
+        }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every shard task knows."""
+
+    out_dir: Path
+    settings: IngestSettings
+    mark: str  # of this run's temporary files
+    names: frozenset[str]  # what at least one raw file has
+
+    def temp_path(self, what: str, index: int) -> Path:
+        """A hidden file in the catalog's directory, which the next run clears away if this one dies."""
+        return self.out_dir / f".shard-{what}-{index:05d}{self.mark}"
+
+    @property
+    def columns(self) -> list[str]:
+        """The datasets of the catalog."""
+        absent = set() if "redshift" in self.names else {"redshift"}
+        if not any(name.startswith(ERROR_PREFIX) for name in self.names):
+            absent.add("magnitude_error")
+        return [column.name for column in STAR_COLUMNS if column.name not in absent]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What a shard task hands back: record for the manifest (None: every row was dropped), parts, a sample of ids."""
+
+    record: dict[str, Any] | None
+    parts: list[Part]
+    sample: np.ndarray
+
+
+def ingest(
+    raw_paths: list[Path],
+    out_dir: Path,
+    settings: IngestSettings,
+    num_workers: int = 1,
+    progress_path: Path | None = None,
+) -> None:
+    """Write a star catalog of all rows of the raw files in order, or nothing where the same is there already.
+
+    Prints the number of stars by file and reason to standard error. InputError where a file cannot be read, lacks a
+    band or has text for a number (nothing is left behind then), StaleError where another catalog is there.
+    """
+    settings.check()
+    if not raw_paths:
+        raise InputError("no raw files", expected="one file or more, CSV (plain or gzip) or Parquet")
+    with open_mapper(num_workers) as mapper:
+        if mapper is None:
+            return
+        packed = [is_gzip(path) for path in raw_paths]
+        new = not out_dir.exists()
+        known = (out_dir / MANIFEST_NAME).exists()
+        digests = [digest_file(path) for path in raw_paths] if known else []
+        if prepare_catalog(out_dir, settings.fingerprint(digests), "ingest"):
+            print(f"ingest: {out_dir} is there already, made from the same files", file=sys.stderr)
+            return
+        with _cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
+            stats = [path.stat() for path in raw_paths]
+            hashing = [hasher.submit(digest_file, path) for path in raw_paths]
+            try:
+                scans, plan = _scan(mapper, raw_paths, packed, out_dir, settings)
+                shards = _write_shards(mapper, scans, plan, progress_path)
+                if "objid" in plan.names:
+                    shards = _mark_repeated(mapper, shards, plan)
+                _finish(plan, scans, shards, _digests(raw_paths, hashing, stats))
+            finally:
+                for future in hashing:
+                    future.cancel()
+
+
+def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSettings) -> bool:
+    """Whether the catalog is there and nothing suggests a change: same settings, files of the same size, older than it.
+
+    `ingest` itself compares digests; this spares a run from reading every raw file again.
+    """
+    path = out_dir / MANIFEST_NAME
+    if not path.exists():
+        return False
+    manifest = read_manifest(out_dir, STAR_FORMAT)
+    files = manifest["inputs"].get("raw", [])
+    if manifest["fingerprint"] != settings.fingerprint([str(entry["digest"]) for entry in files]):
+        return False
+    if not any(raw.is_file() for raw in raw_paths):
+        print("ingest: the raw files are gone; the catalog that was made of them is used", file=sys.stderr)
+        return True
+    stats = [raw.stat() for raw in raw_paths if raw.is_file()]
+    made = path.stat().st_mtime_ns
+    sizes = [entry["num_bytes"] for entry in files]
+    return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
+
+
+@contextmanager
+def _cleared(out_dir: Path, new: bool) -> Iterator[None]:
+    """Leave no temporary file, no shard of a catalog that was not finished, and no `new` directory of one."""
+    for path in out_dir.glob("shard-*.h5"):
+        path.unlink()
+    try:
+        yield
+    except BaseException:
+        for path in out_dir.glob("shard-*.h5"):
+            path.unlink(missing_ok=True)
+        remove_debris(out_dir)
+        if new:
+            with suppress(OSError):
+                out_dir.rmdir()
+        raise
+    remove_debris(out_dir)
+
+
+def _digests(raw_paths: list[Path], hashing: list[Future[str]], stats: list[os.stat_result]) -> list[str]:
+    """The digests of the raw files; InputError where one changed while it was read."""
+    digests = [future.result() for future in hashing]
+    for path, before in zip(raw_paths, stats, strict=True):
+        now = path.stat()
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise InputError("a raw file changed while it was read", where=path, fix="run the same command again")
+    return digests
+
+
+def _scan(
+    mapper: Mapper, raw_paths: list[Path], packed: list[bool], out_dir: Path, settings: IngestSettings
+) -> tuple[list[Scan], _Plan]:
+    """Unpack what is gzip, recognise every file and count its rows."""
+    mark = f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
+    plan = _Plan(out_dir, settings, mark, frozenset())
+    data_paths = [plan.temp_path("raw", index) if gz else raw_paths[index] for index, gz in enumerate(packed)]
+    jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
+    for _ in mapper.map(_unpack, jobs):
+        pass
+    raws = [open_raw(path, data, settings.mapping) for path, data in zip(raw_paths, data_paths, strict=True)]
+    scans = _count(mapper, raws)
+    return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
+
+
+def _unpack(job: tuple[Path, Path]) -> None:
+    unpack(*job)
+
+
+def _count(mapper: Mapper, raws: list[RawFile]) -> list[Scan]:
+    """Count the rows of all files, in parallel also within a file."""
+    tasks = {index: count_tasks(raw) for index, raw in enumerate(raws) if raw.kind == "csv"}
+    counts = mapper.map(count_rows, [task for index in tasks for task in tasks[index]])
+    scans = []
+    for index, raw in enumerate(raws):
+        if raw.kind == "parquet":
+            scans.append(scan_parquet(raw))
+        else:
+            scans.append(scan_text(raw, [num for _ in tasks[index] for num in next(counts)]))
+    for _ in counts:  # let the mapper finish
+        pass
+    if not any(scan.num_rows for scan in scans):
+        raise InputError("the raw files hold no stars", where=", ".join(str(raw.path) for raw in raws), got="0 rows")
+    return scans
+
+
+def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path: Path | None) -> list[_Shard]:
+    total = sum(scan.num_rows for scan in scans)
+    starts = range(0, total, plan.settings.shard_rows)
+    tasks = [(start, cut_pieces(scans, start, min(total, start + plan.settings.shard_rows))) for start in starts]
+    shards = []
+    with Progress("ingest", total, "stars", path=progress_path) as progress:
+        for shard in mapper.map(partial(_write_one, plan), tasks):
+            shards.append(shard)
+            progress.update(progress.done + sum(part.num_rows for part in shard.parts))
+    return shards
+
+
+def _write_one(plan: _Plan, task: tuple[int, list[Piece]]) -> _Shard:
+    """Read the rows of one shard, flag them, write it."""
+    start, pieces = task
+    rows = StarRows(sum(piece.stop - piece.start for piece in pieces), plan.names)
+    at = 0
+    for piece in pieces:
+        at += read_piece(piece, rows, at)
+    arrays = _flagged(plan, rows, start)
+    bad = arrays["quality"] != 0
+    if plan.settings.bad == "stop" and bad.any():
+        raise _bad_rows(pieces, rows.magnitude, arrays["quality"])
+    keep = ~bad if plan.settings.bad == "drop" else np.ones(len(bad), bool)
+    parts = count_parts(pieces, arrays, keep)
+    if not keep.all():
+        arrays = {name: values[keep] for name, values in arrays.items()}
+    index = start // plan.settings.shard_rows
+    sample = np.empty(0, np.int64)
+    if "objid" in plan.names:
+        sample = save_ids(plan.temp_path("ids", index), flag_repeated(arrays["objid"], arrays["caution"]))
+    repeated = (arrays["caution"] & Caution.ID_REPEATED) != 0
+    record = None
+    if keep.any():
+        record = write_shard(plan.out_dir / shard_name(index), STAR_FORMAT, arrays, DEFAULT_BANDS, {})
+    return _Shard(record, recount(parts, repeated), sample)
+
+
+def _flagged(plan: _Plan, rows: StarRows, start: int) -> Arrays:
+    """The datasets of a shard whose first row is row `start` of all inputs."""
+    found = {name: getattr(rows, name) for name in plan.columns if name not in ("quality", "caution")}
+    found["quality"] = flag_magnitudes(rows.magnitude, rows.missing)
+    found["caution"] = flag_positions(rows.ra, rows.dec)
+    if "objid" in plan.names:
+        found["caution"] |= flag_ids(rows.objid, rows.damaged)
+    else:
+        found["objid"] = np.arange(start, start + len(rows.objid), dtype=np.int64)
+    return found
+
+
+def _bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) -> InputError:
+    """Policy stop: the first unusable magnitudes of a shard by file, row and column."""
+    named: list[str] = []
+    first = 0
+    for piece in pieces:
+        stop = first + piece.stop - piece.start
+        for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
+            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
+            values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
+            named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
+        first = stop
+    return InputError(
+        "stars with unusable magnitudes, and the policy is to stop",
+        where=named[0],
+        got="; ".join(named),
+        expected="every magnitude finite and within 0-30 mag (nan here also stands for no value)",
+        fix="correct the rows, or use --bad flag (keeps and flags them) or --bad drop",
+    )
+
+
+def _column(piece: Piece, band: int) -> str:
+    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]
+
+
+def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_Shard]:
+    """Find ids that several shards share and write those shards again; within a shard they are flagged already."""
+    if len(shards) == 1:
+        return shards
+    paths = [plan.temp_path("ids", index) for index in range(len(shards))]
+    ranges = cut_ranges([shard.sample for shard in shards])
+    tasks = [(paths, limits, plan.temp_path("shared", index)) for index, limits in enumerate(ranges)]
+    shared = [found for found in mapper.map(find_shared, tasks) if found.num_ids]
+    affected = sorted({index for found in shared for index in found.shards})
+    marked = list(shards)
+    jobs = [(plan.out_dir / shard_name(index), [part for part in shared if index in part.shards]) for index in affected]
+    for index, (record, repeated) in zip(affected, mapper.map(_mark, jobs), strict=True):
+        marked[index] = replace(shards[index], record=record, parts=recount(shards[index].parts, repeated))
+    return marked
+
+
+def _mark(job: tuple[Path, list[Shared]]) -> tuple[dict[str, Any], np.ndarray]:
+    return mark_shared(*job)
+
+
+def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[str]) -> None:
+    """Check that no row was lost, write the manifest, print the counts."""
+    files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
+    num_rows, num_stars = (sum(entry[key] for entry in files) for key in ("num_rows", "num_stars"))
+    records = _close_gaps(plan.out_dir, [shard.record for shard in shards if shard.record is not None])
+    written = sum(record["num_stars"] for record in records)
+    if num_rows != sum(scan.num_rows for scan in scans) or num_stars != written:
+        raise WorkError("rows were lost", where=plan.out_dir, got=f"{num_rows} read, {written} written")
+    if not written:
+        raise InputError("no star is left", where=plan.out_dir, got=f"{num_rows:,} rows, all dropped as unusable")
+    fingerprint = plan.settings.fingerprint(digests)
+    details = {
+        "objid": "column" if "objid" in plan.names else "generated",
+        "bands": list(DEFAULT_BANDS),
+        "columns": plan.columns,
+        "inputs": {"raw": files},
+        "num_rows": num_rows,
+        "num_dropped": num_rows - num_stars,
+        "fingerprint": fingerprint,
+        "provenance": provenance(fingerprint),
+    }
+    write_manifest(plan.out_dir, STAR_FORMAT, records, details)
+    _print_counts(files, num_rows, num_stars)
+
+
+def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Number the shards without gaps where policy drop left nothing of one."""
+    closed = []
+    for index, record in enumerate(records):
+        name = shard_name(index)
+        if record["file"] != name:
+            (out_dir / record["file"]).replace(out_dir / name)
+        closed.append({**record, "file": name})
+    return closed
+
+
+def _print_counts(files: list[dict[str, Any]], num_rows: int, num_stars: int) -> None:
+    for entry in files:
+        reasons = ", ".join(f"{name} {num:,}" for name, num in entry["counts"].items()) or "nothing to remark"
+        print(f"ingest: {entry['name']}: {entry['num_rows']:,} rows; {reasons}", file=sys.stderr)
+    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_rows - num_stars:,} dropped", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The network: scaling, autoencoder, files. Knows nothing of catalogs."""

@@ -1,0 +1,52 @@
+"""What verify looks at in a model directory or a checkpoint: the record's seal, the weights' digest, every number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from hpc_ae.errors import DamageError, HpcAeError
+from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
+
+
+def check_model(directory: Path) -> list[HpcAeError]:
+    """Everything that is wrong with a model directory: model.json, model.safetensors, debris."""
+    record, errors = inspect_json(directory / "model.json")
+    recorded = None if record is None else record.get("weights_digest", "a field weights_digest")
+    return [*errors, *check_weights(directory / "model.safetensors", recorded), *_debris(directory)]
+
+
+def check_checkpoint(directory: Path) -> list[HpcAeError]:
+    """Everything that is wrong with a checkpoint: state.json and NAME.safetensors for each NAME of its `digests`."""
+    state, errors = inspect_json(directory / "state.json")
+    digests = (state or {}).get("digests", {})
+    recorded = digests if isinstance(digests, dict) else {}
+    present = {path.stem for path in directory.glob("[!.]*.safetensors")}
+    for name in sorted(present | {Path(name).name for name in recorded}):
+        errors += check_weights(directory / f"{name}.safetensors", recorded.get(name))
+    return errors + _debris(directory)
+
+
+def check_weights(path: Path, recorded: object = None) -> list[HpcAeError]:
+    """Whether a safetensors file has the recorded digest, if any, and only finite numbers; one tensor at a time."""
+    if not path.is_file():
+        return [DamageError("the weights are missing", where=path)]
+    errors: list[HpcAeError] = []
+    if recorded is not None and (digest := digest_file(path)) != recorded:
+        what = "the weights are not those that were written"
+        errors.append(DamageError(what, where=path, got=digest, expected=recorded))
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                if not np.isfinite(tensors.get_tensor(name)).all():
+                    where = f"{path}, tensor {name}"
+                    errors.append(DamageError("a weight is not finite", where=where, expected="finite numbers"))
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        errors.append(DamageError("the weights are not a readable safetensors file", where=path, got=str(error)[:200]))
+    return errors
+
+
+def _debris(directory: Path) -> list[HpcAeError]:
+    return [DamageError("debris of a killed writer", where=path) for path in sorted(directory.glob(f".*{TEMP_MARK}*"))]

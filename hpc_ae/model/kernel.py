@@ -1,0 +1,161 @@
+"""The fused kernel: built by the machine's C++ compiler at first use, cached, called through ctypes.
+
+Where it cannot be built PyTorch's own operators do the work: `load_kernel` says why, and callers fall back.
+Shape letters: N stars, B bands, L latent dimensions, P parameters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hpc_ae.errors import WorkError
+from hpc_ae.model.autoencoder import Architecture
+
+_SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+_BUILD_SECONDS = 300
+CACHE_VARIABLE = "HPC_AE_CACHE_DIR"
+
+
+class Kernel:
+    """The compiled functions of one architecture. All arrays are float32 and C-contiguous."""
+
+    def __init__(self, library: ctypes.CDLL, name: str, architecture: Architecture) -> None:
+        self._library = library
+        self.name = name
+        self.architecture = architecture
+        self.num_parameters = int(library.hpc_ae_num_parameters())
+        library.hpc_ae_gradient.restype = ctypes.c_double
+
+    def encode(
+        self,
+        parameters: np.ndarray,
+        scaling: tuple[np.ndarray, np.ndarray],
+        magnitude: np.ndarray,
+        magnitude_error: np.ndarray | None = None,
+        reconstruction: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+        """Latent (N, L), reconstruction (N, B), reconstruction_error (N,) in mag and chi2 (N,) of magnitude (N, B).
+
+        reconstruction and chi2 are None where they are not asked for or there are no magnitude errors (N, B).
+        """
+        stars = np.ascontiguousarray(magnitude, np.float32)
+        errors = None if magnitude_error is None else np.ascontiguousarray(magnitude_error, np.float32)
+        latent = np.empty((len(stars), self.architecture.latent), np.float32)
+        rebuilt = np.empty_like(stars) if reconstruction else None
+        error = np.empty(len(stars), np.float32)
+        chi2 = None if errors is None else np.empty(len(stars), np.float32)
+        inputs = [_pointer(values) for values in (parameters, *scaling, stars, errors)]
+        outputs = [_pointer(values) for values in (latent, rebuilt, error, chi2)]
+        self._library.hpc_ae_encode(*inputs, ctypes.c_int64(len(stars)), *outputs)
+        return latent, rebuilt, error, chi2
+
+    def gradient(self, fixed: GradientArrays, magnitude: np.ndarray, index: np.ndarray, factor: float = 1.0) -> float:
+        """Sum over stars of the loss (mag^2) of rows `index` (int64) of magnitude (N, B).
+
+        `fixed.gradient` gets the gradient of that sum times `factor`.
+        """
+        stars, rows = ctypes.c_void_p(magnitude.ctypes.data), ctypes.c_void_p(index.ctypes.data)
+        size, scale = ctypes.c_int64(len(index)), ctypes.c_float(factor)
+        parameters, mean, std, gradient = fixed.pointers
+        return float(self._library.hpc_ae_gradient(parameters, mean, std, stars, rows, size, scale, gradient))
+
+
+class GradientArrays:
+    """The arrays that stay where they are from step to step: parameters (P,), mean and std (B,), gradient (P,)."""
+
+    def __init__(self, parameters: np.ndarray, scaling: tuple[np.ndarray, np.ndarray], gradient: np.ndarray) -> None:
+        self.arrays = (parameters, *scaling, gradient)  # kept alive as long as their addresses
+        self.pointers = tuple(_pointer(values) for values in self.arrays)
+
+
+def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if values is None else values.ctypes.data)
+
+
+@functools.cache
+def load_kernel(architecture: Architecture) -> Kernel:
+    """The kernel of an architecture, built unless it is in the cache; WorkError where it cannot be."""
+    compiler = _find_compiler()
+    source = _SOURCE.read_text()
+    widths = [len(architecture.bands), *architecture.hidden, architecture.latent]
+    chain = [*widths, *widths[-2::-1]]
+    defines = (f"-DHPC_AE_WIDTHS={','.join(map(str, chain))}", f"-DHPC_AE_LATENT={len(widths) - 1}")
+    key = _digest(source, *_FLAGS, *defines, _compiler_version(compiler), _processor())
+    path = cache_dir() / f"fused-{key[:24]}.so"
+    if not path.exists():
+        _build([compiler, *_FLAGS, *defines], path)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise WorkError("the fused kernel cannot be loaded", where=path, got=str(error)) from error
+    library.hpc_ae_instructions.restype = ctypes.c_char_p
+    name = f"fused-{library.hpc_ae_instructions().decode()}-{_digest(source, *defines)[:8]}"
+    return Kernel(library, name, architecture)
+
+
+def _build(command: list[str], path: Path) -> None:
+    temp_path = path.with_suffix(f".{os.getpid()}.tmp")
+    full = [*command, "-shared", "-fPIC", "-Wno-psabi", str(_SOURCE), "-o", str(temp_path)]
+    try:
+        answer = subprocess.run(full, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+        if answer.returncode:
+            raise WorkError("the fused kernel cannot be compiled", where=command[0], got=answer.stderr.strip()[:300])
+        temp_path.rename(path)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WorkError("the fused kernel cannot be compiled", where=command[0], got=str(error)[:300]) from error
+    finally:
+        temp_path.unlink(missing_ok=True)
+
+
+def cache_dir() -> Path:
+    """A directory on this node that is ours alone: code is loaded from it."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    path = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"hpc_ae-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if path.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise WorkError(
+            "the cache directory is not this user's alone",
+            where=path,
+            fix=f"set {CACHE_VARIABLE} to a directory of your own",
+        )
+    return path
+
+
+def _find_compiler() -> str:
+    for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise WorkError("there is no C++ compiler for the fused kernel", expected="g++ 12 or clang++", fix="install g++")
+
+
+def _compiler_version(compiler: str) -> str:
+    try:
+        return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WorkError("the C++ compiler does not answer", where=compiler, got=str(error)) from error
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

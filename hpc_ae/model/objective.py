@@ -1,0 +1,134 @@
+"""The training objective behind one interface: by PyTorch's operators, or by the fused kernel on flat parameters.
+
+Both give the sum over stars of the quadratic loss in mag^2 and read and write the same named tensors, so that a
+checkpoint does not depend on which of them made it. Shape letters: N rows held, n rows of a batch, B bands.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hpc_ae.errors import HpcAeError
+from hpc_ae.model.autoencoder import Autoencoder, squared_error
+from hpc_ae.model.kernel import GradientArrays, Kernel, load_kernel
+
+_EVALUATION_ROWS = 16_384
+
+
+class Objective(Protocol):
+    """What a Stepper needs of an objective, which is also an nn.Module."""
+
+    name: str
+
+    def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """One tensor per module parameter to the model's names."""
+        ...
+
+    def pack(self, named: dict[str, Tensor]) -> list[Tensor]:
+        """The other way round; KeyError where a name is missing."""
+        ...
+
+    def evaluate(self, magnitude: Tensor) -> float:
+        """Sum of the squared error in mag^2 over stars (N, B), in full precision."""
+        ...
+
+
+class TorchObjective(nn.Module):
+    """PyTorch's operators, on any device, in the precision asked for."""
+
+    def __init__(self, model: Autoencoder, precision: str = "float32") -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+        self.name = f"torch-{next(model.parameters()).device.type}-{precision}"
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+
+    def forward(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Loss of rows[index]: (N, B), (n,) to a scalar."""
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            residual = self.model(rows.index_select(0, index))
+        return squared_error(residual.float()).sum()
+
+    def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """One tensor per parameter to its name."""
+        return dict(zip((name for name, _ in self.model.named_parameters()), tensors, strict=True))
+
+    def pack(self, named: dict[str, Tensor]) -> list[Tensor]:
+        """Named tensors to one per parameter."""
+        return [named[name] for name, _ in self.model.named_parameters()]
+
+    @torch.no_grad()
+    def evaluate(self, magnitude: Tensor) -> float:
+        """Sum of the squared error in mag^2 over stars (N, B)."""
+        parts = [squared_error(self.model(part)).double().sum() for part in torch.split(magnitude, _EVALUATION_ROWS)]
+        return float(torch.stack(parts).sum()) if parts else 0.0
+
+
+class FusedObjective(nn.Module):
+    """The fused kernel on one flat parameter: a step is one call, an all-reduce one bucket. CPU, float32."""
+
+    def __init__(self, model: Autoencoder, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.name = kernel.name
+        self.shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
+        self.flat = nn.Parameter(torch.cat([tensor.detach().reshape(-1) for tensor in model.parameters()]))
+        self.flat.grad = torch.zeros_like(self.flat)
+        self.scaling = (model.scaling.mean.numpy(), model.scaling.std.numpy())
+        self._own = GradientArrays(self.flat.detach().numpy(), self.scaling, self.flat.grad.numpy())
+
+    def fill_gradient(self, rows: Tensor, index: Tensor, factor: float) -> float:
+        """Loss of rows[index] times `factor`, its gradient put into `flat.grad`: without autograd, for one rank."""
+        return self.kernel.gradient(self._own, rows.numpy(), index.numpy(), factor) * factor
+
+    def forward(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Loss of rows[index]: (N, B), (n,) to a scalar; its gradient comes with it."""
+        loss: Tensor = _FusedLoss.apply(self.flat, self, rows, index)  # type: ignore[no-untyped-call]
+        return loss
+
+    def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """The flat tensor to views by name."""
+        parts = torch.split(tensors[0], [shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def pack(self, named: dict[str, Tensor]) -> list[Tensor]:
+        """Named tensors to the flat one."""
+        return [torch.cat([named[name].reshape(-1) for name in self.shapes])]
+
+    @torch.no_grad()
+    def evaluate(self, magnitude: Tensor) -> float:
+        """Sum of the squared error in mag^2 over stars (N, B)."""
+        error = self.kernel.encode(self.flat.numpy(), self.scaling, magnitude.numpy(), reconstruction=False)[2]
+        return float((error.astype("f8") ** 2).sum())
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor) -> Tensor:
+        gradient = torch.empty_like(flat)
+        arrays = GradientArrays(flat.detach().numpy(), objective.scaling, gradient.numpy())
+        loss = objective.kernel.gradient(arrays, rows.numpy(), index.numpy())
+        ctx.gradient = gradient
+        return torch.tensor(loss, dtype=torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Any) -> Any:
+        return ctx.gradient.mul_(factors[0]), None, None, None
+
+
+def make_objective(model: Autoencoder, compute: str, precision: str) -> TorchObjective | FusedObjective:
+    """`auto`: the fused kernel on CPUs where it can be built, else PyTorch, saying so once."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if compute == "fused" or (compute == "auto" and on_cpu and precision == "float32"):
+        try:
+            return FusedObjective(model, load_kernel(model.architecture))
+        except HpcAeError as error:
+            if compute == "fused":
+                raise
+            print(f"train: PyTorch's operators are used, which is slower: {error}", file=sys.stderr, flush=True)
+    return TorchObjective(model, precision)

@@ -1,0 +1,68 @@
+"""Where an output came from: package version, git commit, time, command; and the fingerprints that decide a skip."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hpc_ae
+from hpc_ae.errors import StaleError
+
+COMMAND_VARIABLE = "HPC_AE_COMMAND"  # what the user typed, where a launcher stands in between
+
+
+def provenance(config: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest or model.json records of its making."""
+    return {
+        "package": f"hpc_ae {hpc_ae.__version__}",
+        "git_commit": git_commit(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": os.environ.get(COMMAND_VARIABLE) or command_line(),
+        "config": config,
+    }
+
+
+def command_line() -> str:
+    """This process's command line, as a shell would take it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, None when installed elsewhere."""
+    folder = Path(hpc_ae.__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def differences(recorded: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys in which two fingerprints differ, each with both values."""
+    found = []
+    for key in sorted(recorded.keys() | wanted.keys()):
+        old, new = recorded.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return found
+
+
+def check_fingerprint(where: Path, recorded: dict[str, Any], wanted: dict[str, Any], stage: str) -> None:
+    """StaleError, naming what changed, where an output was made from something else."""
+    if changed := differences(recorded, wanted):
+        raise StaleError(
+            f"the output of {stage} was made from something else",
+            where=where,
+            got="; ".join(changed[:5]),
+            expected="an output of the same config and inputs",
+            fix=f"--redo {stage} discards it and makes it again; another run_dir keeps both",
+        )

@@ -1,0 +1,77 @@
+"""Checkpoints: a directory per step, complete or not there. Start and restart both ask for the newest one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hpc_ae.errors import DamageError, HpcAeError
+from hpc_ae.files import TEMP_MARK, make_dir, publish_json, read_json, seal, sync_dir, write_error
+from hpc_ae.model.files import read_tensors, write_tensors
+
+_STEP_DIR = re.compile(r"step-(\d{9,})")
+STATE_NAME = "state.json"
+
+
+def save_checkpoint(
+    checkpoints_dir: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+) -> Path:
+    """Publish `checkpoints_dir/step-.../` with one safetensors file per entry of `tensors`, and drop old ones."""
+    make_dir(checkpoints_dir)
+    final_dir = checkpoints_dir / f"step-{step:09d}"
+    temp_dir = checkpoints_dir / f".{final_dir.name}{TEMP_MARK}{os.getpid()}"
+    for debris in checkpoints_dir.glob(f".step-*{TEMP_MARK}*"):  # of killed writers: there is one writer at a time
+        shutil.rmtree(debris, ignore_errors=True)
+    make_dir(temp_dir)
+    try:
+        digests = {name: write_tensors(temp_dir / f"{name}.safetensors", group) for name, group in tensors.items()}
+        publish_json(temp_dir / STATE_NAME, seal({**state, "step": step, "digests": digests}))
+        shutil.rmtree(final_dir, ignore_errors=True)
+        temp_dir.rename(final_dir)
+        sync_dir(checkpoints_dir)
+    except OSError as error:
+        raise write_error(final_dir, 0, error) from error
+    finally:
+        shutil.rmtree(temp_dir, ignore_errors=True)
+    for old in list_checkpoints(checkpoints_dir)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final_dir
+
+
+def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
+    """The checkpoint directories, oldest first."""
+    if not checkpoints_dir.is_dir():
+        return []
+    found = [path for path in checkpoints_dir.iterdir() if _STEP_DIR.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load_newest_checkpoint(checkpoints_dir: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """State and tensors of the newest checkpoint that is whole; None where there is none at all.
+
+    A damaged one is passed over for the one before it; DamageError where all are damaged.
+    """
+    damage: HpcAeError | None = None
+    for path in reversed(list_checkpoints(checkpoints_dir)):
+        try:
+            return load_checkpoint(path)
+        except HpcAeError as error:
+            damage = damage or error
+    if damage is not None:
+        raise damage
+    return None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """State and tensors of one checkpoint, checked against its digests."""
+    state = read_json(path / STATE_NAME, sealed=True)
+    if not isinstance(state.get("digests"), dict):
+        raise DamageError("a checkpoint lacks its digests", where=path / STATE_NAME)
+    return state, {
+        name: read_tensors(path / f"{name}.safetensors", digest) for name, digest in state["digests"].items()
+    }

@@ -1,0 +1,125 @@
+"""Map tasks over the processes that there are: a process pool on one machine, MPI under mpiexec or srun.
+
+Results come in task order, so that what is made of them does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from hpc_ae.errors import HpcAeError, InputError, WorkError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+# What mpiexec (Hydra), Open MPI and srun's MPI plugins tell each task of the size of its world.
+_MPI_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+
+
+class Mapper(Protocol):
+    """Runs a function over tasks; results in task order."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield function(task) for each task, in order, as they are ready."""
+        ...
+
+
+class SerialMapper:
+    """Everything in this process."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield function(task) for each task."""
+        return map(function, tasks)
+
+
+class PoolMapper:
+    """A pool of processes on this machine, or the workers of an MPI job."""
+
+    def __init__(self, executor: Any, num_workers: int) -> None:
+        self.executor = executor
+        self.window = 2 * num_workers + 1
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield results in task order with a bounded number of tasks in flight."""
+        waiting: list[concurrent.futures.Future[Result]] = []
+        remaining: Iterable[Task] = iter(tasks)
+        try:
+            for task in remaining:
+                waiting.append(self.executor.submit(function, task))
+                if len(waiting) >= self.window:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        except concurrent.futures.BrokenExecutor as error:
+            raise WorkError(
+                "a worker process died",
+                got="killed, perhaps for want of memory",
+                fix="run the command again with fewer workers",
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+            concurrent.futures.wait(waiting)  # so that no task writes after an error has been reported
+
+
+def launched_size() -> int:
+    """Number of tasks that mpiexec or srun launched beside this one (itself counted); 1 without them."""
+    sizes = [int(os.environ[name]) for name in _MPI_SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
+    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "").isdigit():
+        sizes.append(int(os.environ["SLURM_STEP_NUM_TASKS"]))
+    return max(sizes, default=1)
+
+
+@contextlib.contextmanager
+def open_mapper(num_workers: int) -> Iterator[Mapper | None]:
+    """Yield a Mapper in the process that leads, None in the MPI ranks that serve it.
+
+    Under mpiexec or srun with several tasks the MPI ranks are the workers and `num_workers` is not used.
+    """
+    if launched_size() > 1:
+        with _mpi_mapper(launched_size()) as mapper:
+            yield mapper
+    elif num_workers <= 1:
+        yield SerialMapper()
+    else:
+        context = multiprocessing.get_context("forkserver")
+        with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as executor:
+            yield PoolMapper(executor, num_workers)
+
+
+@contextlib.contextmanager
+def _mpi_mapper(launched: int) -> Iterator[Mapper | None]:
+    from mpi4py import MPI
+    from mpi4py.futures import MPICommExecutor
+
+    if launched != MPI.COMM_WORLD.size:
+        raise InputError(
+            "the MPI library does not see the tasks that were launched",
+            got=f"a communicator of {MPI.COMM_WORLD.size}",
+            expected=f"{launched} tasks",
+            fix="set cluster.mpi (srun --mpi=...) to what your MPI library speaks: pmi2 for MPICH, pmix for Open MPI",
+        )
+    leads = False
+    try:
+        with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+            leads = executor is not None
+            yield PoolMapper(executor, MPI.COMM_WORLD.size - 1) if leads else None
+    except BaseException as error:
+        if leads and isinstance(error, Exception):
+            raise  # the executor has let the other ranks go: the leading one says what is wrong, and with which status
+        _abort(MPI.COMM_WORLD, error)
+
+
+def _abort(communicator: Any, error: BaseException) -> None:
+    """End all ranks: a rank that leaves with an exception would let the others wait for ever."""
+    if isinstance(error, HpcAeError):
+        print(f"hpc-ae: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+    communicator.Abort(error.exit_status if isinstance(error, HpcAeError) else 1)

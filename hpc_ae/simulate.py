@@ -1,0 +1,77 @@
+"""VERB simulate: a star catalog of simulated SDSS photometry, of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_ae.catalog.manifest import prepare_catalog, write_manifest
+from hpc_ae.catalog.quality import flag_magnitudes
+from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
+from hpc_ae.catalog.shard import write_shard
+from hpc_ae.photometry import BANDS, simulate_stars
+from hpc_ae.provenance import provenance
+from hpc_ae.runtime.executor import open_mapper
+from hpc_ae.runtime.progress import Progress
+
+COLUMNS = ["objid", "ra", "dec", "magnitude", "magnitude_error", "quality", "caution"]
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """What decides the simulated catalog: the same settings give the same bytes, for any number of workers."""
+
+    num_stars: int
+    seed: int = 1
+    bad_fraction: float = 0.0
+    shard_rows: int = 500_000
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the manifest records to recognise the same catalog."""
+        return {
+            "verb": "simulate",
+            "num_stars": self.num_stars,
+            "seed": self.seed,
+            "bad_fraction": self.bad_fraction,
+            "shard_rows": self.shard_rows,
+        }
+
+
+def simulate(
+    out_dir: Path, settings: SimulateSettings, num_workers: int = 1, progress_path: Path | None = None
+) -> None:
+    """Write a simulated star catalog to `out_dir`, or nothing where the same is there already.
+
+    StaleError where another catalog is there.
+    """
+    starts = range(0, settings.num_stars, settings.shard_rows)
+    with open_mapper(num_workers) as mapper:
+        if mapper is None or prepare_catalog(out_dir, settings.fingerprint(), "simulate"):
+            return
+        shards = []
+        with Progress("simulate", settings.num_stars, "stars", path=progress_path) as progress:
+            for record in mapper.map(partial(_simulate_shard, out_dir, settings), starts):
+                shards.append(record)
+                progress.update(progress.done + record["num_stars"])
+        details = {
+            "objid": "simulated",
+            "bands": list(BANDS),
+            "columns": COLUMNS,
+            "inputs": {},
+            "fingerprint": settings.fingerprint(),
+            "provenance": provenance(settings.fingerprint()),
+        }
+        write_manifest(out_dir, STAR_FORMAT, shards, details)
+
+
+def _simulate_shard(out_dir: Path, settings: SimulateSettings, start: int) -> dict[str, Any]:
+    num_stars = min(settings.shard_rows, settings.num_stars - start)
+    arrays = simulate_stars(start, num_stars, settings.seed, settings.bad_fraction)
+    arrays["quality"] = flag_magnitudes(arrays["magnitude"])
+    arrays["caution"] = np.zeros(num_stars, np.uint16)
+    name = shard_name(start // settings.shard_rows)
+    return write_shard(out_dir / name, STAR_FORMAT, arrays, BANDS, {"seed": str(settings.seed)})

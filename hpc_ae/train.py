@@ -1,0 +1,382 @@
+"""VERB train: a star catalog to checkpoints and a model, on one rank or many. Start and restart are one path.
+
+Shape letters: S steps, N stars, B bands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.partition import BatchPlan, epoch_batches, owned_partitions, valid_batch_sizes
+from hpc_ae.catalog.training import StreamedRows, count_training_rows, load_training_rows, load_validation_rows
+from hpc_ae.config import Divide, RunConfig, Standardize
+from hpc_ae.errors import InputError, WorkError
+from hpc_ae.files import remove_debris
+from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.files import MODEL_NAME, read_model_record, write_model
+from hpc_ae.model.schedule import learning_rate
+from hpc_ae.model.step import Stepper, StepSettings
+from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
+from hpc_ae.runtime.distributed import Group
+from hpc_ae.runtime.metrics import Metrics
+from hpc_ae.runtime.prefetch import prefetched
+from hpc_ae.runtime.progress import Progress
+
+# What may change between a start and a restart without changing the result.
+_OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "tensorboard", "compute", "memory_limit"}
+_AGREE_STEPS = 100  # ranks agree on stops and checkpoints at multiples of this
+_CHUNK_ROWS = 1 << 20
+_OVERHEAD_BYTES = 1 << 30  # of a rank beside its rows
+_DIVERGED_MSE = 1.0e6  # mag^2; magnitudes lie within 0-30
+_SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
+_TIE = 1.05  # errors this close to the lowest are its equal, as strange stars dominate the mean: the later model wins
+
+
+@dataclass
+class Position:
+    """How far the training is: all that a checkpoint holds besides tensors."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    best_step: int = -1
+    best_mse: float = math.inf
+    lowest_mse: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train_fingerprint(config: RunConfig, catalog: Catalog) -> dict[str, Any]:
+    """What decides the trained model."""
+    settings = config.train.model_dump(mode="json", exclude=_OPERATIONAL)
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "train": settings,
+        "catalog": catalog.digest,
+    }
+
+
+def is_trained(config: RunConfig, catalog: Catalog) -> bool:
+    """Whether the model is there already; StaleError where it was trained from something else."""
+    model_dir = config.run_path / "model"
+    if not (model_dir / MODEL_NAME).exists():
+        return False
+    record = read_model_record(model_dir)
+    check_fingerprint(model_dir, record.get("fingerprint", {}), train_fingerprint(config, catalog), "train")
+    return True
+
+
+def train(config: RunConfig, group: Group, stop_requested: Callable[[], bool] = lambda: False) -> str:
+    """Train to the end, or until asked to stop. Returns "done" or "interrupted" (a checkpoint is saved).
+
+    InputError where batch size, partitions and number of stars do not go together.
+    """
+    catalog = open_catalog(config.catalog_path)
+    if is_trained(config, catalog):
+        return "done"
+    return Training(config, group, catalog).run(stop_requested)
+
+
+def check_batch(num_rows: int, config: RunConfig, world_size: int) -> None:
+    """InputError with the way out where the global batch cannot be cut as the partitions need it."""
+    batch_size, num_partitions = config.train.batch_size, config.train.partitions
+    if batch_size % num_partitions:
+        below, above = valid_batch_sizes(batch_size, num_partitions)
+        raise InputError(
+            "train.batch_size is not a multiple of train.partitions",
+            where="train.batch_size",
+            got=f"{batch_size} over {num_partitions} partitions",
+            expected=f"{below} or {above}, the nearest multiples"
+            if below != above
+            else f"{above}, the smallest that goes",
+        )
+    if world_size > num_partitions:
+        raise InputError(
+            "more ranks than partitions",
+            where="train.partitions",
+            got=f"{world_size} ranks, {num_partitions} partitions",
+            fix=f"set train.partitions to {world_size} or more, and batch_size to a multiple of it",
+        )
+    if num_rows // num_partitions < batch_size // num_partitions:
+        raise InputError(
+            "fewer training stars than one batch",
+            where="train.batch_size",
+            got=f"{num_rows} good stars that are not held out",
+            expected=f"at least {batch_size}",
+            fix="use more stars, or a smaller train.batch_size (and train.partitions)",
+        )
+
+
+class Training:
+    """One rank's training: what it holds and how it goes on."""
+
+    def __init__(self, config: RunConfig, group: Group, catalog: Catalog) -> None:
+        self.config, self.group, self.catalog = config, group, catalog
+        self.checkpoints_dir = config.run_path / "checkpoints"
+        self.plan = self._make_plan()
+        self.partitions = owned_partitions(group.ranks.rank, group.ranks.world_size, config.train.partitions)
+        self.rows = self._load_rows()
+        self.held_out = self._load_held_out()
+        self.num_held_out = int(self.group.sum(np.array([len(self.held_out)]))[0])
+        self.num_steps = config.train.steps or config.train.epochs * self.plan.steps_per_epoch
+        self.architecture = Architecture(tuple(catalog.bands), tuple(config.model.hidden), config.model.latent)
+        self.stepper = self._make_stepper()
+        self.position = self._restore()
+
+    def _make_plan(self) -> BatchPlan:
+        ranks, fraction = self.group.ranks, self.config.train.validation_fraction
+        mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)
+        self.counts = self.group.sum(count_training_rows(self.catalog, mine, fraction))
+        check_batch(int(self.counts.sum()), self.config, ranks.world_size)
+        train = self.config.train
+        replacement = train.sampling == "replacement"
+        return BatchPlan(int(self.counts.sum()), train.partitions, train.batch_size, self.config.seed, replacement)
+
+    def _load_rows(self) -> Tensor | StreamedRows:
+        """Resident on the device, or streamed where they do not fit."""
+        arguments = (self.catalog, self.counts, self.plan, self.partitions, self.config.train.validation_fraction)
+        num_bytes = sum(self.plan.size(partition) for partition in self.partitions) * 4 * len(self.catalog.bands)
+        if num_bytes + _OVERHEAD_BYTES > self.config.train.memory_limit_bytes:
+            return StreamedRows(*arguments)
+        return torch.from_numpy(load_training_rows(*arguments)).to(self.group.device)
+
+    def _load_held_out(self) -> Tensor:
+        ranks, train = self.group.ranks, self.config.train
+        fraction = min(train.validation_fraction, train.validation_stars / max(1, self.catalog.num_good))
+        mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)
+        return torch.from_numpy(load_validation_rows(self.catalog, mine, fraction)).to(self.group.device)
+
+    def _make_stepper(self) -> Stepper:
+        train, device = self.config.train, self.group.device
+        mean, std = make_scaling(self.config, self.catalog)
+        model = make_autoencoder(self.architecture, mean, std, self.config.seed).to(device)
+        names = ("optimizer", "weight_decay", "betas", "clip_norm", "compute", "precision")
+        settings = StepSettings(**{name: getattr(train, name) for name in names})
+        return Stepper(model, self.group.wrap, settings)
+
+    def _restore(self) -> Position:
+        """Start and restart: from the newest checkpoint, or from the beginning where there is none."""
+        found = load_newest_checkpoint(self.checkpoints_dir)
+        if found is None:
+            return Position()
+        state, tensors = found
+        wanted = train_fingerprint(self.config, self.catalog)
+        check_fingerprint(self.checkpoints_dir, state["fingerprint"], wanted, "train")
+        self.stepper.load(tensors["model"], tensors["optimizer"], state["step"])
+        best_mse, lowest_mse = (
+            math.inf if state[key] is None else float(state[key]) for key in ("best_mse", "lowest_mse")
+        )
+        best = {name: tensor.to(self.group.device) for name, tensor in tensors.get("best", {}).items()}
+        loss = (state["loss_sum"], state["loss_steps"])
+        return Position(state["step"], *loss, state["best_step"], best_mse, lowest_mse, best)
+
+    def run(self, stop_requested: Callable[[], bool]) -> str:
+        """Take the steps that are left; validate, record, checkpoint and stop at step boundaries only."""
+        batch_size = self.config.train.batch_size
+        progress_path = self.config.run_path / "jobs" / "progress" / "train.json" if self.group.is_lead else None
+        board = self.config.run_path / "tensorboard" if self.config.train.tensorboard else None
+        with Progress(
+            "train", self.num_steps * batch_size, "stars", path=progress_path, quiet=not self.group.is_lead
+        ) as progress:
+            progress.start_at(self.position.step * batch_size)
+            with (
+                Metrics(self.config.run_path / "metrics.jsonl", self.position.step, board)
+                if self.group.is_lead
+                else _Silent() as metrics
+            ):
+                self._loop(stop_requested, progress, metrics)
+        if self.position.step < self.num_steps:
+            return "interrupted"
+        self._publish()
+        return "done"
+
+    def _loop(self, stop_requested: Callable[[], bool], progress: Progress, metrics: Any) -> None:
+        position, train = self.position, self.config.train
+        saved_at, saved_step = time.monotonic(), position.step
+        factor = self.group.ranks.world_size / train.batch_size
+        for rows, index in self._batches():
+            rate = learning_rate(train.schedule, train.learning_rate, position.step, self.num_steps)
+            self.stepper.step(rows, index, rate, factor)
+            position.step += 1
+            position.loss_steps += 1
+            if not self._is_boundary(position.step):
+                continue
+            due = time.monotonic() - saved_at > train.checkpoint_seconds
+            stop, due = self._agree(stop_requested(), due)
+            if self._is_validation(position.step):
+                self._validate(metrics, rate, progress.rate)
+            progress.update(position.step * train.batch_size, f"error {self._best_text()}")
+            if stop or due or position.step % train.checkpoint_steps == 0 or position.step == self.num_steps:
+                self._save()
+                saved_at, saved_step = time.monotonic(), position.step
+            if stop and saved_step == position.step:
+                return
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Magnitudes, and which of their rows are this rank's share of the batch, for each step that is left."""
+        for rows, indices in prefetched(self._chunks()):
+            for index in indices:
+                yield rows, index
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Magnitudes (N, B) and row indices (S, n) of some steps at a time."""
+        plan, left = self.plan, self.num_steps - self.position.step
+        chunk_steps = max(1, _CHUNK_ROWS // (plan.slice_rows * len(self.partitions)))
+        first_epoch, first_step = divmod(self.position.step, plan.steps_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            for rows, indices in self._epoch(epoch, chunk_steps, first_step):
+                yield rows, indices[:left]
+                left -= len(indices)
+                if left <= 0:
+                    return
+            first_step = 0
+
+    def _epoch(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.group.device
+        if isinstance(self.rows, Tensor):
+            for rows in epoch_batches(self.plan, epoch, self.partitions, chunk_steps, first_step):
+                yield self.rows, torch.from_numpy(rows).to(device)
+            return
+        for values in self.rows.chunks(epoch, chunk_steps, first_step):
+            num_steps, share, num_bands = values.shape
+            index = torch.arange(num_steps * share, device=device).reshape(num_steps, share)
+            yield torch.from_numpy(values.reshape(-1, num_bands)).to(device), index
+
+    def _is_validation(self, step: int) -> bool:
+        interval = max(1, self.num_steps // self.config.train.validations)
+        return step % interval == 0 or step == self.num_steps
+
+    def _is_boundary(self, step: int) -> bool:
+        return step % _AGREE_STEPS == 0 or step % self.config.train.checkpoint_steps == 0 or self._is_validation(step)
+
+    def _agree(self, stop: bool, due: bool) -> tuple[bool, bool]:
+        """One small all-reduce: the loss over all ranks, and whether any of them wants to stop or to save."""
+        sums = self.group.sum(np.array([self.stepper.take_loss(), stop, due and self.group.is_lead], np.float64))
+        self.position.loss_sum += float(sums[0]) / self.group.ranks.world_size
+        if not self.position.loss_sum < _DIVERGED_MSE * self.position.loss_steps:
+            raise WorkError(
+                "the training diverged",
+                where=f"step {self.position.step}",
+                got=f"a mean loss of {self.position.loss_sum / self.position.loss_steps:.4g} mag^2",
+                fix="lower train.learning_rate, and discard this training with --redo train",
+            )
+        return bool(sums[1]), bool(sums[2])
+
+    def _validate(self, metrics: Any, rate: float, stars_per_second: float) -> None:
+        position = self.position
+        record: dict[str, Any] = {
+            "step": position.step,
+            "epoch": position.step / self.plan.steps_per_epoch,
+            "learning_rate": rate,
+            "train_mse_mag2": position.loss_sum / max(1, position.loss_steps),
+            "validation_mse_mag2": None,
+            "stars_per_second": round(stars_per_second),
+        }
+        position.loss_sum, position.loss_steps = 0.0, 0
+        if self.num_held_out:
+            total = self.group.sum(np.array([self.stepper.evaluate(self.held_out)]))[0]
+            record["validation_mse_mag2"] = float(total) / self.num_held_out
+            position.lowest_mse = min(position.lowest_mse, record["validation_mse_mag2"])
+            if record["validation_mse_mag2"] <= position.lowest_mse * _TIE:
+                position.best_mse, position.best_step = record["validation_mse_mag2"], position.step
+                position.best = self.stepper.weights()
+        metrics.write(record)
+
+    def _best_text(self) -> str:
+        return f"{self.position.best_mse:.4g} mag^2" if math.isfinite(self.position.best_mse) else "not measured yet"
+
+    def _save(self) -> None:
+        """Rank 0 writes; all ranks hold the same weights. The others wait, so that a stop loses nothing."""
+        if self.group.is_lead:
+            position = self.position
+            tensors = {"model": self.stepper.weights(), "optimizer": self.stepper.optimizer_tensors()}
+            if position.best:
+                tensors["best"] = position.best
+            state = {
+                "loss_sum": position.loss_sum,
+                "loss_steps": position.loss_steps,
+                "best_step": position.best_step,
+                "best_mse": _finite(position.best_mse),
+                "lowest_mse": _finite(position.lowest_mse),
+                "fingerprint": train_fingerprint(self.config, self.catalog),
+            }
+            save_checkpoint(self.checkpoints_dir, position.step, tensors, state, self.config.train.keep_checkpoints)
+        self.group.barrier()
+
+    def _publish(self) -> None:
+        if self.group.is_lead:
+            position, model_dir = self.position, self.config.run_path / "model"
+            details = {
+                "training": {
+                    "catalog_digest": self.catalog.digest,
+                    "steps": position.step,
+                    "best_step": position.best_step if position.best else position.step,
+                    "validation_mse_mag2": position.best_mse if position.best else None,
+                    "num_training_stars": self.plan.num_rows,
+                    "num_validation_stars": self.num_held_out,
+                    "world_size": self.group.ranks.world_size,
+                    "compute": self.stepper.objective.name,
+                    "torch": torch.__version__,
+                },
+                "fingerprint": train_fingerprint(self.config, self.catalog),
+                "provenance": provenance(self.config.model_dump(mode="json")),
+            }
+            remove_debris(model_dir)
+            write_model(model_dir, self.architecture, position.best or self.stepper.weights(), details)
+        self.group.barrier()
+
+
+class _Silent:
+    """What the ranks that do not record use in place of Metrics."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Record nothing."""
+
+
+def make_scaling(config: RunConfig, catalog: Catalog) -> tuple[list[float], list[float]]:
+    """Mean and std per band in mag, as config and catalog say."""
+    scaling = config.model.scaling
+    if isinstance(scaling, Divide):
+        return [0.0] * len(catalog.bands), [scaling.divide] * len(catalog.bands)
+    if isinstance(scaling, Standardize):
+        for key, values in (("mean", scaling.mean), ("std", scaling.std)):
+            if len(values) != len(catalog.bands):
+                raise InputError(
+                    f"{len(values)} {key}s, {len(catalog.bands)} bands",
+                    where=f"model.scaling.{key}",
+                    got=values,
+                    expected=f"a number for each of {', '.join(catalog.bands)}",
+                )
+        return scaling.mean, scaling.std
+    statistics = catalog.manifest["statistics"]
+    for band in catalog.bands:
+        if not (statistics[band]["std"] or 0.0) > _SMALLEST_STD:
+            raise InputError(
+                f"band {band} is constant: all good stars have the same magnitude",
+                where=catalog.directory,
+                got=f"mean {statistics[band]['mean']}, std {statistics[band]['std']} mag",
+                expected="magnitudes that vary",
+                fix=f"if that is right, say model.scaling.divide=20; else ingest anew with --map {band}=COLUMN",
+            )
+    return [statistics[band]["mean"] for band in catalog.bands], [statistics[band]["std"] for band in catalog.bands]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,243 @@
+"""VERB verify: check a star or encoding catalog, a model or a whole run completely, and name every damaged thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpc_ae.catalog.check import (
+    check_link,
+    check_names,
+    check_shard,
+    check_view,
+    guess_format,
+    inspect_manifest,
+    shard_checks,
+)
+from hpc_ae.catalog.manifest import MANIFEST_NAME
+from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.view import VIEW_NAME
+from hpc_ae.config import RunConfig, load_config
+from hpc_ae.errors import DamageError, HpcAeError, InputError
+from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
+from hpc_ae.model.check import check_checkpoint, check_model
+from hpc_ae.runtime.executor import Mapper, open_mapper
+from hpc_ae.runtime.progress import Progress
+
+STAR_CATALOG, ENCODING_CATALOG, MODEL, RUN = "star catalog", "encoding catalog", "model", "run"
+_SUMMARY_NAME = "summary.json"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it was recorded: where (file, dataset, row), what, got, expected."""
+
+    where: str
+    what: str
+    got: str
+    expected: str
+
+
+@dataclass
+class Verification:
+    """What was checked and what was found; for a run, `num_stars` is its star catalog's, `num_shards` that of both."""
+
+    directory: Path
+    what: str
+    num_stars: int = 0
+    num_shards: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.findings
+
+    def add(self, errors: Iterable[HpcAeError]) -> None:
+        """Take errors as findings, each once."""
+        for error in errors:
+            finding = Finding(error.where, error.what, error.got, error.expected)
+            if finding not in self.findings:
+                self.findings.append(finding)
+
+    def to_json(self) -> dict[str, Any]:
+        """The verification as plain values, for `--json`."""
+        return {**asdict(self), "directory": str(self.directory), "ok": self.ok}
+
+
+def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) -> Verification:
+    """Check everything in `directory`; `stars` is the star catalog of an encoding where it has moved.
+
+    InputError (2) where nothing recognisable exists; whatever is wrong inside is a finding. Under MPI the ranks that
+    serve return without findings.
+    """
+    result = Verification(directory, _recognise(directory))
+    with open_mapper(num_workers) as mapper:
+        if mapper is None:
+            return result
+        if result.what == RUN:
+            _verify_run(result, stars, mapper)
+        elif result.what == MODEL:
+            result.add(check_model(directory))
+        else:
+            result.num_stars = _verify_catalog(result, directory, stars, mapper)
+    return result
+
+
+def _recognise(directory: Path) -> str:
+    if (directory / "config.yaml").is_file():
+        return RUN
+    if (directory / MANIFEST_NAME).is_file():
+        return _catalog_kind(directory)
+    if (directory / "model.json").is_file():
+        return MODEL
+    if directory.is_dir() and any(directory.glob("shard-*")):
+        return _catalog_kind(directory)
+    raise InputError(
+        "nothing here that can be verified",
+        where=directory,
+        got="a directory without them" if directory.is_dir() else "no directory",
+        expected="a directory with manifest.json, model.json, config.yaml or shards",
+    )
+
+
+def _catalog_kind(directory: Path) -> str:
+    """Star or encoding, by the view, else by what the manifest says, damaged or not, else by the shards."""
+    manifest = directory / MANIFEST_NAME
+    if (directory / VIEW_NAME).exists():
+        encoding = True
+    elif manifest.is_file():
+        encoding = ENCODING_FORMAT.encode() in manifest.read_bytes()
+    else:
+        encoding = guess_format(directory) == ENCODING_FORMAT
+    return ENCODING_CATALOG if encoding else STAR_CATALOG
+
+
+def _verify_catalog(result: Verification, directory: Path, stars: Path | None, mapper: Mapper) -> int:
+    """Check one catalog and return its number of stars, 0 where its manifest cannot be used."""
+    manifest, errors = inspect_manifest(directory)
+    result.add(errors)
+    result.add(check_names(directory, None if manifest is None else manifest["shards"]))
+    if manifest is None:
+        return 0
+    star_catalog = None
+    if manifest["format"] == ENCODING_FORMAT:
+        result.add(check_view(directory, manifest))
+        run_dir = result.directory if result.what == RUN else None
+        star_catalog, errors = _inspect_inputs(directory, manifest, stars, run_dir)
+        result.add(errors)
+    result.num_shards += len(manifest["shards"])
+    with Progress(f"verify {directory.name}", manifest["num_stars"], "stars") as progress:
+        checks = shard_checks(directory, manifest, star_catalog)
+        for check, errors in zip(checks, mapper.map(check_shard, checks), strict=True):
+            result.add(errors)
+            progress.update(progress.done + check.record["num_stars"])
+    return int(manifest["num_stars"])
+
+
+def _inspect_inputs(
+    directory: Path, manifest: dict[str, Any], stars: Path | None, run_dir: Path | None
+) -> tuple[tuple[Path, dict[str, Any]] | None, list[HpcAeError]]:
+    """The star catalog of an encoding (directory, manifest; None where unusable) and what is wrong with its links."""
+    path = directory / MANIFEST_NAME
+    try:
+        star_dir = stars or directory / manifest["inputs"]["catalog"]["path"]
+        errors = _check_model_link(directory, manifest["inputs"]["model"], run_dir)
+        if not (star_dir / MANIFEST_NAME).is_file():
+            what = "the star catalog of the encoding is not there; say where it is with --stars"
+            return None, [*errors, DamageError(what, where=star_dir, expected="a star catalog")]
+        star_manifest, found = inspect_manifest(star_dir)
+        errors += found
+        if star_manifest is None:
+            return None, errors
+        return (star_dir, star_manifest), errors + check_link(path, manifest, star_manifest)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        return None, [DamageError("the manifest does not say its inputs", where=path, got=repr(error))]
+
+
+def _check_model_link(directory: Path, model: dict[str, Any], run_dir: Path | None) -> list[HpcAeError]:
+    """Whether the model is the one that encoded; one that is not there is wrong only where it belongs to the run."""
+    path = directory / model["path"] / "model.json"
+    if not path.is_file():
+        inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
+        what = "the model that encoded is not there"
+        return [DamageError(what, where=path, expected=model["digest"])] if inside else []
+    record, errors = inspect_json(path)
+    if record is not None and record.get("digest") != model["digest"]:
+        what = "the model is another than the one that encoded"
+        errors.append(DamageError(what, where=path, got=record.get("digest"), expected=model["digest"]))
+    return errors
+
+
+def _verify_run(result: Verification, stars: Path | None, mapper: Mapper) -> None:
+    """Check every part that is there; a part that the config implies and that is not there is a finding too."""
+    directory = result.directory
+    config = _read_config(result)
+    star_dir = stars or (Path(config.catalog.path) if config and config.catalog.path else directory / "catalog")
+    if _has_catalog(star_dir):
+        result.num_stars = _verify_catalog(result, star_dir, stars, mapper)
+    elif config and (stars or config.catalog.path or config.catalog.source):
+        result.add([_absent("star catalog", star_dir)])
+    if _has_catalog(directory / "encoding"):
+        _verify_catalog(result, directory / "encoding", stars, mapper)
+    elif config:
+        result.add([_absent("encoding", directory / "encoding")])
+    _verify_models(result, config)
+    for checkpoint in sorted(directory.glob("checkpoints/step-*/")):
+        result.add(check_checkpoint(checkpoint))
+    if (directory / "report" / _SUMMARY_NAME).is_file():
+        result.add(_check_report(directory / "report"))
+    elif config:
+        result.add([_absent("report", directory / "report" / _SUMMARY_NAME)])
+
+
+def _read_config(result: Verification) -> RunConfig | None:
+    """The config of a run; None, and a finding, where it cannot be read: then nobody knows which parts are missing."""
+    try:
+        return load_config(result.directory / "config.yaml")
+    except HpcAeError as error:
+        result.add([error])
+        return None
+
+
+def _has_catalog(directory: Path) -> bool:
+    return directory.is_dir() and ((directory / MANIFEST_NAME).is_file() or any(directory.glob("shard-*")))
+
+
+def _absent(part: str, where: Path) -> DamageError:
+    return DamageError(f"unfinished: there is no {part}", where=where, expected="all parts that config.yaml asks for")
+
+
+def _verify_models(result: Verification, config: RunConfig | None) -> None:
+    """The model that the run trained, and the one that encoded where the config names another."""
+    own = result.directory / "model"
+    used = Path(config.encode.model) if config and config.encode.model else own
+    if own.is_dir() and own != used:
+        result.add(check_model(own))
+    if config and not (used / "model.json").is_file():
+        result.add([_absent("model", used)])
+    elif used.is_dir():
+        result.add(check_model(used))
+
+
+def _check_report(directory: Path) -> list[HpcAeError]:
+    """Everything that is wrong with a report: the seal of summary.json, the files whose digests it has, debris."""
+    path = directory / _SUMMARY_NAME
+    summary, errors = inspect_json(path)
+    files = {} if summary is None else summary.get("files")
+    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
+        return [*errors, DamageError("the summary does not say the files of the report", where=path, got=files)]
+    for name, recorded in files.items():
+        try:
+            digest = digest_file(directory / name)
+        except (OSError, ValueError) as error:
+            what = "a file of the report is missing or cannot be read"
+            errors.append(DamageError(what, where=directory / name, got=str(error)))
+            continue
+        if digest != recorded:
+            what = "a file of the report is not the one that was written"
+            errors.append(DamageError(what, where=directory / name, got=digest, expected=recorded))
+    debris = sorted(directory.glob(f".*{TEMP_MARK}*"))
+    return [*errors, *(DamageError("debris of a killed writer", where=name) for name in debris)]

@@ -1,0 +1,58 @@
+"""`hpc-ae`, the same as `python -m jobs`: runs a command and turns its errors into one message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+from hpc_ae.errors import HpcAeError
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    os.umask(0o077)  # logs and the pickled payload too: a run directory is its owner's alone
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted."""
+    import typer
+
+    from jobs.cli import app
+
+    # The base of typer's usage errors: click's own class, or the one that newer typers carry with them.
+    usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    debug = "--debug" in arguments
+    try:
+        status: Any = app([word for word in arguments if word != "--debug"], prog_name="hpc-ae", standalone_mode=False)
+        if status == 130:  # newer typers turn an interrupt into this status
+            _say("interrupted")
+        return status if isinstance(status, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return 130
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except usage_error as error:
+        error.show()
+        return int(error.exit_code)
+    except HpcAeError as error:
+        _say(traceback.format_exc() if debug else str(error))
+        return error.exit_status
+    except Exception as error:
+        _say(
+            traceback.format_exc()
+            if debug
+            else f"unexpected {type(error).__name__}: {error}\n  to do:    --debug shows where"
+        )
+        return 1
+
+
+def _say(text: str) -> None:
+    print(f"hpc-ae: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

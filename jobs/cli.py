@@ -1,0 +1,241 @@
+"""The command line: what a user types. Verbs are imported only when they are asked for, so `--help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpc_ae import __version__
+from hpc_ae.errors import InputError
+
+if TYPE_CHECKING:
+    from hpc_ae.config import RunConfig
+    from hpc_ae.verify import Verification
+
+app = typer.Typer(
+    name="hpc-ae",
+    help="Train an autoencoder on a star catalog and encode a whole survey with it, on this machine or on Slurm.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the config's.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+BadRows = Literal["flag", "drop", "stop"]
+ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one shard.")]
+
+
+def _load(path: Path, overrides: list[str] | None) -> RunConfig:
+    from hpc_ae.config import load_config
+
+    return load_config(path, overrides)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpc_ae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command; `--debug` is taken off the command line before this."""
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="The star catalog to make.")],
+    stars: Annotated[int, typer.Option(min=1, help="Number of stars.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same stars, whatever the workers.")] = 1,
+    shard_rows: ShardRows = 500_000,
+    bad_rows: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Fraction of stars with a band set to -9999.")
+    ] = 0.0,
+    workers: Workers = 2,
+) -> None:
+    """Write a simulated star catalog of realistic SDSS photometry, of any size."""
+    from hpc_ae.simulate import SimulateSettings
+    from hpc_ae.simulate import simulate as make_catalog
+
+    make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows), workers)
+
+
+@app.command()
+def ingest(
+    raw: Annotated[list[str], typer.Argument(metavar="RAW...", help="Raw files: CSV (plain or gzip) or Parquet.")],
+    out: Annotated[Path, typer.Option(help="The star catalog to make.")],
+    map: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Where the automatic mapping does not do.")
+    ] = None,
+    shard_rows: ShardRows = 500_000,
+    bad: Annotated[BadRows, typer.Option(help="Unusable rows: flag them, drop them, or stop.")] = "flag",
+    workers: Workers = 2,
+) -> None:
+    """Turn raw files into a star catalog; no row is lost, unusable ones are flagged with their reasons."""
+    from hpc_ae.ingest import IngestSettings
+    from hpc_ae.ingest import ingest as make_catalog
+    from jobs.stages import expand_paths
+
+    make_catalog(expand_paths(raw), out, IngestSettings(_parse_mapping(map or []), shard_rows, bad), workers)
+
+
+def _parse_mapping(entries: list[str]) -> dict[str, str]:
+    mapping = {}
+    for entry in entries:
+        name, separator, column = entry.partition("=")
+        if not separator or not name or not column:
+            raise InputError("not a mapping", where="--map", got=entry, expected="name=column, such as u=psfMag_u")
+        if name in mapping:
+            raise InputError("a name is mapped twice", where="--map", got=entry, expected=f"one column for {name}")
+        mapping[name] = column
+    return mapping
+
+
+def _run_stage(name: str, config_path: Path, overrides: list[str] | None) -> None:
+    """A stage on this machine: as one rank where this process is one already, else with its own ranks."""
+    from jobs.worker import StopFlag, adopt_slurm_step
+
+    config = _load(config_path, overrides)
+    if name in ("train", "encode") and adopt_slurm_step():
+        from jobs.stages import STAGES
+
+        outcome = STAGES[name].run(config, StopFlag())
+        if name == "encode" and outcome == "done":
+            typer.echo(
+                "this rank is done; when all are, `hpc-ae encode CONFIG` without a launcher finalises the catalog",
+                err=True,
+            )
+        return
+    from jobs.pipeline import run_stage_here
+    from jobs.stages import STAGES
+
+    run_stage_here(config, STAGES[name])
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train on the star catalog: checkpoints and a model. Goes on from the newest checkpoint."""
+    _run_stage("train", config, overrides)
+
+
+@app.command()
+def encode(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Encode the star catalog with the model, check it completely. Shards that are done are skipped."""
+    import os
+
+    _run_stage("encode", config, overrides)
+    if "RANK" not in os.environ:
+        _run_stage("finalise", config, overrides)
+
+
+@app.command()
+def postprocess(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Summary, anomalies and figures of the encoding catalog."""
+    _run_stage("postprocess", config, overrides)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Slurm: return when all jobs are submitted.")] = False,
+    redo: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Discard this stage's output and what follows.")
+    ] = None,
+) -> int:
+    """All stages that are not done yet, on this machine or as a chain of Slurm jobs."""
+    from jobs.pipeline import run as run_all
+
+    return run_all(_load(config, overrides), redo or [], dry_run=dry_run, no_wait=no_wait)
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check a config: prints it as it would be used."""
+    from hpc_ae.config import dump_config
+
+    typer.echo(dump_config(_load(config, overrides)), nl=False)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
+) -> None:
+    """What a run will cost: time, memory, disk and node-hours of each stage, from a short calibration here."""
+    from jobs.plan import calibrate, make_plan, plan_record, plan_text
+
+    loaded = _load(config, overrides)
+    rates = calibrate(loaded)
+    plans = make_plan(loaded, rates)
+    typer.echo(_as_json(plan_record(loaded, plans, rates)) if json else plan_text(loaded, plans))
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star or encoding catalog, a model, or a run.")],
+    stars: Annotated[Path | None, typer.Option(help="The star catalog of an encoding, where it has moved.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
+    workers: Workers = 2,
+) -> int:
+    """Check every row, id, digest and link. Exit status 1 where anything is wrong; every finding is named."""
+    from hpc_ae.verify import verify as check_all
+
+    result = check_all(directory, stars=stars, num_workers=workers)
+    typer.echo(_as_json(result.to_json()) if json else _findings_text(result))
+    return 0 if result.ok else 1
+
+
+def _as_json(record: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(record, indent=1, ensure_ascii=False)
+
+
+def _findings_text(result: Verification) -> str:
+    lines = [f"{found.what}: {found.where}\n  got:      {found.got}" for found in result.findings]
+    lines = [
+        line + (f"\n  expected: {found.expected}" if found.expected else "")
+        for line, found in zip(lines, result.findings, strict=True)
+    ]
+    verdict = "verified" if result.ok else f"{len(result.findings)} findings"
+    return "\n".join([*lines, f"{result.directory}: {result.what}, {result.num_stars:,} stars, {verdict}"])
+
+
+@model_app.command("import")
+def model_import(
+    state_dict: Annotated[Path, typer.Argument(help="A plain PyTorch state dict: encoder.0.weight, ...")],
+    out: Annotated[Path, typer.Option(help="The model directory to make.")],
+    divide: Annotated[float | None, typer.Option(help="Network input = magnitude / DIVIDE.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Comma-separated means of the bands, in mag.")] = None,
+    std: Annotated[str | None, typer.Option(help="Comma-separated standard deviations of the bands, in mag.")] = None,
+    bands: Annotated[str, typer.Option(help="Comma-separated names of the bands.")] = "u,g,r,i,z",
+) -> None:
+    """Make a model directory of a state dict from elsewhere."""
+    from hpc_ae.model_import import import_model
+
+    import_model(state_dict, out, tuple(bands.split(",")), divide=divide, mean=_numbers(mean), std=_numbers(std))
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "not a list of numbers", where="--mean, --std", got=text, expected="19.8,18.6,18.1,17.8,17.6"
+        ) from None

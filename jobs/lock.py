@@ -1,0 +1,41 @@
+"""One command at a time in a run directory: a lock that the operating system frees when its owner dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpc_ae.errors import InputError
+from hpc_ae.files import make_dir
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold RUN_DIR/jobs/lock; InputError names who holds it. File systems without locks are used without."""
+    path = make_dir(run_dir / "jobs") / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another hpc-ae works in this run directory",
+                where=run_dir,
+                got=os.read(descriptor, 200).decode(errors="replace").strip() or "an unnamed process",
+                fix="wait for it to end, or choose another run_dir",
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)

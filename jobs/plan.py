@@ -1,0 +1,193 @@
+"""What a run will cost: time, memory and disk of each stage, from a calibration by the verbs themselves."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_ae.config import RunConfig, check_config
+from hpc_ae.errors import InputError
+from hpc_ae.files import read_json
+from jobs.stages import expand_paths, num_workers, progress_path, ranks_per_node, stages_of
+
+_CALIBRATION_STARS = 200_000
+_CALIBRATION_STEPS = 400
+_START_SECONDS = 5.0  # of a stage: processes, imports, the kernel from its cache
+_RAW_BYTES_PER_STAR = 130.0
+_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES = 72, 28, 20
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage is expected to take."""
+
+    stage: str
+    processes: int
+    seconds: float
+    memory_gib: float
+    disk_gb: float
+    node_hours: float
+
+
+def calibrate(config: RunConfig) -> dict[str, float]:
+    """Stars/s of one process for each verb, measured on a small simulated catalog; about 10 seconds."""
+    with tempfile.TemporaryDirectory(prefix="hpc_ae-plan-") as name:
+        folder = Path(name)
+        train = config.train.model_dump(mode="json") | {
+            "steps": _CALIBRATION_STEPS,
+            "validations": 1,
+            "tensorboard": False,
+        }
+        values = {
+            "run_dir": str(folder / "run"),
+            "catalog": {"path": str(folder / "stars")},
+            "model": config.model.model_dump(mode="json"),
+            "train": train,
+            "encode": {"reconstruction": config.encode.reconstruction},
+        }
+        return _measure(folder, check_config(values, "plan"))
+
+
+def _measure(folder: Path, small: RunConfig) -> dict[str, float]:
+    import torch
+
+    from hpc_ae.encode import encode, finalise
+    from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
+    from hpc_ae.runtime.distributed import Group, Ranks
+    from hpc_ae.simulate import SimulateSettings, simulate
+    from hpc_ae.train import train
+    from hpc_ae.verify import verify
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    paths = ReportPaths(small.encoding_path, small.catalog_path, folder / "report")
+    works: dict[str, Callable[[], Any]] = {
+        "simulate": lambda: simulate(
+            folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress_path(small, "simulate")
+        ),
+        "train": lambda: train(small, Group(Ranks(), device)),
+        "encode": lambda: encode(small, Ranks(), device),
+        "finalise": lambda: (finalise(small), verify(small.encoding_path)),
+        "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress_path(small, "postprocess")),
+    }
+    rates = {}
+    for name, work in works.items():
+        started = time.perf_counter()
+        work()
+        rates[name] = _CALIBRATION_STARS / (time.perf_counter() - started)
+        if progress_path(small, name).exists():  # without start-up and figures
+            rates[name] = float(read_json(progress_path(small, name))["rate"])
+    rates["ingest"] = rates["simulate"] / 2  # parsing text costs about as much again (benchmarks/README.md)
+    return rates
+
+
+def count_stars(config: RunConfig) -> int:
+    """Stars of the run: from the catalog, from the config, or estimated from the size of the raw files."""
+    from hpc_ae.catalog.manifest import read_manifest
+
+    if (config.catalog_path / "manifest.json").exists():
+        return int(read_manifest(config.catalog_path)["num_stars"])
+    source = config.catalog.source
+    if source is None:
+        raise InputError(
+            "the config names no catalog and no source", where="catalog", expected="catalog.path or catalog.source"
+        )
+    if source.simulate is not None:
+        return source.simulate.stars
+    paths = expand_paths(source.raw or [])
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError("there is no such file", where=missing[0])
+    return max(1, int(sum(path.stat().st_size for path in paths) / _RAW_BYTES_PER_STAR))
+
+
+def make_plan(config: RunConfig, rates: dict[str, float]) -> list[StagePlan]:
+    """What each stage will take; processes are assumed to share the work evenly."""
+    num_stars = count_stars(config)
+    plans = []
+    for stage in stages_of(config):
+        nodes = 1 if config.cluster.kind == "local" or stage.kind == "single" else config.cluster.nodes
+        ranks = ranks_per_node(config, stage.name) if stage.kind == "ranks" else num_workers(config)
+        processes = nodes * ranks
+        stars = _trained_stars(config, num_stars) if stage.name == "train" else num_stars
+        seconds = _START_SECONDS + stars / (rates[stage.name] * processes)
+        memory = _memory_gib(config, stage.name, num_stars, processes)
+        disk = _disk_gb(config, stage.name, num_stars)
+        plans.append(StagePlan(stage.name, processes, seconds, memory, disk, seconds * nodes / 3600))
+    return plans
+
+
+def _trained_stars(config: RunConfig, num_stars: int) -> float:
+    train = config.train
+    return train.steps * train.batch_size if train.steps else train.epochs * num_stars * (1 - train.validation_fraction)
+
+
+def _memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) -> float:
+    if stage == "train":
+        return min(1 + 20 * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
+    return 0.3 + 500 * config.catalog.shard_rows / 2**30
+
+
+def _disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
+    encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
+    return {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding}.get(stage, 0) * num_stars / 1e9
+
+
+def warnings_of(config: RunConfig, plans: list[StagePlan]) -> list[str]:
+    """What a user may want to change before queueing."""
+    found = []
+    num_shards = -(-count_stars(config) // config.catalog.shard_rows)
+    for plan in plans:
+        if plan.stage == "encode" and num_shards < plan.processes:
+            found.append(
+                f"{num_shards} shards for {plan.processes} ranks of encode: smaller catalog.shard_rows use them all"
+            )
+        if config.cluster.kind == "slurm" and plan.seconds > _limit_seconds(config.cluster.time):
+            found.append(
+                f"{plan.stage} is expected to take {plan.seconds:.0f} s, longer than cluster.time {config.cluster.time}"
+            )
+    if config.train.batch_size % config.train.partitions:
+        found.append("train.batch_size is not a multiple of train.partitions: training will refuse it")
+    return found
+
+
+def _limit_seconds(text: str) -> float:
+    """sbatch's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+    days, dash, clock = text.rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        if dash:
+            hours, minutes, seconds = (parts + [0, 0])[:3]
+        else:
+            hours, minutes, seconds = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
+        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:
+    """The plan as a table."""
+    lines = [
+        f"{count_stars(config):,} stars",
+        f"{'stage':<12}{'processes':>10}{'time':>12}{'GiB each':>10}{'GB disk':>10}{'node-h':>9}",
+    ]
+    for plan in plans:
+        clock = time.strftime("%H:%M:%S", time.gmtime(plan.seconds))
+        days = f"{int(plan.seconds // 86400)}-" if plan.seconds >= 86400 else ""
+        numbers = f"{plan.memory_gib:>10.1f}{plan.disk_gb:>10.2f}{plan.node_hours:>9.2f}"
+        lines.append(f"{plan.stage:<12}{plan.processes:>10}{days + clock:>12}{numbers}")
+    return "\n".join([*lines, *(f"warning: {text}" for text in warnings_of(config, plans))])
+
+
+def plan_record(config: RunConfig, plans: list[StagePlan], rates: dict[str, float]) -> dict[str, Any]:
+    """The plan for `--json`."""
+    return {
+        "num_stars": count_stars(config),
+        "stages": [asdict(plan) for plan in plans],
+        "calibration_stars_per_second": rates,
+        "warnings": warnings_of(config, plans),
+    }

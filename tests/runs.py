@@ -1,0 +1,179 @@
+"""Tiny runs for tests: catalogs, configs, models, and ranks as real processes.
+
+`python tests/runs.py CONFIG RECORD_DIR` trains as one rank (RANK, WORLD_SIZE, HPC_AE_MEETING_DIR) and records the stars
+of every batch, so that a test can see what training saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from hpc_ae import train as train_verb
+from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
+from hpc_ae.catalog.shard import Arrays, write_shard
+from hpc_ae.config import RunConfig, check_config, dump_config, load_config
+from hpc_ae.files import digest_file, make_dir, publish_bytes
+from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.files import write_model
+from hpc_ae.runtime.distributed import Group, Ranks, process_group, ranks_from_environment
+from hpc_ae.simulate import SimulateSettings, simulate
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BANDS = ("u", "g", "r", "i", "z")
+TINY = {"steps": 60, "batch_size": 64, "partitions": 8, "checkpoint_steps": 20, "validations": 6}
+CPU = torch.device("cpu")
+# What a surrounding torchrun or Slurm step would set.
+_RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
+
+
+def make_catalog(directory: Path, num_stars: int = 2_000, shard_rows: int = 600) -> Path:
+    """A simulated star catalog of which a twentieth of the rows is bad."""
+    simulate(directory, SimulateSettings(num_stars, seed=7, bad_fraction=0.05, shard_rows=shard_rows))
+    return directory
+
+
+def change_catalog(source: Path, target: Path, change: Callable[[Arrays], None]) -> Path:
+    """A copy of a star catalog, with its rows changed in place shard by shard; sealed as ingest would seal it."""
+    catalog = open_catalog(source)
+    make_dir(target)
+    shards = []
+    for index, arrays in enumerate(catalog.iter_shards(catalog.columns)):
+        change(arrays)
+        columns = list(arrays)
+        shards.append(write_shard(target / shard_name(index), STAR_FORMAT, arrays, catalog.bands, {}))
+    details = {key: catalog.manifest[key] for key in ("bands", "inputs", "fingerprint", "provenance")}
+    write_manifest(target, STAR_FORMAT, shards, {**details, "columns": columns})
+    return target
+
+
+def make_config(run_dir: Path, catalog_dir: Path, **train: Any) -> RunConfig:
+    """A tiny run; `train` replaces keys of its train section, `model`, `encode` and `seed` those sections."""
+    sections = {name: train.pop(name) for name in ("model", "encode", "seed") if name in train}
+    values = {"run_dir": str(run_dir), "catalog": {"path": str(catalog_dir)}, "train": {**TINY, **train}, **sections}
+    return check_config(values, "test")
+
+
+def write_config(config: RunConfig) -> Path:
+    """Publish a config in its run directory."""
+    path = make_dir(config.run_path) / "config.yaml"
+    publish_bytes(path, dump_config(config).encode())
+    return path
+
+
+def train_here(config: RunConfig, stop: Callable[[], bool] = lambda: False) -> str:
+    """Train in this process, alone, with one thread: encode would set that too, and the bits depend on it."""
+    torch.set_num_threads(1)
+    return train_verb.train(config, Group(Ranks(), CPU), stop)
+
+
+def stop_after(num_asks: int) -> Callable[[], bool]:
+    """A stop request that comes with the `num_asks`-th question."""
+    asks = iter(range(1, 1 << 30))
+    return lambda: next(asks) >= num_asks
+
+
+def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the one field that tells of time."""
+    lines = (config.run_path / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "stars_per_second"} for line in lines]
+
+
+def checkpoint_digests(config: RunConfig, step: int) -> dict[str, str]:
+    """Digest of every file of a checkpoint: weights, optimizer, best weights, state."""
+    directory = config.run_path / "checkpoints" / f"step-{step:09d}"
+    return {path.name: digest_file(path) for path in sorted(directory.iterdir())}
+
+
+def make_random_model(model_dir: Path, catalog_dir: Path, seed: int = 1, bands: tuple[str, ...] = BANDS) -> Path:
+    """A model directory with freshly initialised weights: enough to encode with."""
+    statistics = list(open_catalog(catalog_dir).manifest["statistics"].values())
+    architecture = Architecture(bands)
+    mean, std = [band["mean"] for band in statistics], [band["std"] for band in statistics]
+    model = make_autoencoder(architecture, mean, std, seed)
+    write_model(model_dir, architecture, model.state_dict(), {"training": {}, "fingerprint": {}})
+    return model_dir
+
+
+def start_rank(command: list[str], ranks: Ranks, meeting_dir: Path | None = None) -> subprocess.Popen[str]:
+    """Start one rank on this machine, in the repository, with its output in a pipe."""
+    environment = {key: value for key, value in os.environ.items() if key not in _RANK_NAMES}
+    environment |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world_size), "PYTHONPATH": str(REPOSITORY)}
+    environment |= {"LOCAL_RANK": str(ranks.local_rank), "LOCAL_WORLD_SIZE": str(ranks.local_world_size)}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if meeting_dir is not None:
+        environment["HPC_AE_MEETING_DIR"] = str(meeting_dir)
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_ranks(command: list[str], world_size: int, meeting_dir: Path) -> list[subprocess.Popen[str]]:
+    """Start all ranks of a group; they meet in `meeting_dir`."""
+    places = [Ranks(rank, world_size, rank, world_size) for rank in range(world_size)]
+    return [start_rank(command, place, meeting_dir) for place in places]
+
+
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 120.0) -> list[tuple[int, str]]:
+    """Exit status and output of each; none outlives this call."""
+    deadline = time.monotonic() + timeout
+    try:
+        outputs = [process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60.0) -> None:
+    """Return when the condition holds or the process has ended."""
+    deadline = time.monotonic() + timeout
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def train_recorded(config_path: Path, record_dir: Path) -> None:
+    """Train as the rank of the environment; save the row numbers and magnitudes of this rank's share of each batch."""
+    torch.set_num_threads(1)
+    seen: list[np.ndarray] = []
+    held: list[np.ndarray] = []
+    load_rows, make_batches = train_verb.load_training_rows, train_verb.epoch_batches
+
+    def recorded_rows(*arguments: Any) -> np.ndarray:
+        held.append(load_rows(*arguments))
+        return held[0]
+
+    def recorded_batches(plan: Any, epoch: int, partitions: list[int], *place: int) -> Iterator[np.ndarray]:
+        numbers = np.concatenate([np.arange(*plan.bounds(partition)) for partition in partitions])
+        for rows in make_batches(plan, epoch, partitions, *place):
+            seen.append(np.concatenate([numbers[rows][..., None], held[0][rows]], axis=2))
+            yield rows
+
+    ranks, config = ranks_from_environment(), load_config(config_path)
+    with (
+        mock.patch.multiple(train_verb, load_training_rows=recorded_rows, epoch_batches=recorded_batches),
+        process_group(ranks, CPU, Path(os.environ["HPC_AE_MEETING_DIR"])) as group,
+    ):
+        train_verb.train(config, group)
+    np.save(make_dir(record_dir) / f"rank-{ranks.rank}.npy", np.concatenate(seen)[: config.train.steps])
+
+
+if __name__ == "__main__":
+    train_recorded(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,215 @@
+"""The rules of the house, read off the source: who imports whom, how long things are, what is annotated."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for root in ("hpc_ae", "jobs") for path in (REPOSITORY / root).rglob("*.py"))
+NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
+GROUND = {"config", "yaml_loader", "files", "errors", "provenance"}
+ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()}
+
+# The arrows that the drawing in docs/architecture.md shows: room -> room.
+ROOM_ARROWS = {("runtime", "model")}
+# What each file of the ground floor stands on.
+GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {("config", "yaml_loader")}
+# Foreign library: the files that may import it, by the beginning of their paths.
+DOORS = {
+    "h5py": ("hpc_ae/catalog/",),
+    "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/export"),
+    "torch.distributed": ("hpc_ae/runtime/",),
+    "mpi4py": ("hpc_ae/runtime/",),
+    "submitit": ("jobs/",),
+    "typer": ("jobs/",),
+    "matplotlib": ("hpc_ae/report/",),
+}
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything a file imports, inside functions too; `from a import b` is a.b."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def place(module: str) -> str:
+    """Where a module of hpc_ae lives: a ground floor's name, a room's, a verb's, or "" for the package itself."""
+    parts = module.split(".")
+    known = (REPOSITORY / "hpc_ae" / parts[1]).is_dir() or (REPOSITORY / "hpc_ae" / f"{parts[1]}.py").exists()
+    return parts[1] if known else ""
+
+
+def module_name(path: Path) -> str:
+    """`hpc_ae.catalog.shard` for hpc_ae/catalog/shard.py; a package's name for its __init__.py."""
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """(importer's place, imported place) for all imports within hpc_ae that leave their place."""
+    for path in SOURCES:
+        if path.parts[len(REPOSITORY.parts)] != "hpc_ae" or module_name(path) == "hpc_ae":
+            continue
+        here = place(module_name(path))
+        for name in imports(path):
+            if name.startswith("hpc_ae.") and place(name) not in ("", here):
+                yield here, place(name)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions and methods of a file."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def public_functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions of a module and methods of its public classes whose names have no underscore in front."""
+    tree = parse(path)
+    holders = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
+    for holder in holders:
+        for node in holder.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                yield node
+
+
+def tracked_files() -> list[Path]:
+    """Files that git tracks or would track."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [REPOSITORY / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def test_library_does_not_know_the_application() -> None:
+    """No file of hpc_ae imports jobs, nor a test."""
+    used = {(str(path), name) for path in SOURCES if "jobs" not in path.parts for name in imports(path)}
+    assert not {one for one in used if one[1].split(".")[0] in ("jobs", "tests", "configs")}
+
+
+def test_verbs_do_not_import_each_other() -> None:
+    """A verb uses rooms and the ground floor only."""
+    verbs = {path.stem for path in (REPOSITORY / "hpc_ae").glob("*.py")} - GROUND - {"__init__"}
+    assert {"simulate", "ingest", "train", "encode", "postprocess", "verify"} <= verbs
+    assert not {arrow for arrow in arrows() if arrow[0] in verbs and arrow[1] in verbs}
+
+
+def test_rooms_stand_on_the_ground_and_know_no_config() -> None:
+    """A room imports no verb and not the config: it takes plain values."""
+    below = (GROUND - {"config"}) | ROOMS
+    assert not {arrow for arrow in arrows() if arrow[0] in ROOMS and arrow[1] not in below}
+
+
+def test_rooms_use_each_other_as_drawn() -> None:
+    """The arrows between rooms are those that the drawing in docs/architecture.md shows."""
+    assert {arrow for arrow in arrows() if set(arrow) <= ROOMS} == ROOM_ARROWS
+    drawing = (REPOSITORY / "docs" / "architecture.md").read_text()
+    shown = set(re.findall(r"`(\w+) -> (\w+)`", drawing))
+    assert {arrow for arrow in shown if set(arrow) <= ROOMS} == ROOM_ARROWS
+
+
+def test_drawing_names_every_room_verb_and_file_of_jobs() -> None:
+    """Nothing of the house is missing in docs/architecture.md."""
+    drawing = (REPOSITORY / "docs" / "architecture.md").read_text()
+    names = {f"{room}/" for room in ROOMS} | {
+        path.name for root in ("hpc_ae", "jobs") for path in (REPOSITORY / root).glob("*.py")
+    }
+    assert not {name for name in names - {"__init__.py"} if name not in drawing}
+
+
+def test_ground_floor_stands_on_itself() -> None:
+    """The ground floor imports errors and nothing above itself."""
+    assert {arrow for arrow in arrows() if arrow[0] in GROUND} <= GROUND_ARROWS
+
+
+def test_package_itself_is_cheap() -> None:
+    """hpc_ae/__init__.py offers open_catalog and imports no other module of the house."""
+    names = imports(REPOSITORY / "hpc_ae" / "__init__.py")
+    assert {name for name in names if name.startswith("hpc_ae")} == {"hpc_ae.catalog.catalog.open_catalog"}
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_one_door_per_foreign_library(library: str) -> None:
+    """A foreign library is imported only where its door is."""
+    users = {
+        name
+        for path, name in zip(SOURCES, NAMES, strict=True)
+        if any(f"{used}.".startswith(f"{library}.") for used in imports(path))
+    }
+    assert not {name for name in users if not name.startswith(DOORS[library])}
+    assert users
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes(name: str) -> None:
+    """No file above 400 lines, no function above 60, at most 6 parameters (a command's are its options)."""
+    path = REPOSITORY / name
+    assert len(path.read_text().splitlines()) <= 400
+    long = {one.name: one.end_lineno - one.lineno + 1 for one in functions(path) if one.end_lineno is not None}
+    assert not {key: lines for key, lines in long.items() if lines > 60}
+    if name != "jobs/cli.py":
+        assert not {one.name for one in functions(path) if num_parameters(one) > 6}
+
+
+def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Parameters of a function, `self` and `cls` not counted."""
+    every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([one for one in every if one.arg not in ("self", "cls")])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_functions_are_annotated_and_documented(name: str) -> None:
+    """Every public function has a docstring and annotations, every file a docstring."""
+    path = REPOSITORY / name
+    assert ast.get_docstring(parse(path))
+    for function in public_functions(path):
+        assert ast.get_docstring(function), f"{function.name} has no docstring"
+        given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        bare = [one.arg for one in given if one.annotation is None and one.arg not in ("self", "cls")]
+        assert not bare, f"{function.name}: {bare} not annotated"
+        assert function.returns is not None, f"{function.name}: result not annotated"
+
+
+def test_functions_are_short() -> None:
+    """The median function has 12 lines at most, nine of ten 35 at most."""
+    lengths = sorted((one.end_lineno or 0) - one.lineno + 1 for path in SOURCES for one in functions(path))
+    assert lengths[len(lengths) // 2] <= 12
+    assert lengths[len(lengths) * 9 // 10] <= 35
+
+
+def test_no_machine_is_named() -> None:
+    """No tracked file names a path of one machine or a package registry's host."""
+    here = re.escape(str(REPOSITORY.parent))
+    homes = r"/home/\w|/Users/\w|" + "/".join(["", "work", r"\w"]) + "|" + "/".join(["", "tmp", r"dev\b"])
+    hosts = r"https?://[\w.-]*(pypi|pythonhosted|anaconda|artifactory|nexus)[\w.-]*|--(extra-)?index-url"
+    pattern = re.compile(f"{here}/|{homes}|{hosts}")
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__) or path.suffix in (".png", ".h5", ".parquet", ".gz"):
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()[:100]}")
+    assert not found

@@ -1,0 +1,115 @@
+"""What keeps a run directory honest: one command at a time, nothing written by a refused one, ids that are no ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+from commands import hpc_ae, start
+
+from hpc_ae import open_catalog
+from hpc_ae.catalog.training import held_out_mask
+from hpc_ae.files import read_json
+from hpc_ae.photometry import BANDS, simulate_stars
+from jobs.lock import run_lock
+
+SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}"
+
+
+def write_stars(path: Path, objid: np.ndarray, num_bad: int = 0) -> None:
+    """A CSV of simulated stars with these ids, some of them with u = -9999."""
+    magnitude = simulate_stars(0, len(objid), 1)["magnitude"]
+    magnitude[:num_bad, 0] = -9999
+    columns = {"objid": objid, **{band: magnitude[:, index] for index, band in enumerate(BANDS)}}
+    pc.write_csv(pa.table(columns), path)
+
+
+def test_flags_mean_what_they_say(tmp_path: Path) -> None:
+    """Each flag's meaning in the file is its own: those of quality speak of magnitudes, those of caution do not."""
+    assert hpc_ae("simulate", tmp_path / "stars", "--stars", 100).returncode == 0
+    with h5py.File(tmp_path / "stars" / "shard-00000.h5") as file:
+        quality, caution = (list(file[name].attrs["flag_meanings"]) for name in ("quality", "caution"))
+        assert file["quality"].attrs["flag_masks"].tolist() == [1, 2, 4, 8]
+    assert [text.split(": ")[1].split()[-1] for text in quality] == ["value", "infinite", "-9999", "mag"]
+    assert caution[0] == "id_missing: the object id is missing (stored as -1)" and not set(quality) & set(caution)
+
+
+def test_default_run_is_rerun_as_done(tmp_path: Path) -> None:
+    """With every default a second run finds everything done, and says which command made it."""
+    (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 3000}}}}}}\n")
+    first = hpc_ae("run", tmp_path / "run.yaml", "train.epochs=2")
+    assert first.returncode == 0, first.stderr
+    again = hpc_ae("run", tmp_path / "run.yaml", "train.epochs=2")
+    assert again.returncode == 0 and "already done: simulate, train, encode, finalise, postprocess" in again.stderr
+    assert " run " in read_json(tmp_path / "run" / "encoding" / "manifest.json")["provenance"]["command"]
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    refused = hpc_ae("run", tmp_path / "run.yaml", "train.epochs=3")
+    assert refused.returncode == 2 and "train.epochs: 2 -> 3" in refused.stderr
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_second_command_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    """While one command works in a run directory another leaves with status 2; a dead owner's lock is free."""
+    (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 3000}}}}}}\n")
+    with run_lock(tmp_path / "run"):
+        refused = hpc_ae("run", tmp_path / "run.yaml")
+        assert refused.returncode == 2 and "another hpc-ae works in this run directory" in refused.stderr
+        assert "process" in refused.stderr and not (tmp_path / "run" / "config.yaml").exists()
+    owner = start("run", tmp_path / "run.yaml")
+    while not (tmp_path / "run" / "jobs" / "state").exists():
+        assert owner.poll() is None
+    owner.kill()
+    owner.communicate()
+    with run_lock(tmp_path / "run"):
+        pass
+
+
+def test_ids_that_are_no_ids_do_not_decide_the_split(tmp_path: Path) -> None:
+    """All stars with one id: about 5 % are held out all the same, and `run` prints what was flagged."""
+    write_stars(tmp_path / "stars.csv", np.full(4000, 10), num_bad=7)
+    source = f"catalog: {{source: {{raw: [{tmp_path}/stars.csv]}}}}"
+    (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\n{source}\n{SMALL}\n")
+    done = hpc_ae("run", tmp_path / "run.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "sentinel 7" in done.stderr and "id_repeated 4,000" in done.stderr
+    held_out, training = held_out_mask(open_catalog(tmp_path / "run" / "catalog"), 0, 0.05)
+    assert 120 < held_out.sum() < 280 and held_out.sum() + training.sum() == 3993
+
+
+def test_raw_files_may_go_and_may_have_brackets(tmp_path: Path) -> None:
+    """A finished run is not stopped by raw files that are gone; a name with [1] is a name where such a file exists."""
+    write_stars(tmp_path / "stars[1].csv", np.arange(3000) + 2**60)
+    source = f"catalog: {{source: {{raw: ['{tmp_path}/stars[1].csv']}}}}"
+    (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\n{source}\n{SMALL}\n")
+    assert hpc_ae("run", tmp_path / "run.yaml").returncode == 0
+    (tmp_path / "stars[1].csv").unlink()
+    again = hpc_ae("run", tmp_path / "run.yaml")
+    assert again.returncode == 0 and "the catalog that is there is used" in again.stderr.replace("\n", " ")
+
+
+def test_redo_of_a_catalog_elsewhere(tmp_path: Path) -> None:
+    """`--redo simulate` makes the catalog anew where catalog.path says."""
+    catalog = f"catalog: {{path: {tmp_path}/stars, source: {{simulate: {{stars: 3000}}}}}}"
+    (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\n{catalog}\n{SMALL}\n")
+    assert hpc_ae("run", tmp_path / "run.yaml").returncode == 0
+    redone = hpc_ae("run", tmp_path / "run.yaml", "catalog.source.simulate.stars=4000", "--redo", "simulate")
+    assert redone.returncode == 0, redone.stderr
+    assert open_catalog(tmp_path / "stars").num_stars == open_catalog(tmp_path / "run" / "encoding").num_stars == 4000
+
+
+def test_report_of_another_model_is_refused(tmp_path: Path) -> None:
+    """postprocess does not draw the figures of an encoding beside another model's training."""
+    values = f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 3000}}}}}}\n{SMALL}\n"
+    (tmp_path / "run.yaml").write_text(values)
+    assert hpc_ae("run", tmp_path / "run.yaml").returncode == 0
+    for name in ("model", "checkpoints", "report"):
+        for path in sorted((tmp_path / "run" / name).rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "run" / name).rmdir()
+    trained = hpc_ae("train", tmp_path / "run.yaml", "train.learning_rate=1e-3")
+    assert trained.returncode == 0 and "earlier model" in trained.stderr
+    refused = hpc_ae("postprocess", tmp_path / "run.yaml", "train.learning_rate=1e-3")
+    assert refused.returncode == 2 and "model: sha256:" in refused.stderr

@@ -1,0 +1,65 @@
+"""hpc-ae plan: the arithmetic with given rates, and the command with its real calibration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import hpc_ae
+
+from hpc_ae.config import RunConfig, check_config
+from jobs.plan import _limit_seconds, make_plan, warnings_of
+
+RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
+
+
+def make_config(tmp_path: Path, **sections: Any) -> RunConfig:
+    """Ten million simulated stars."""
+    values = {"run_dir": str(tmp_path), "catalog": {"source": {"simulate": {"stars": 10_000_000}}}, **sections}
+    return check_config(values, "test")
+
+
+def test_time_is_work_over_rate_and_processes(tmp_path: Path) -> None:
+    """Encode of ten million stars by 4 ranks of a million stars/s takes 2.5 s beside the start."""
+    config = make_config(tmp_path, cluster={"ranks_per_node": 4})
+    plans = {plan.stage: plan for plan in make_plan(config, RATES)}
+    assert list(plans) == ["simulate", "train", "encode", "finalise", "postprocess"]
+    slower = {plan.stage: plan for plan in make_plan(config, {**RATES, "encode": 0.5e6})}
+    assert slower["encode"].seconds - plans["encode"].seconds == pytest.approx(2.5)
+    assert plans["encode"].processes == 4 and plans["encode"].disk_gb == pytest.approx(0.48)
+
+
+def test_epochs_and_steps_decide_the_training(tmp_path: Path) -> None:
+    """Steps x batch, or epochs x the stars that are not held out."""
+    by_steps = make_plan(make_config(tmp_path, train={"steps": 1000, "batch_size": 6400}), RATES)[1]
+    by_epochs = make_plan(make_config(tmp_path, train={"epochs": 2}), RATES)[1]
+    assert by_epochs.seconds - by_steps.seconds == pytest.approx(19.0 - 6.4)
+
+
+def test_warnings_say_what_to_change(tmp_path: Path) -> None:
+    """Fewer shards than ranks, a time limit that is too short, a batch that the partitions do not divide."""
+    cluster = {"kind": "slurm", "nodes": 8, "ranks_per_node": 8, "time": "00:01"}
+    config = make_config(tmp_path, cluster=cluster, train={"batch_size": 500})
+    text = " ".join(warnings_of(config, make_plan(config, RATES)))
+    assert "20 shards for 64 ranks" in text and "longer than cluster.time" in text and "multiple" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 5400), ("01:30", 90), ("02:00:01", 7201), ("1-12", 129_600), ("1-00:30", 88_200)]
+)
+def test_time_limits_are_read_as_sbatch_reads_them(text: str, seconds: int) -> None:
+    """Minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
+    assert _limit_seconds(text) == seconds
+
+
+def test_command_measures_this_machine(tmp_path: Path) -> None:
+    """The real calibration gives a rate for every stage, and leaves nothing in the run directory."""
+    config = tmp_path / "plan.yaml"
+    config.write_text(f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 1000000}}}}}}\n")
+    done = hpc_ae("plan", config, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["num_stars"] == 1_000_000 and all(stage["seconds"] > 0 for stage in record["stages"])
+    assert not (tmp_path / "run").exists()

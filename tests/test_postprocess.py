@@ -1,0 +1,291 @@
+"""The verb postprocess: its numbers against plain numpy on the whole catalog, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.schema import ENCODING_FORMAT, shard_name
+from hpc_ae.catalog.shard import write_shard
+from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
+from hpc_ae.simulate import SimulateSettings, simulate
+
+NUM_STARS, SHARD_ROWS = 5000, 1200
+PNG_START = b"\x89PNG\r\n\x1a\n"
+ALL_FILES = ["anomalies.csv", "error_vs_magnitude.png", "latent_density.png", "loss_curve.png", "summary.json"]
+
+
+def make_stars(directory: Path, bad_fraction: float = 0.03, seed: int = 1) -> Path:
+    """A simulated star catalog of several shards."""
+    simulate(directory, SimulateSettings(NUM_STARS, seed, bad_fraction, SHARD_ROWS))
+    return directory
+
+
+def make_encoding(directory: Path, star_dir: Path, num_latent: int = 2, optional: bool = True, **change: Any) -> Path:
+    """An encoding by principal components, with `change` of {column: function of its values}."""
+    stars = open_catalog(star_dir)
+    directory.mkdir()
+    magnitude, quality = stars["magnitude"][:].astype(float), stars["quality"][:]
+    good = quality == 0
+    mean = magnitude[good].mean(axis=0) if good.any() else np.zeros(5)
+    axes = np.linalg.eigh(np.cov(magnitude[good].T) if good.any() else np.eye(5))[1][:, ::-1][:, :num_latent]
+    latent = (magnitude - mean) @ axes
+    model = (latent @ axes.T + mean).astype(np.float32)
+    error = np.sqrt(((stars["magnitude"][:] - model) ** 2).mean(axis=1))
+    chi2 = (((magnitude - model) / stars["magnitude_error"][:]) ** 2).sum(axis=1)
+    columns = {"latent": latent, "reconstruction_error": np.round(error, 2)}  # rounded: many ties
+    columns |= {"reconstruction": model, "chi2": chi2} if optional else {}
+    columns = {name: np.where(good[(...,) + (None,) * (v.ndim - 1)], v, np.nan) for name, v in columns.items()}
+    columns |= {name: stars[name][:] for name in ("objid", "quality", "caution")}
+    columns |= {name: function(columns[name]) for name, function in change.items()}
+    shards = []
+    for index, (start, stop) in enumerate(itertools.pairwise(stars.offsets)):
+        arrays = {name: values[start:stop] for name, values in columns.items()}
+        path = directory / shard_name(index)
+        shards.append(write_shard(path, ENCODING_FORMAT, arrays, stars.bands, {}))
+    details = {
+        "bands": stars.bands,
+        "columns": list(columns),
+        "latent": num_latent,
+        "inputs": {
+            "catalog": {"path": "../stars", "digest": stars.digest},
+            "model": {"path": "../model", "digest": "sha256:abc"},
+        },
+    }
+    write_manifest(directory, ENCODING_FORMAT, shards, details)
+    return directory
+
+
+def write_metrics(path: Path) -> Path:
+    """A metrics.jsonl as training leaves it: keys absent, null, not finite, and a last line cut short."""
+    lines = [{"step": step, "epoch": step / 10, "train_mse_mag2": 1 / (1 + step)} for step in range(50)]
+    lines += [{"step": 50, "train_mse_mag2": None, "validation_mse_mag2": 0.1, "learning_rate": 0.001}]
+    lines += [{"step": 60, "validation_mse_mag2": float("nan")}, {"epoch": 3}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n[1]\n{"step": 61, "tra')
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A star catalog, its encoding and the report of it."""
+    folder = tmp_path_factory.mktemp("postprocess")
+    make_encoding(folder / "encoding", make_stars(folder / "stars"))
+    metrics_path = write_metrics(folder / "metrics.jsonl")
+    paths = (folder / "encoding", folder / "stars", folder / "report")
+    postprocess(ReportPaths(*paths, metrics_path), PostprocessSettings(100), 1, folder / "progress.json")
+    return folder
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """summary.json, refusing NaN."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} in JSON")
+
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(), parse_constant=refuse)
+    return summary
+
+
+def report(folder: Path, num: int = 20, metrics_path: Path | None = None, num_workers: int = 1) -> dict[str, Any]:
+    """Postprocess `folder` and return the summary."""
+    paths = ReportPaths(folder / "encoding", folder / "stars", folder / "report", metrics_path)
+    postprocess(paths, PostprocessSettings(num), num_workers)
+    return read_summary(folder / "report")
+
+
+def test_all_files_are_there_and_whole(made: Path) -> None:
+    """Every promised file exists, is what its name says, and no temporary file is left."""
+    assert sorted(path.name for path in (made / "report").iterdir()) == ALL_FILES
+    for path in (made / "report").glob("*.png"):
+        assert path.read_bytes().startswith(PNG_START)
+    assert sorted(read_summary(made / "report")["files"]) == ALL_FILES[:-1]
+    progress = json.loads((made / "progress.json").read_text())
+    assert (progress["state"], progress["done"], progress["total"]) == ("done", NUM_STARS, NUM_STARS)
+
+
+def test_summary_counts_and_origin(made: Path) -> None:
+    """Stars, flags and digests are those of the catalogs."""
+    summary = read_summary(made / "report")
+    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
+    num_good = int((stars["quality"][:] == 0).sum())
+    assert 0 < num_good < NUM_STARS
+    assert (summary["num_stars"], summary["num_good"]) == (NUM_STARS, num_good)
+    assert summary["num_excluded"] == NUM_STARS - num_good and summary["num_not_finite"] == 0
+    assert summary["flags"] == {"sentinel": NUM_STARS - num_good}
+    assert summary["inputs"] == {"catalog": stars.digest, "model": "sha256:abc", "encoding": encoding.digest}
+    assert summary["fingerprint"]["settings"] == {"num_anomalies": 100}
+
+
+def test_summary_errors_match_numpy(made: Path) -> None:
+    """Mean, quantiles and squared errors over the good stars; bad rows are left out."""
+    summary = read_summary(made / "report")
+    error = open_catalog(made / "encoding")["reconstruction_error"][:].astype(float)
+    error = error[np.isfinite(error)]
+    stated = summary["error"]
+    assert stated["mean"] == pytest.approx(error.mean(), rel=1e-12)
+    assert stated["max"] == error.max()
+    for text, value in stated["quantiles"].items():
+        expected = np.quantile(error, float(text))
+        assert value == pytest.approx(expected, rel=stated["quantile_relative_precision"])
+    squared = summary["squared_error"]
+    assert squared["mean"] == pytest.approx((error**2).mean(), rel=1e-12)
+    assert squared["median"] == pytest.approx(np.median(error**2), rel=squared["median_relative_precision"])
+
+
+def test_summary_bands_and_latents_match_numpy(made: Path) -> None:
+    """Per band the RMS and mean of magnitude - reconstruction; per latent dimension range, mean and std."""
+    summary = read_summary(made / "report")
+    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
+    good = stars["quality"][:] == 0
+    residual = (stars["magnitude"][:][good] - encoding["reconstruction"][:][good]).astype(float)
+    for index, band in enumerate(stars.bands):
+        numbers = summary["bands"][band]
+        assert numbers["rms_mag"] == pytest.approx(np.sqrt((residual[:, index] ** 2).mean()), rel=1e-9)
+        assert numbers["mean_residual_mag"] == pytest.approx(residual[:, index].mean(), abs=1e-9)
+    latent = encoding["latent"][:][good].astype(float)
+    for dim, numbers in enumerate(summary["latent"]):
+        assert (numbers["min"], numbers["max"]) == (latent[:, dim].min(), latent[:, dim].max())
+        assert numbers["mean"] == pytest.approx(latent[:, dim].mean(), abs=1e-9)
+        assert numbers["std"] == pytest.approx(latent[:, dim].std(), rel=1e-9)
+
+
+def test_anomalies_are_the_exact_worst(made: Path) -> None:
+    """The worst stars over all shards, ties by row, with their own columns and exact ids."""
+    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
+    error = encoding["reconstruction_error"][:]
+    order = np.lexsort((np.arange(NUM_STARS), -np.nan_to_num(error, nan=-1.0)))[:100]
+    with (made / "report" / "anomalies.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["row"]) for row in rows] == order.tolist()
+    assert [int(row["rank"]) for row in rows] == list(range(1, 101))
+    assert [int(row["objid"]) for row in rows] == stars["objid"][:][order].tolist()
+    for name, values in (("ra", stars["ra"]), ("dec", stars["dec"]), ("chi2", encoding["chi2"])):
+        assert np.array_equal(np.array([row[name] for row in rows], values[:].dtype), values[:][order]), name
+    magnitude, model = stars["magnitude"][:][order], encoding["reconstruction"][:][order]
+    for index, band in enumerate(stars.bands):
+        assert np.array_equal(np.array([row[band] for row in rows], np.float32), magnitude[:, index])
+        residual = np.array([row[f"residual_{band}"] for row in rows], np.float32)
+        assert np.array_equal(residual, magnitude[:, index] - model[:, index])
+    worst_id = read_summary(made / "report")["anomalies"]["worst_objid"]
+    assert worst_id == str(stars["objid"][:][order[0]])
+
+
+def test_two_workers_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    """Nothing depends on the number of workers, figures included."""
+    paths = (made / "encoding", made / "stars", tmp_path / "report")
+    postprocess(ReportPaths(*paths, made / "metrics.jsonl"), PostprocessSettings(100), 2)
+    for name in ALL_FILES:
+        assert (tmp_path / "report" / name).read_bytes() == (made / "report" / name).read_bytes(), name
+
+
+def test_done_is_skipped_and_another_is_refused(tmp_path: Path) -> None:
+    """The same settings leave the report alone, others stop and name what changed; a lost figure is drawn again."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"))
+    report(tmp_path, 20)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "report").iterdir()}
+    report(tmp_path, 20)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "report").iterdir()} == before
+    with pytest.raises(StaleError, match=r"settings.num_anomalies: 20 -> 21"):
+        report(tmp_path, 21)
+    (tmp_path / "report" / "latent_density.png").unlink()
+    report(tmp_path, 20)
+    assert set((tmp_path / "report").iterdir()) == set(before)
+
+
+def test_another_star_catalog_is_refused(made: Path, tmp_path: Path) -> None:
+    """The encoding is only ever read beside the stars that it was made from, and nothing is written otherwise."""
+    make_stars(tmp_path / "stars", seed=2)
+    with pytest.raises(StaleError, match="another star catalog"):
+        postprocess(ReportPaths(made / "encoding", tmp_path / "stars", tmp_path / "report"), PostprocessSettings())
+    with pytest.raises(InputError, match="wrong kind"):
+        postprocess(ReportPaths(made / "stars", made / "stars", tmp_path / "report"), PostprocessSettings())
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("column", ["objid", "quality"])
+def test_another_order_of_stars_is_damage(tmp_path: Path, column: str) -> None:
+    """Ids or flags that differ in one row are found, the row is named, no summary appears."""
+
+    def alter(values: np.ndarray) -> np.ndarray:
+        values[SHARD_ROWS + 7] += 1
+        return values
+
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), **{column: alter})
+    with pytest.raises(DamageError, match=rf"differ in {column}(.|\n)*shard-00001.h5, row 7"):
+        report(tmp_path)
+    assert not (tmp_path / "report" / "summary.json").exists()
+
+
+def test_truncated_shard_is_damage(tmp_path: Path) -> None:
+    """A shard cut short stops the work and leaves no summary."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"))
+    path = tmp_path / "encoding" / shard_name(2)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DamageError, match="shard-00002"):
+        report(tmp_path)
+    assert not (tmp_path / "report" / "summary.json").exists()
+
+
+def test_all_bad_catalog(tmp_path: Path) -> None:
+    """A catalog without one good star gives nulls, an empty list and figures that say so."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars", bad_fraction=0.999999))
+    summary = report(tmp_path)
+    assert (summary["num_good"], summary["num_excluded"]) == (0, NUM_STARS)
+    assert "no usable stars: every number is null" in summary["notes"]
+    assert summary["error"]["mean"] is None and set(summary["error"]["quantiles"].values()) == {None}
+    assert summary["squared_error"]["mean"] is None and summary["bands"] is None
+    assert summary["latent"][0] == {"mean": None, "std": None, "min": None, "max": None}
+    assert (tmp_path / "report" / "anomalies.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("num_latent", [1, 3, 5])
+def test_other_numbers_of_latents(tmp_path: Path, num_latent: int) -> None:
+    """One dimension, and more than two in pairs of the first four."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), num_latent)
+    summary = report(tmp_path)
+    pairs = list(itertools.combinations(range(1, min(num_latent, 4) + 1), 2))
+    assert summary["latent_map"]["panels"] == ([list(pair) for pair in pairs] or [[1]])
+    assert len(summary["latent"]) == num_latent and len(summary["latent_map"]["num_outside"]) == max(1, len(pairs))
+    assert all(num < 0.01 * NUM_STARS for num in summary["latent_map"]["num_outside"])
+    assert (tmp_path / "report" / "latent_density.png").read_bytes().startswith(PNG_START)
+
+
+def test_without_optional_columns_and_metrics(tmp_path: Path) -> None:
+    """No reconstruction, chi2 or metrics: the summary says what is missing, the list has fewer columns."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), optional=False)
+    summary = report(tmp_path, metrics_path=tmp_path / "metrics.jsonl")
+    assert summary["bands"] is None
+    assert any("no reconstruction" in note for note in summary["notes"])
+    assert any("loss_curve.png is left out" in note for note in summary["notes"])
+    assert not (tmp_path / "report" / "loss_curve.png").exists()
+    header = (tmp_path / "report" / "anomalies.csv").read_text().splitlines()[0]
+    assert header == "rank,row,objid,ra,dec,u,g,r,i,z,reconstruction_error"
+
+
+def test_good_stars_without_finite_outputs_are_counted(tmp_path: Path) -> None:
+    """An infinite error of a good star enters no statistic and is said."""
+
+    def overflow(values: np.ndarray) -> np.ndarray:
+        values[np.flatnonzero(np.isfinite(values))[:3]] = np.inf
+        return values
+
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), reconstruction_error=overflow)
+    summary = report(tmp_path)
+    assert summary["num_not_finite"] == 3 and summary["error"]["max"] < 100
+    assert any(note.startswith("3 good stars") for note in summary["notes"])
+
+
+def test_more_anomalies_than_stars(tmp_path: Path) -> None:
+    """Every good star is listed once where more are asked for than there are."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"))
+    summary = report(tmp_path, 10 * NUM_STARS)
+    assert summary["anomalies"]["num"] == summary["num_good"]
