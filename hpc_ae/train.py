@@ -206,16 +206,17 @@ class Training:
         saved_at, saved_step = time.monotonic(), position.step
         factor = self.group.ranks.world_size / train.batch_size
         for rows, index in self._batches():
-            rate = learning_rate(train.schedule, train.learning_rate, position.step, self.num_steps)
-            self.stepper.step(rows, index, rate, factor)
-            position.step += 1
-            position.loss_steps += 1
-            if not self._is_boundary(position.step):
+            steps = range(position.step, position.step + len(index))
+            rates = [learning_rate(train.schedule, train.learning_rate, step, self.num_steps) for step in steps]
+            self.stepper.steps(rows, index, rates, factor)
+            position.step += len(index)
+            position.loss_steps += len(index)
+            if position.step < self._next_boundary(position.step - 1):
                 continue
             due = time.monotonic() - saved_at > train.checkpoint_seconds
             stop, due = self._agree(stop_requested(), due)
             if self._is_validation(position.step):
-                self._validate(metrics, rate, progress.rate)
+                self._validate(metrics, rates[-1], progress.rate)
             progress.update(position.step * train.batch_size, f"error {self._best_text()}")
             if stop or due or position.step % train.checkpoint_steps == 0 or position.step == self.num_steps:
                 self._save()
@@ -224,10 +225,13 @@ class Training:
                 return
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Magnitudes, and which of their rows are this rank's share of the batch, for each step that is left."""
+        """Magnitudes (N, B), and this rank's rows (S, n) of them in the S steps up to the next boundary, or fewer."""
         for rows, indices in prefetched(self._chunks()):
-            for index in indices:
-                yield rows, index
+            left = indices
+            while len(left):
+                num = min(len(left), self._next_boundary(self.position.step) - self.position.step)
+                yield rows, left[:num]
+                left = left[num:]
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Magnitudes (N, B) and row indices (S, n) of some steps at a time."""
@@ -253,12 +257,17 @@ class Training:
             index = torch.arange(num_steps * share, device=device).reshape(num_steps, share)
             yield torch.from_numpy(values.reshape(-1, num_bands)).to(device), index
 
-    def _is_validation(self, step: int) -> bool:
-        interval = max(1, self.num_steps // self.config.train.validations)
-        return step % interval == 0 or step == self.num_steps
+    @property
+    def _validation_steps(self) -> int:
+        return max(1, self.num_steps // self.config.train.validations)
 
-    def _is_boundary(self, step: int) -> bool:
-        return step % _AGREE_STEPS == 0 or step % self.config.train.checkpoint_steps == 0 or self._is_validation(step)
+    def _is_validation(self, step: int) -> bool:
+        return step % self._validation_steps == 0 or step == self.num_steps
+
+    def _next_boundary(self, step: int) -> int:
+        """The first step after `step` at which ranks agree, validate or save."""
+        intervals = (_AGREE_STEPS, self.config.train.checkpoint_steps, self._validation_steps)
+        return min(self.num_steps, *((step // interval + 1) * interval for interval in intervals))
 
     def _agree(self, stop: bool, due: bool) -> tuple[bool, bool]:
         """One small all-reduce: the loss over all ranks, and whether any of them wants to stop or to save."""

@@ -14,7 +14,7 @@ from hpc_ae.files import make_dir, publish_bytes, publish_json, read_json
 from hpc_ae.runtime.progress import Progress
 from jobs.launcher import Launched, batch_script, cancel, config_path, jobs_in_queue, launch, say, wait
 from jobs.lock import run_lock
-from jobs.stages import STAGES, Stage, num_workers, progress_path, ranks_per_node, stages_of
+from jobs.stages import STAGES, Stage, num_workers, progress_path, ranks_per_node, stages_of, threads_per_rank
 
 
 def prepare_run(config: RunConfig) -> None:
@@ -133,8 +133,8 @@ def show_plan(config: RunConfig) -> int:
 def describe(stage: Stage, config: RunConfig) -> str:
     """One line: how a stage would run on this machine."""
     if stage.kind == "ranks":
-        threads = config.cluster.cpus_per_task
-        return f"{ranks_per_node(config, stage.name)} ranks of {threads} threads on this machine"
+        ranks, threads = ranks_per_node(config, stage.name), threads_per_rank(config, stage.name)
+        return f"{ranks} ranks of {threads} threads on this machine"
     return f"1 process with {num_workers(config)} workers on this machine"
 
 

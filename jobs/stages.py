@@ -48,6 +48,15 @@ def ranks_per_node(config: RunConfig, stage: str) -> int:
     return min(_MOST_RANKS, len(os.sched_getaffinity(0)))
 
 
+def threads_per_rank(config: RunConfig, stage: str) -> int:
+    """Threads of a rank: its cores. The one rank that trains on this machine where nothing is said takes them all."""
+    cluster = config.cluster
+    chosen = cluster.ranks_per_node or cluster.gpus_per_node or cluster.kind == "slurm"
+    if stage != "train" or chosen:
+        return cluster.cpus_per_task
+    return max(cluster.cpus_per_task, min(_MOST_RANKS, len(os.sched_getaffinity(0))))
+
+
 def num_workers(config: RunConfig) -> int:
     """Worker processes on one machine."""
     return ranks_per_node(config, "workers") * config.cluster.cpus_per_task
@@ -136,7 +145,7 @@ def _run_train(config: RunConfig, stop_requested: StopRequested) -> str:
     from hpc_ae.runtime.distributed import pick_device, process_group, ranks_from_environment
     from hpc_ae.train import train
 
-    limit_threads(config)
+    limit_threads(config, "train")
     ranks = ranks_from_environment()
     device = pick_device(ranks)
     meeting = os.environ.get("HPC_AE_MEETING_DIR")
@@ -157,7 +166,7 @@ def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
     from hpc_ae.encode import encode
     from hpc_ae.runtime.distributed import pick_device, ranks_from_environment
 
-    limit_threads(config)
+    limit_threads(config, "encode")
     ranks = ranks_from_environment()
     return encode(config, ranks, pick_device(ranks), stop_requested)
 
@@ -234,11 +243,11 @@ def _is_postprocessed(config: RunConfig) -> bool:
     return is_postprocessed(*_report_of(config))
 
 
-def limit_threads(config: RunConfig) -> None:
+def limit_threads(config: RunConfig, stage: str) -> None:
     """One thread per core of this rank: more would fight with the other ranks."""
     import torch
 
-    torch.set_num_threads(config.cluster.cpus_per_task)
+    torch.set_num_threads(threads_per_rank(config, stage))
 
 
 def _catalog_dir(config: RunConfig) -> list[Path]:

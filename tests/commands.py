@@ -28,15 +28,28 @@ def command(*arguments: object) -> list[str]:
 
 
 def hpc_ae(*arguments: object, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `hpc-ae` to its end in a process of its own."""
-    return subprocess.run(
-        command(*arguments),
-        env=environment(**variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    """Run `hpc-ae` to its end in a process of its own; where it does not end, say what it and Slurm had to say."""
+    try:
+        return subprocess.run(
+            command(*arguments),
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as error:
+        lines = [f"not done after {timeout} s: {error.cmd}", str(error.stdout), str(error.stderr)]
+        if "SLURM_CONF" in variables:
+            lines += [_output("squeue", "--long", **variables), _output("sinfo", "--list-reasons", **variables)]
+            lines += [_output("scontrol", "show", "jobs", **variables)]
+            lines += [path.read_text()[-2000:] for path in Path(variables["SLURM_CONF"]).parent.glob("*.log")]
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+def _output(*words: str, **variables: str) -> str:
+    done = subprocess.run(words, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False)
+    return f"$ {' '.join(words)}\n{done.stdout}{done.stderr}"
 
 
 def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:

@@ -229,7 +229,7 @@ class SlurmCluster:
             "SlurmctldPort": controller,
             "SlurmUser": "root",
             # cred_expire is also how long a requeued job waits before it starts again (Slurm's default: 120 s)
-            "AuthInfo": f"socket={here}/munge.socket,cred_expire=10",
+            "AuthInfo": f"socket={here}/munge.socket,cred_expire=20",
             "StateSaveLocation": here / "state",
             "SlurmdSpoolDir": f"{here}/%n",
             "SlurmctldPidFile": here / "slurmctld.pid",

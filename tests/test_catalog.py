@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from hpc_ae import open_catalog
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
-from hpc_ae.catalog.shard import Arrays, read_notes, write_shard
+from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, band_sums, read_notes, read_shard, shard_image, write_shard
 from hpc_ae.catalog.view import view_sources
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import publish_json, read_json, seal
@@ -75,6 +76,28 @@ def test_shards_are_the_catalog_in_order(catalog: Catalog, arrays: Arrays) -> No
     parts = list(catalog.iter_shards(["objid", "magnitude"]))
     assert [len(part["objid"]) for part in parts] == [50, 50, 50, 50, 30]
     assert_array_equal(np.concatenate([part["magnitude"] for part in parts]), arrays["magnitude"])
+
+
+@pytest.mark.parametrize("num_stars", [1, CHUNK_ROWS, CHUNK_ROWS + 1])
+def test_shards_of_any_length(tmp_path: Path, num_stars: int) -> None:
+    """Shards of one row and last chunks of one row are read back; the same arrays are the same bytes."""
+    arrays = _star_arrays(num_stars)
+    write_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, arrays, BANDS, {})
+    for name, values in read_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, arrays).items():
+        assert_array_equal(values, arrays[name], strict=True)
+    again = shard_image(STAR_FORMAT, arrays, tuple(BANDS), {})
+    assert bytes(again) == (tmp_path / "shard-00000.h5").read_bytes()
+
+
+def test_band_sums_are_exact_enough() -> None:
+    """Sums and squares over more than one block of rows agree with exact summation, extremes are exact."""
+    magnitude, good = _star_arrays(20_001)["magnitude"], np.arange(20_001) % 7 != 0
+    found = band_sums(magnitude, good)
+    for band, column in enumerate(magnitude[good].T.astype(np.float64)):
+        assert math.isclose(found["sum"][band], math.fsum(column - 20), rel_tol=1e-11)
+        assert math.isclose(found["square"][band], math.fsum((column - 20) ** 2), rel_tol=1e-12)
+        assert (found["min"][band], found["max"][band]) == (column.min(), column.max())
+    assert band_sums(magnitude[:5], np.zeros(5, bool)) == {"sum": [], "square": [], "min": [], "max": []}
 
 
 SLICES = [

@@ -1,5 +1,6 @@
 """Simulated photometry: reproducible for any slicing, and close to a sample of real SDSS stars."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_ae.photometry import BANDS, BLOCK_ROWS, simulate_stars
-from hpc_ae.photometry.mixture import MISSING
+from hpc_ae.photometry.mixture import MISSING, STARS_STREAM, _draw_components, _draw_normals, _generator, _load_model
 
 REAL_STARS = Path(__file__).parents[1].parent / "shared" / "data" / "sdss_photometric_stars.parquet"
 NUM_STARS = 200_000
@@ -139,6 +140,32 @@ def test_sky_is_uniform(stars: Stars) -> None:
     """Right ascension and the sine of declination are uniform (Kolmogorov-Smirnov, 0.1 % level)."""
     assert kolmogorov_smirnov(stars["ra"] / 360) < 1.95
     assert kolmogorov_smirnov((np.sin(np.radians(stars["dec"])) + 1) / 2) < 1.95
+
+
+def test_normals_are_normal() -> None:
+    """The Box-Muller numbers are standard normal (Kolmogorov-Smirnov, 0.1 % level) and uncorrelated, tails included."""
+    normals = _draw_normals(_generator(1, 0, STARS_STREAM), np.empty((4, 100_000), np.float32)).astype(np.float64)
+    assert kolmogorov_smirnov(np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in normals.ravel()])) < 1.95
+    halves = normals.reshape(8, -1)
+    for rows in (halves, halves**2):
+        correlation = np.corrcoef(rows) - np.eye(8)
+        assert np.abs(correlation).max() < 4 / math.sqrt(halves.shape[1])
+    assert abs(np.mean(np.abs(normals) > 3) - 0.0027) < 4 * math.sqrt(0.0027 / normals.size)
+
+
+def test_components_follow_their_weights() -> None:
+    """Over many blocks each component's share is its weight, and neighbouring rows do not depend on each other."""
+    model = _load_model()
+    counts, rises = np.zeros(len(model.affine)), []
+    for block in range(40):
+        block_counts, places = _draw_components(_generator(1, block, STARS_STREAM), model)
+        assert (np.sort(places) == np.arange(BLOCK_ROWS)).all()
+        counts += block_counts
+        components = np.searchsorted(np.cumsum(block_counts), places, side="right")
+        rises.append(np.mean(np.sign(np.diff(components))))
+    weights = np.bincount(model.component_of_key) / 2**16
+    assert (np.abs(counts / counts.sum() - weights) < 4.5 * np.sqrt(weights / counts.sum())).all()
+    assert abs(np.mean(rises)) < 4 / math.sqrt(40 * BLOCK_ROWS)
 
 
 def test_rows_are_shuffled(stars: Stars) -> None:

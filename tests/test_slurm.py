@@ -36,11 +36,15 @@ def star_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def empty_queue(slurm: SlurmCluster) -> Iterator[None]:
-    """No job of one test is left to the next."""
+    """No job of one test is left to the next, and no node that was drained because a task of it would not die."""
     yield
     with contextlib.suppress(SlurmError):
         slurm.run("scancel", "--user=root")
     wait_until(lambda: not queue(slurm), timeout=20)
+    if set(slurm.node_states().values()) != {"IDLE"}:
+        with contextlib.suppress(SlurmError):
+            slurm.run("scontrol", "update", "NodeName=n1,n2", "State=RESUME")
+    assert wait_until(lambda: set(slurm.node_states().values()) == {"IDLE"}, timeout=30), slurm.log_tails()
 
 
 def queue(slurm: SlurmCluster) -> list[str]:

@@ -46,8 +46,8 @@ from hpc_ae.train import Training, train
 STEPS = 60
 # train_mse_mag2 of each measurement of the tiny run, and validation_mse_mag2 of the last. A change of these numbers is
 # a change of what training does; CHANGELOG says why.
-GOLDEN_TRAIN = [3.74603129, 1.09829262, 0.50983779, 0.30137222, 0.17196326, 0.17155791]
-GOLDEN_VALIDATION = 0.0571041
+GOLDEN_TRAIN = [3.69937449, 1.02450705, 0.58713574, 0.34910622, 0.21506146, 0.1699845]
+GOLDEN_VALIDATION = 0.10397635
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from hpc_ae.model.autoencoder import Autoencoder
 from hpc_ae.model.kernel import Kernel, load_kernel
 
 TILE_ROWS = {"cpu": 4_096, "cuda": 262_144}
+_TILES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,39 @@ def chi_squared(residual: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(usable, values, np.float32(np.nan)), np.float32)
 
 
+class _Slot:
+    """Buffers of one tile. On a GPU they are pinned and have a stream of their own: copies run beside compute."""
+
+    def __init__(self, model: Autoencoder, device: torch.device, tile_rows: int) -> None:
+        self.model, self.device = model, device
+        on_gpu, architecture = device.type == "cuda", model.architecture
+        widths = (len(architecture.bands), architecture.latent, len(architecture.bands))
+        buffers = [torch.zeros((tile_rows, width), pin_memory=on_gpu) for width in widths]
+        self.magnitude, self.latent, self.residual = buffers
+        self.stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self.targets: tuple[np.ndarray, np.ndarray] | None = None
+
+    def start(self, magnitude: np.ndarray, latent: np.ndarray, residual: np.ndarray) -> None:
+        """Begin a tile of at most tile_rows stars; `finish` puts its results into latent and residual."""
+        self.magnitude[: len(magnitude)] = torch.from_numpy(magnitude)
+        self.magnitude[len(magnitude) :] = 0.0
+        self.targets = (latent, residual)
+        with torch.cuda.stream(self.stream):  # of None: no effect
+            outputs = self.model.encode(self.magnitude.to(self.device, non_blocking=True))
+            for buffer, values in zip((self.latent, self.residual), outputs, strict=True):
+                buffer.copy_(values, non_blocking=True)
+
+    def finish(self) -> None:
+        """Wait for the tile that was begun last, if any, and hand its results over."""
+        if self.targets is None:
+            return
+        if self.stream is not None:
+            self.stream.synchronize()
+        for target, buffer in zip(self.targets, (self.latent, self.residual), strict=True):
+            target[:] = buffer[: len(target)].numpy()
+        self.targets = None
+
+
 class TorchForward:
     """PyTorch's own operators, uncompiled: the reference path."""
 
@@ -65,6 +99,7 @@ class TorchForward:
         self.device = device
         self.tile_rows = TILE_ROWS[device.type]
         self.name = f"torch-{device.type}-float32-tile{self.tile_rows}"
+        self.slots: list[_Slot] | None = None
         if device.type == "cpu":
             torch.set_num_threads(1)
 
@@ -76,14 +111,15 @@ class TorchForward:
         num_stars, num_bands = magnitude.shape
         latent = np.empty((num_stars, self.model.architecture.latent), np.float32)
         residual = np.empty((num_stars, num_bands), np.float32)
-        tile = torch.zeros((self.tile_rows, num_bands), pin_memory=self.device.type == "cuda")
-        for start in range(0, num_stars, self.tile_rows):
-            rows = min(self.tile_rows, num_stars - start)
-            tile[:rows] = torch.from_numpy(magnitude[start : start + rows])
-            tile[rows:] = 0.0
-            tile_latent, tile_residual = self.model.encode(tile.to(self.device, non_blocking=True))
-            latent[start : start + rows] = tile_latent[:rows].cpu().numpy()
-            residual[start : start + rows] = tile_residual[:rows].cpu().numpy()
+        if self.slots is None:
+            self.slots = [_Slot(self.model, self.device, self.tile_rows) for _ in range(_TILES_IN_FLIGHT)]
+        for number, start in enumerate(range(0, num_stars, self.tile_rows)):
+            slot = self.slots[number % len(self.slots)]
+            slot.finish()
+            rows = slice(start, min(start + self.tile_rows, num_stars))
+            slot.start(magnitude[rows], latent[rows], residual[rows])
+        for slot in self.slots:
+            slot.finish()
         rebuilt = magnitude - residual if reconstruction else None
         chi2 = None if magnitude_error is None else chi_squared(residual, magnitude_error)
         return Encoding(latent, rebuilt, np.sqrt(np.square(residual).mean(axis=1)), chi2)

@@ -1,7 +1,7 @@
 """The fused kernel: built by the machine's C++ compiler at first use, cached, called through ctypes.
 
 Where it cannot be built PyTorch's own operators do the work: `load_kernel` says why, and callers fall back.
-Shape letters: N stars, B bands, L latent dimensions, P parameters.
+Shape letters: N stars, B bands, L latent dimensions, P parameters, S steps, n rows of a batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class Kernel:
         self.name = name
         self.architecture = architecture
         self.num_parameters = int(library.hpc_ae_num_parameters())
-        library.hpc_ae_gradient.restype = ctypes.c_double
+        library.hpc_ae_gradient.restype = library.hpc_ae_train.restype = ctypes.c_double
 
     def encode(
         self,
@@ -60,23 +61,74 @@ class Kernel:
         self._library.hpc_ae_encode(*inputs, ctypes.c_int64(len(stars)), *outputs)
         return latent, rebuilt, error, chi2
 
-    def gradient(self, fixed: GradientArrays, magnitude: np.ndarray, index: np.ndarray, factor: float = 1.0) -> float:
+    def gradient(
+        self, network: Network, magnitude: np.ndarray, index: np.ndarray, gradient: np.ndarray, num_threads: int = 1
+    ) -> float:
         """Sum over stars of the loss (mag^2) of rows `index` (int64) of magnitude (N, B).
 
-        `fixed.gradient` gets the gradient of that sum times `factor`.
+        `gradient` (P,) gets the gradient of that sum: the same bits for any number of threads.
         """
-        stars, rows = ctypes.c_void_p(magnitude.ctypes.data), ctypes.c_void_p(index.ctypes.data)
-        size, scale = ctypes.c_int64(len(index)), ctypes.c_float(factor)
-        parameters, mean, std, gradient = fixed.pointers
-        return float(self._library.hpc_ae_gradient(parameters, mean, std, stars, rows, size, scale, gradient))
+        rows = [_pointer(values) for values in (magnitude, index)]
+        size = ctypes.c_int64(len(index))
+        arguments = (*network.pointers, *rows, size, num_threads, _pointer(gradient))
+        return float(self._library.hpc_ae_gradient(*arguments))
+
+    def train(self, network: Network, batches: Batches, optimizer: Optimizer, num_threads: int = 1) -> float:
+        """Take S steps of AdamW in place; returns the sum of the steps' losses times `batches.factor`."""
+        num_steps, num_rows = batches.index.shape
+        rates = np.array(batches.rates, np.float64)
+        return float(
+            self._library.hpc_ae_train(
+                *network.pointers,
+                *(_pointer(values) for values in (batches.magnitude, batches.index)),
+                ctypes.c_int64(num_steps),
+                ctypes.c_int64(num_rows),
+                ctypes.c_float(batches.factor),
+                _pointer(rates),
+                ctypes.c_int64(optimizer.steps_before),
+                optimizer.packed,
+                *(_pointer(moment) for moment in optimizer.moments),
+                num_threads,
+            )
+        )
+
+    def update(self, network: Network, gradient: np.ndarray, rate: float, optimizer: Optimizer) -> None:
+        """Clip and update alone, in place, from a gradient (P,) that was made elsewhere."""
+        step, moments = ctypes.c_int64(optimizer.steps_before), [_pointer(moment) for moment in optimizer.moments]
+        arrays = (network.pointers[0], _pointer(gradient), *moments)
+        self._library.hpc_ae_update(optimizer.packed, ctypes.c_double(rate), step, *arrays)
 
 
-class GradientArrays:
-    """The arrays that stay where they are from step to step: parameters (P,), mean and std (B,), gradient (P,)."""
+class Network:
+    """Parameters (P,), mean and std (B,), which stay where they are from call to call."""
 
-    def __init__(self, parameters: np.ndarray, scaling: tuple[np.ndarray, np.ndarray], gradient: np.ndarray) -> None:
-        self.arrays = (parameters, *scaling, gradient)  # kept alive as long as their addresses
+    def __init__(self, parameters: np.ndarray, scaling: tuple[np.ndarray, np.ndarray]) -> None:
+        self.arrays = (parameters, *scaling)  # kept alive as long as their addresses
         self.pointers = tuple(_pointer(values) for values in self.arrays)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """S batches: rows `index` (S, n) int64 of magnitude (N, B), learning rates (S,), the factor of the loss."""
+
+    magnitude: np.ndarray
+    index: np.ndarray
+    rates: list[float]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Settings (beta1, beta2, epsilon, decay, clip_norm), both moments (P,), and the steps taken so far."""
+
+    settings: tuple[float, float, float, float, float]
+    moments: tuple[np.ndarray, np.ndarray]
+    steps_before: int
+
+    @property
+    def packed(self) -> ctypes.Array[ctypes.c_double]:
+        """The settings as C reads them."""
+        return (ctypes.c_double * len(self.settings))(*self.settings)
 
 
 def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:
@@ -87,7 +139,7 @@ def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:
 def load_kernel(architecture: Architecture) -> Kernel:
     """The kernel of an architecture, built unless it is in the cache; WorkError where it cannot be."""
     compiler = _find_compiler()
-    source = _SOURCE.read_text()
+    source = "".join(path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*")))
     widths = [len(architecture.bands), *architecture.hidden, architecture.latent]
     chain = [*widths, *widths[-2::-1]]
     defines = (f"-DHPC_AE_WIDTHS={','.join(map(str, chain))}", f"-DHPC_AE_LATENT={len(widths) - 1}")
@@ -107,7 +159,7 @@ def load_kernel(architecture: Architecture) -> Kernel:
 
 def _build(command: list[str], path: Path) -> None:
     temp_path = path.with_suffix(f".{os.getpid()}.tmp")
-    full = [*command, "-shared", "-fPIC", "-Wno-psabi", str(_SOURCE), "-o", str(temp_path)]
+    full = [*command, "-shared", "-fPIC", "-pthread", "-Wno-psabi", str(_SOURCE), "-o", str(temp_path)]
     try:
         answer = subprocess.run(full, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
         if answer.returncode:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hpc_ae.errors import HpcAeError
 from hpc_ae.model.autoencoder import Autoencoder, squared_error
-from hpc_ae.model.kernel import GradientArrays, Kernel, load_kernel
+from hpc_ae.model.kernel import Batches, Kernel, Network, Optimizer, load_kernel
 
 _EVALUATION_ROWS = 16_384
 
@@ -78,13 +78,17 @@ class FusedObjective(nn.Module):
         self.name = kernel.name
         self.shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
         self.flat = nn.Parameter(torch.cat([tensor.detach().reshape(-1) for tensor in model.parameters()]))
-        self.flat.grad = torch.zeros_like(self.flat)
         self.scaling = (model.scaling.mean.numpy(), model.scaling.std.numpy())
-        self._own = GradientArrays(self.flat.detach().numpy(), self.scaling, self.flat.grad.numpy())
+        self.network = Network(self.flat.detach().numpy(), self.scaling)
 
-    def fill_gradient(self, rows: Tensor, index: Tensor, factor: float) -> float:
-        """Loss of rows[index] times `factor`, its gradient put into `flat.grad`: without autograd, for one rank."""
-        return self.kernel.gradient(self._own, rows.numpy(), index.numpy(), factor) * factor
+    def take_steps(self, batches: Batches, optimizer: Optimizer) -> float:
+        """Loss, gradient and update of many steps in one call, without autograd: for a rank alone."""
+        return self.kernel.train(self.network, batches, optimizer, torch.get_num_threads())
+
+    def update(self, rate: float, optimizer: Optimizer) -> None:
+        """One update from the gradient that DistributedDataParallel has averaged."""
+        if self.flat.grad is not None:
+            self.kernel.update(self.network, self.flat.grad.numpy(), rate, optimizer)
 
     def forward(self, rows: Tensor, index: Tensor) -> Tensor:
         """Loss of rows[index]: (N, B), (n,) to a scalar; its gradient comes with it."""
@@ -111,8 +115,8 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor) -> Tensor:
         gradient = torch.empty_like(flat)
-        arrays = GradientArrays(flat.detach().numpy(), objective.scaling, gradient.numpy())
-        loss = objective.kernel.gradient(arrays, rows.numpy(), index.numpy())
+        arrays = (rows.numpy(), index.numpy(), gradient.numpy())
+        loss = objective.kernel.gradient(objective.network, *arrays, torch.get_num_threads())
         ctx.gradient = gradient
         return torch.tensor(loss, dtype=torch.float64)
 

@@ -1,7 +1,8 @@
-"""One optimizer step: loss, gradient, update. Everything that a checkpoint must hold of them."""
+"""Optimizer steps: loss, gradient, update. Everything that a checkpoint must hold of them."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 
 from hpc_ae.errors import DamageError
 from hpc_ae.model.autoencoder import Autoencoder
+from hpc_ae.model.graph import StepGraph
+from hpc_ae.model.kernel import Batches, Optimizer
 from hpc_ae.model.objective import FusedObjective, make_objective
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_EPSILON = 1.0e-8  # torch.optim.AdamW's default
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class StepSettings:
 
 
 class Stepper:
-    """Trains `model` with Adam or AdamW (fused).
+    """Trains `model` with Adam or AdamW: PyTorch's, or the fused kernel's on the same state.
 
     `wrap` makes the objective distributed; the loss of a rank is the sum over its rows x world_size / batch_size, so
     that the average that DistributedDataParallel takes is the mean over the global batch for unequal shares too.
@@ -42,16 +46,30 @@ class Stepper:
         compile_it = settings.compute == "compile" or (settings.compute == "auto" and self.device.type == "cuda")
         self.objective = make_objective(model, "torch" if compile_it else settings.compute, settings.precision)
         self.wrapped: Any = wrap(self.objective)
+        alone = self.wrapped is self.objective
         if compile_it:
             self._compile(len(model.architecture.bands))
-        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        decay = settings.weight_decay if settings.optimizer == "adamw" else 0.0
+        self.settings = settings
         self.parameters = list(self.objective.parameters())
-        self.clip_norm = settings.clip_norm
-        self.optimizer = kinds[settings.optimizer](
-            self.parameters, lr=0.0, betas=settings.betas, weight_decay=decay, fused=True
-        )
+        self.optimizer = self._make_optimizer()
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._factor, self._rate = 1.0, 0.0
+        self._take: Callable[[Tensor, Tensor], None] = self._one_step
+        if self.device.type == "cuda" and alone:  # DistributedDataParallel's hooks are not captured
+            self._take = StepGraph(self._one_step)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """Adam or AdamW, fused; on a GPU its step count and learning rate are tensors, as a CUDA graph needs them."""
+        on_gpu, settings = self.device.type == "cuda", self.settings
+        kind: Any = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        rate = torch.zeros((), device=self.device) if on_gpu else 0.0
+        more = {"lr": rate, "betas": settings.betas, "weight_decay": self._decay}
+        optimizer: torch.optim.Optimizer = kind(self.parameters, **more, fused=True, capturable=on_gpu)
+        return optimizer
+
+    @property
+    def _decay(self) -> float:
+        return self.settings.weight_decay if self.settings.optimizer == "adamw" else 0.0
 
     def _compile(self, num_bands: int) -> None:
         """Compile forward and backward; where that cannot be done say so once and go on without."""
@@ -66,23 +84,54 @@ class Stepper:
             print(f"train: torch.compile is not used: {reason[:200]}", file=sys.stderr, flush=True)
         self.objective.zero_grad(set_to_none=True)
 
-    def step(self, rows: Tensor, index: Tensor, learning_rate: float, factor: float) -> None:
-        """One update from rows[index] of magnitudes (N, B); `factor` is world_size / batch_size."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float) -> None:
+        """S updates from rows[index[s]] of magnitudes (N, B), index (S, n); `factor` is world_size / batch_size."""
         if isinstance(self.wrapped, FusedObjective):  # this rank is alone: no autograd hooks to wait for
-            self.loss_sum += self.wrapped.fill_gradient(rows, index, factor)
-        else:
-            self._backward(rows, index, factor)
-        if self.clip_norm is not None:
-            clip_gradient(self.parameters, self.clip_norm)
-        self.optimizer.step()
+            self._fused_steps(self.wrapped, rows, index, rates, factor)
+            return
+        self._factor = factor
+        for one, rate in zip(index, rates, strict=True):
+            self._set_rate(rate)
+            self._take(rows, one)
 
-    def _backward(self, rows: Tensor, index: Tensor, factor: float) -> None:
+    def _fused_steps(
+        self, objective: FusedObjective, rows: Tensor, index: Tensor, rates: list[float], factor: float
+    ) -> None:
+        batches = Batches(rows.numpy(), index.numpy(), rates, factor)
+        self.loss_sum += objective.take_steps(batches, self._fused_optimizer(objective))
+        self.optimizer.state[objective.flat]["step"] += len(rates)
+
+    def _fused_optimizer(self, objective: FusedObjective) -> Optimizer:
+        """What the kernel's update needs, its state being the optimizer's own."""
+        state = self.optimizer.state[objective.flat]
+        if not state:
+            state["step"] = torch.zeros(())
+            state.update({moment: torch.zeros_like(objective.flat) for moment in _MOMENTS})
+        clip = math.inf if self.settings.clip_norm is None else self.settings.clip_norm
+        moments = (state["exp_avg"].numpy(), state["exp_avg_sq"].numpy())
+        return Optimizer((*self.settings.betas, _EPSILON, self._decay, clip), moments, int(state["step"]))
+
+    def _set_rate(self, rate: float) -> None:
+        self._rate = rate
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _one_step(self, rows: Tensor, index: Tensor) -> None:
+        """Forward, backward, clip, update, without a synchronisation: it may be captured."""
         self.optimizer.zero_grad(set_to_none=False)
-        loss = self.wrapped(rows, index) * factor
+        loss = self.wrapped(rows, index) * self._factor
         loss.backward()
         self.loss_sum += loss.detach()
+        if isinstance(self.objective, FusedObjective):
+            self.objective.update(self._rate, self._fused_optimizer(self.objective))
+            self.optimizer.state[self.objective.flat]["step"] += 1
+            return
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.optimizer.step()
 
     def take_loss(self) -> float:
         """The sum of this rank's losses since the last call."""
@@ -132,12 +181,3 @@ class Stepper:
         for entry in entries.values():
             entry["step"] = torch.tensor(float(num_steps))
         return entries
-
-
-def clip_gradient(parameters: list[nn.Parameter], largest: float) -> None:
-    """Scale the gradient down to a norm of `largest`: a single strange star may else throw the moments off."""
-    if len(parameters) > 1 or parameters[0].grad is None:
-        torch.nn.utils.clip_grad_norm_(parameters, largest)
-    else:  # the same arithmetic in 4 calls instead of 20
-        gradient = parameters[0].grad
-        gradient.mul_(torch.clamp(largest / (torch.linalg.vector_norm(gradient) + 1e-6), max=1.0))

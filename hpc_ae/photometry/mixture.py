@@ -1,9 +1,13 @@
 """Draw stars from a Gaussian mixture fitted to real SDSS stars.
 
 Stars are made in blocks of BLOCK_ROWS rows, each with its own random generators keyed by (seed, block): row i is the
-same star however the catalog is cut into shards and whoever makes them. Within a block the components are drawn one
-after the other, contiguously, and then shuffled. No BLAS is called, so the number of threads does not matter; another
-processor type or numpy version may change last digits or, for a new numpy, the stars.
+same star however the catalog is cut into shards and whoever makes them. Each row of a block draws its component; the
+stars of one component are then made together, contiguously, and put into their rows. No BLAS is called, so the number
+of threads does not matter; another processor type or numpy version may change last digits or, for a new numpy, the
+stars.
+
+The arithmetic here limits a survey: the arrays of a block stay in a core's cache, and normal numbers come from
+vectorised float32 functions, in a third of the time of `standard_normal`.
 
 Shapes: N stars, B bands (5), C mixture coordinates (5: score of r, u-g, g-r, r-i, i-z), K components. Arrays inside a
 block are band-major (B, N), results (N, B).
@@ -19,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BANDS = ("u", "g", "r", "i", "z")
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 31_250
+"""Even; divides the usual shard, so that no block is made for two shards; hides the cost of numpy calls."""
 FIRST_OBJID = 1_237_645_879_551_066_112
 """The id of row 0, in the range of SDSS's own 64-bit photometric ids (above 2**53)."""
 MISSING = -9999.0
@@ -62,8 +67,9 @@ def simulate_stars(first_row: int, num_stars: int, seed: int, bad_fraction: floa
     for block in range(first_row // BLOCK_ROWS, -(-end_row // BLOCK_ROWS) if num_stars else 0):
         start = max(first_row, block * BLOCK_ROWS)
         stop = min(end_row, (block + 1) * BLOCK_ROWS)
+        part = slice(start - block * BLOCK_ROWS, stop - block * BLOCK_ROWS)
         for name, values in _simulate_block(seed, block, bad_fraction).items():
-            stars[name][start - first_row : stop - first_row] = values[start - block * BLOCK_ROWS :][: stop - start]
+            _copy_rows(values, part, stars[name][start - first_row : stop - first_row])
     return stars
 
 
@@ -89,15 +95,25 @@ def _empty_stars(num_stars: int) -> Stars:
     }
 
 
+def _copy_rows(values: NDArray[Any], part: slice, out: NDArray[Any]) -> None:
+    """Copy a part of a block's values, (N,) or (B, N), to out, (n,) or (n, B)."""
+    if values.ndim == 1:
+        out[:] = values[part]
+    else:  # band after band, which numpy does in half the time of a transposition
+        for band, column in enumerate(values):
+            out[:, band] = column[part]
+
+
 def _simulate_block(seed: int, block: int, bad_fraction: float) -> Stars:
-    """Simulate all BLOCK_ROWS stars of one block, without their ids."""
+    """Simulate all BLOCK_ROWS stars of one block, without their ids; magnitudes and errors are (B, N)."""
     model = _load_model()
     generator = _generator(seed, block, STARS_STREAM)
     ra = 360.0 * generator.random(BLOCK_ROWS)
     dec = np.degrees(np.arcsin(2.0 * generator.random(BLOCK_ROWS) - 1.0))
-    bands = _magnitudes(_draw_coordinates(generator, model), model)
-    bands = np.take(bands, generator.permutation(BLOCK_ROWS), axis=1)
-    magnitude, magnitude_error = bands.T, _draw_errors(generator, bands, model).T
+    counts, places = _draw_components(generator, model)
+    bands = _magnitudes(_draw_coordinates(generator, counts, model), model)
+    magnitude = np.take(bands, places, axis=1, mode="clip")
+    magnitude_error = _draw_errors(generator, magnitude, model)
     if bad_fraction > 0.0:
         missing = _draw_missing(_generator(seed, block, MISSING_STREAM), bad_fraction)
         magnitude[missing] = MISSING
@@ -110,22 +126,45 @@ def _generator(seed: int, block: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(block, stream))))
 
 
-def _draw_coordinates(generator: np.random.Generator, model: "_Model") -> Floats:
-    """Draw a block of mixture coordinates (C, N), component after component."""
-    stops = np.cumsum(generator.multinomial(BLOCK_ROWS, model.weights))
-    normals = generator.standard_normal((len(BANDS), BLOCK_ROWS), dtype=np.float32)
-    coordinates = np.empty_like(normals)
+def _draw_normals(generator: np.random.Generator, out: Floats) -> Floats:
+    """Fill out (B, N), N even, with standard normal numbers by the Box-Muller transform; the largest are +-6.8."""
+    half = out.shape[1] // 2
+    for normals in out:
+        bits = generator.bit_generator.random_raw(half).view(np.uint32)
+        radius, angle = bits[:half].astype(np.float32), bits[half:].view(np.int32).astype(np.float32)
+        radius += np.float32(0.5)
+        radius *= np.float32(2.0**-32)
+        np.log(radius, out=radius)
+        radius *= np.float32(-2.0)
+        np.sqrt(radius, out=radius)
+        angle *= np.float32(np.pi * 2.0**-31)
+        np.multiply(radius, np.cos(angle), out=normals[:half])
+        np.multiply(radius, np.sin(angle, out=angle), out=normals[half:])
+    return out
+
+
+def _draw_components(generator: np.random.Generator, model: "_Model") -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw the component of each row; the number of stars of each (K,), and the place of each row (N,) among stars
+    that are ordered by component. Sorting 8-bit components takes half the time of a random permutation.
+    """
+    keys = generator.integers(0, 2**16, BLOCK_ROWS, dtype=np.uint16)
+    components = np.take(model.component_of_key, keys, mode="clip")
+    places = np.empty(BLOCK_ROWS, np.intp)
+    places[np.argsort(components, kind="stable")] = np.arange(BLOCK_ROWS)
+    return np.bincount(components, minlength=len(model.affine)), places
+
+
+def _draw_coordinates(generator: np.random.Generator, counts: NDArray[np.intp], model: "_Model") -> Floats:
+    """Draw mixture coordinates (C, N): so many stars (K,) of each component, component after component."""
+    normals = np.ones((1 + len(BANDS), BLOCK_ROWS), np.float32)  # the row of ones is for the means
+    _draw_normals(generator, normals[1:])
+    coordinates = np.empty((len(BANDS), BLOCK_ROWS), np.float32)
     start = 0
-    for component, stop in enumerate(stops.tolist()):
-        _affine(model.cholesky[component], model.means[component], normals[:, start:stop], coordinates[:, start:stop])
+    for affine, stop in zip(model.affine, np.cumsum(counts).tolist(), strict=True):
+        # einsum, because matmul would call BLAS
+        np.einsum("cd,dn->cn", affine, normals[:, start:stop], out=coordinates[:, start:stop])
         start = stop
     return coordinates
-
-
-def _affine(cholesky: Floats, mean: Floats, normals: Floats, out: Floats) -> None:
-    """Write cholesky @ normals + mean, (C, n), into out; einsum, because matmul would call BLAS."""
-    np.einsum("cd,dn->cn", cholesky, normals, out=out)
-    out += mean[:, None]
 
 
 def _magnitudes(coordinates: Floats, model: "_Model") -> Floats:
@@ -143,21 +182,23 @@ def _magnitudes(coordinates: Floats, model: "_Model") -> Floats:
 
 def _draw_errors(generator: np.random.Generator, bands: Floats, model: "_Model") -> Floats:
     """Draw magnitude errors (B, N) for magnitudes (B, N): log-normal, with unequal scatter below and above."""
-    errors = generator.standard_normal(bands.shape, dtype=np.float32)
-    cells = (bands * np.float32(ERROR_CELLS_PER_MAG)).astype(np.intp)
+    errors = _draw_normals(generator, np.empty_like(bands))
     for band, error in enumerate(errors):
-        below, above = model.log_error_below[band][cells[band]], model.log_error_above[band][cells[band]]
-        error *= np.where(error < 0, below, above)
-        error += model.log_error[band][cells[band]]
-    return np.exp(errors, out=errors)
+        cells = (bands[band] * np.float32(ERROR_CELLS_PER_MAG)).astype(np.intp)
+        median = np.take(model.log_error[band], cells, mode="clip")
+        cells += (error > 0).astype(np.intp) * (30 * ERROR_CELLS_PER_MAG)
+        error *= np.take(model.log_error_scatter[band], cells, mode="clip")
+        error += median
+        np.exp(error, out=error)
+    return errors
 
 
 def _draw_missing(generator: np.random.Generator, bad_fraction: float) -> NDArray[np.bool_]:
-    """Choose the missing bands (N, B): about bad_fraction of the rows, any non-empty set of bands alike."""
+    """Choose the missing bands (B, N): about bad_fraction of the rows, any non-empty set of bands alike."""
     bad = generator.random(BLOCK_ROWS) < bad_fraction
     patterns = generator.integers(1, 2 ** len(BANDS), BLOCK_ROWS)
-    chosen = (patterns[:, None] >> np.arange(len(BANDS))) & 1
-    missing: NDArray[np.bool_] = (chosen == 1) & bad[:, None]
+    chosen = (patterns >> np.arange(len(BANDS))[:, None]) & 1
+    missing: NDArray[np.bool_] = (chosen == 1) & bad
     return missing
 
 
@@ -165,45 +206,44 @@ def _draw_missing(generator: np.random.Generator, bad_fraction: float) -> NDArra
 class _Model:
     """The fitted numbers, ready for arithmetic; tables are on uniform grids."""
 
-    weights: NDArray[np.float64]  # (K,), their sum is 1
-    means: Floats  # (K, C)
-    cholesky: Floats  # (K, C, C), lower triangular
+    component_of_key: NDArray[np.uint8]  # (65536,) each component as often as its weight says, to 1e-5
+    affine: Floats  # (K, C, 1 + C), the mean and the lower triangular Cholesky factor of each component
     score_first: float
     score_step: float
     score_mag: Floats  # (T,) r at each score
     score_rise: Floats  # (T,) r at the next score less r at this one, 0 at the end
     log_error: Floats  # (B, M) natural logarithm of the median error / mag
-    log_error_below: Floats  # (B, M) scatter of that logarithm below the median
-    log_error_above: Floats  # (B, M) and above
+    log_error_scatter: Floats  # (B, 2 M) scatter of that logarithm below the median, then above
 
     def r_from_score(self, score: Floats) -> Floats:
         """Interpolate r (N,) mag at normal scores (N,), held constant beyond the table."""
-        position = (score - np.float32(self.score_first)) / np.float32(self.score_step)
+        position = (score - np.float32(self.score_first)) * np.float32(1.0 / self.score_step)
         np.clip(position, 0.0, len(self.score_mag) - 1, out=position)
         cell = position.astype(np.intp)
         position -= cell.astype(np.float32)
-        r: Floats = self.score_mag[cell] + position * self.score_rise[cell]
-        return r
+        position *= np.take(self.score_rise, cell, mode="clip")
+        position += np.take(self.score_mag, cell, mode="clip")
+        return position
 
 
 @cache
 def _load_model() -> _Model:
     """Read `sdss_stars.json`, once per process."""
     fitted = json.loads(resources.files(__package__).joinpath("sdss_stars.json").read_text())
-    weights = np.array(fitted["mixture"]["weights"])
+    ends = np.cumsum(fitted["mixture"]["weights"]) / np.sum(fitted["mixture"]["weights"])
+    keys = (np.arange(2**16) + 0.5) / 2**16
+    means, cholesky = np.array(fitted["mixture"]["means"]), np.array(fitted["mixture"]["cholesky"])
     score_mag = np.array(fitted["score_r"]["magnitude"])
     errors = {name: _error_table(fitted["log10_error"], name) for name in ("median", "below", "above")}
     return _Model(
-        weights=weights / weights.sum(),
-        means=np.array(fitted["mixture"]["means"], np.float32),
-        cholesky=np.array(fitted["mixture"]["cholesky"], np.float32),
+        component_of_key=np.searchsorted(ends[:-1], keys, side="right").astype(np.uint8),
+        affine=np.concatenate([means[:, :, None], cholesky], axis=2).astype(np.float32),
         score_first=fitted["score_r"]["first"],
         score_step=fitted["score_r"]["step"],
         score_mag=score_mag.astype(np.float32),
         score_rise=np.append(np.diff(score_mag), 0.0).astype(np.float32),
         log_error=errors["median"],
-        log_error_below=errors["below"],
-        log_error_above=errors["above"],
+        log_error_scatter=np.concatenate([errors["below"], errors["above"]], axis=1),
     )
 
 
