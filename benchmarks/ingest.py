@@ -1,4 +1,4 @@
-"""Ingest a CSV, end to end, against pyarrow.csv reading the same file, each in a fresh process.
+"""Ingest a CSV, end to end, against pyarrow.csv reading the same file by batches and whole, each in a fresh process.
 
 python benchmarks/ingest.py [--stars 10000000]       about 2 minutes, 3 GB of disk
 """
@@ -18,7 +18,10 @@ from common import Usage, bytes_in, measured, report, stopwatch
 
 from hpc_ae.photometry import BANDS, simulate_stars
 
-_READ = "import sys, pyarrow.csv as c; sum(len(batch) for batch in c.open_csv(sys.argv[1]))"
+_REFERENCES = {
+    "pyarrow_stream": "import sys, pyarrow.csv as c; sum(len(batch) for batch in c.open_csv(sys.argv[1]))",
+    "pyarrow_whole": "import sys, pyarrow.csv as c; c.read_csv(sys.argv[1])",  # on all cores, all rows in memory
+}
 
 
 def write_csv(path: Path, num_stars: int, block: int = 1_000_000) -> None:
@@ -36,40 +39,39 @@ def write_csv(path: Path, num_stars: int, block: int = 1_000_000) -> None:
         writer.close()
 
 
-def read_seconds(path: Path) -> float:
+def read_seconds(code: str, path: Path) -> float:
     """pyarrow.csv through the whole file, start-up included."""
     with stopwatch() as seconds:
-        subprocess.run([sys.executable, "-c", _READ, str(path)], check=True)
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
         return seconds()
 
 
 def main() -> None:
-    """Reference and ours, alternating, median of three each."""
+    """References and ours, alternating, median of three each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stars", type=int, default=10_000_000)
     num_stars = parser.parse_args().stars
     folder = Path(tempfile.mkdtemp(prefix="hpc_ae-ingest-"))
     raw, stars = folder / "stars.csv", folder / "stars"
     write_csv(raw, num_stars)
-    reads: list[float] = []
+    reads: dict[str, list[float]] = {name: [] for name in _REFERENCES}
     writes: list[Usage] = []
     for _ in range(3):
-        reads.append(read_seconds(raw))
+        for name, code in _REFERENCES.items():
+            reads[name].append(read_seconds(code, raw))
         shutil.rmtree(stars, ignore_errors=True)
         writes.append(measured("ingest", str(raw), "--out", str(stars), "--workers", "2"))
     num_bytes = raw.stat().st_size
-    read, usage = sorted(reads)[1], sorted(writes, key=lambda write: write.seconds)[1]
-    report(
-        "pyarrow.csv, 2 threads",
-        wall_seconds=read,
-        stars_per_second=num_stars / read,
-        gb_per_second=num_bytes / read / 1e9,
-    )
+    references = {name: sorted(seconds)[1] for name, seconds in reads.items()}
+    for name, read in references.items():
+        rates = {"stars_per_second": num_stars / read, "gb_per_second": num_bytes / read / 1e9}
+        report(f"ingest, reference {name}", wall_seconds=read, **rates)
+    usage = sorted(writes, key=lambda write: write.seconds)[1]
     report(
         "hpc-ae ingest, 2 workers",
         **usage.rates(num_stars, num_bytes + bytes_in(stars)),
         csv_gb_per_second=num_bytes / usage.seconds / 1e9,
-        to_pyarrow=read / usage.seconds,
+        **{f"to_{name}": read / usage.seconds for name, read in references.items()},
     )
     shutil.rmtree(folder)
 
