@@ -163,12 +163,77 @@ def run(
     return run_all(_load(config, overrides), redo or [], dry_run=dry_run, no_wait=no_wait)
 
 
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run_dir of a run.")]
+StageName = Annotated[str | None, typer.Argument(metavar="[STAGE]", help="train, encode, ...; the newest otherwise.")]
+
+
+@app.command()
+def status(
+    run_dir: RunDir,
+    json: Annotated[bool, typer.Option("--json", help="The status as JSON on standard output.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until the run ends.")] = False,
+) -> None:
+    """How far a run is: stage, job, state, nodes, progress, rate, time left, restarts, and what to type next."""
+    from jobs.status import open_run, status_of, status_record
+    from jobs.watch import show, watch_status
+
+    config = open_run(run_dir)
+    if json:
+        typer.echo(_as_json(status_record(config, status_of(config))))
+    elif watch:
+        watch_status(config)
+    else:
+        show(config)
+
+
+@app.command()
+def logs(
+    run_dir: RunDir,
+    stage: StageName = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the stage ends.")
+    ] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Of this rank.")] = 0,
+) -> None:
+    """What a stage has said: the log of one of its ranks, of its newest launch."""
+    from jobs.status import open_run
+    from jobs.watch import show_log
+
+    show_log(open_run(run_dir), stage, rank, follow=follow)
+
+
+@app.command()
+def cancel(run_dir: RunDir) -> None:
+    """End what still runs or waits, later stages first; what a training has done so far is saved."""
+    from jobs.status import cancel_run, open_run
+
+    for line in cancel_run(open_run(run_dir)) or ["nothing was started"]:
+        typer.echo(line)
+
+
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config: prints it as it would be used."""
     from hpc_ae.config import dump_config
 
     typer.echo(dump_config(_load(config, overrides)), nl=False)
+
+
+@app.command()
+def init(
+    site: Annotated[str | None, typer.Option(metavar="NAME", help="A profile of configs/sites: cpu, gpu, ...")] = None,
+    out: Annotated[Path, typer.Option(help="The config to write.")] = Path("hpc_ae.yaml"),
+    page: Annotated[bool, typer.Option("--page", help="Print the page on every key instead.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")] = False,
+) -> None:
+    """Write a commented starting config with every key."""
+    from jobs.init import config_page, config_schema, write_starting_config
+
+    if page or schema:
+        typer.echo(config_page() if page else config_schema(), nl=False)
+        return
+    write_starting_config(out, site)
+    typer.echo(f"{out} is written; next: hpc-ae check {out}; hpc-ae plan {out}; hpc-ae run {out}", err=True)
 
 
 @app.command()

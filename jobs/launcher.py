@@ -20,7 +20,7 @@ import submitit
 
 from hpc_ae.config import ClusterSection, RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
-from hpc_ae.files import make_dir, publish_bytes, read_json
+from hpc_ae.files import make_dir, publish_bytes, publish_json, read_json
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 from jobs.stages import Stage, num_workers, ranks_per_node
 from jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, marker_path
@@ -61,6 +61,11 @@ class Launched:
 def config_path(run_dir: Path) -> Path:
     """The resolved config of a run."""
     return run_dir / "config.yaml"
+
+
+def launch_record(run_dir: Path, stage: str) -> Path:
+    """Says which launch of a stage is the newest."""
+    return run_dir / "jobs" / "state" / f"{stage}.json"
 
 
 def num_tasks(stage: Stage, config: RunConfig) -> tuple[int, int]:
@@ -163,7 +168,10 @@ def launch(stage: Stage, config: RunConfig, depends_on: str | None = None, *, at
             job = executor.submit(payload)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
             raise _submission_error(stage, error) from error
-    return Launched(stage.name, str(job.job_id), nodes * tasks, config.run_path, state_dir, job, local)
+    launched = Launched(stage.name, str(job.job_id), nodes * tasks, config.run_path, state_dir, job, local)
+    record = {"job_id": launched.job_id, "num_tasks": launched.num_tasks, "local": local, "state_dir": state_dir.name}
+    publish_json(launch_record(config.run_path, stage.name), record)
+    return launched
 
 
 def _submission_error(stage: Stage, error: Exception) -> HpcAeError:

@@ -12,7 +12,7 @@ from typing import Any
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
 from hpc_ae.files import read_json
-from jobs.stages import expand_paths, num_workers, progress_path, ranks_per_node, stages_of
+from jobs.stages import expand_paths, num_workers, progress_path, ranks_per_node, stages_of, threads_per_rank
 
 _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
@@ -49,10 +49,10 @@ def calibrate(config: RunConfig) -> dict[str, float]:
             "train": train,
             "encode": {"reconstruction": config.encode.reconstruction},
         }
-        return _measure(folder, check_config(values, "plan"))
+        return _measure(folder, check_config(values, "plan"), threads_per_rank(config, "train"))
 
 
-def _measure(folder: Path, small: RunConfig) -> dict[str, float]:
+def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, float]:
     import torch
 
     from hpc_ae.encode import encode, finalise
@@ -63,7 +63,7 @@ def _measure(folder: Path, small: RunConfig) -> dict[str, float]:
     from hpc_ae.verify import verify
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)  # of training; the other verbs take one each
     paths = ReportPaths(small.encoding_path, small.catalog_path, folder / "report")
     works: dict[str, Callable[[], Any]] = {
         "simulate": lambda: simulate(

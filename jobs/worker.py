@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -124,6 +125,7 @@ class Marker:
             "status": status,
             "restart": self.restart,
             "pid": os.getpid(),
+            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             "time": time.time(),
         }
         publish_json(self.path, record)

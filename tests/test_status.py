@@ -1,0 +1,130 @@
+"""`status`, `logs` and `cancel`, of runs on this machine and of jobs on a real Slurm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import hpc_ae, start, write_config
+from slurm_cluster import SlurmCluster, wait_until
+
+LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
+SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
+
+
+def status(run_dir: Path, **variables: str) -> dict[str, dict[str, Any]]:
+    """What `status --json` says, by stage; "next" beside them."""
+    done = hpc_ae("status", run_dir, "--json", **variables)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    return {stage["stage"]: stage for stage in record["stages"]} | {"next": {"command": record["next"]}}
+
+
+def states(run_dir: Path, **variables: str) -> dict[str, str]:
+    """State by stage."""
+    return {name: stage["state"] for name, stage in status(run_dir, **variables).items() if name != "next"}
+
+
+def test_finished_run(tmp_path: Path) -> None:
+    """All stages done, all stars counted, the next command verifies; a log of each stage; nothing left to cancel."""
+    config = write_config(tmp_path)
+    assert hpc_ae("run", config).returncode == 0
+    shown = status(tmp_path / "run")
+    assert set(states(tmp_path / "run").values()) == {"done"}
+    assert shown["encode"]["done"] == shown["encode"]["total"] > 0
+    assert shown["next"]["command"] == f"hpc-ae verify {tmp_path / 'run'}"
+    table = hpc_ae("status", tmp_path / "run")
+    assert all(name in table.stdout for name in ("simulate", "train", "encode", "finalise", "postprocess", "done"))
+    log = hpc_ae("logs", tmp_path / "run", "train")
+    assert log.returncode == 0 and "train:" in log.stdout
+    ended = hpc_ae("cancel", tmp_path / "run")
+    assert ended.returncode == 0 and "train: done before" in ended.stdout
+
+
+def test_running_and_cancelled_run(tmp_path: Path) -> None:
+    """A training is seen running; cancel ends it with a checkpoint; status says so and how to go on."""
+    process = start("run", write_config(tmp_path, train=LONG))
+    run_dir = tmp_path / "run"
+    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 60)
+    shown = status(run_dir)
+    assert shown["train"]["state"] == "running" and shown["encode"]["state"] == "waiting"
+    assert "--watch" in shown["next"]["command"]
+    assert "asked to save" in hpc_ae("cancel", run_dir).stdout
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    shown = status(run_dir)
+    assert shown["train"]["state"] == "stopped" and "saved" in shown["train"]["why"]
+    assert shown["next"]["command"].startswith("hpc-ae run ")
+
+
+def test_killed_run(tmp_path: Path) -> None:
+    """A run whose processes were all killed is lost, not running."""
+    process = start("run", write_config(tmp_path, train=LONG))
+    run_dir = tmp_path / "run"
+    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 60)
+    process.kill()
+    process.communicate(timeout=60)
+    assert wait_until(lambda: states(run_dir)["train"] == "lost", timeout=30)
+
+
+def test_failed_stage(tmp_path: Path) -> None:
+    """The stage that failed, its message, and its log as what to look at."""
+    raw = tmp_path / "raw.csv"
+    raw.write_text("objid,ra,dec,u,g,r,i,z\n1,2,3,19,18,17,16,bright\n")
+    assert hpc_ae("run", write_config(tmp_path, catalog={"source": {"raw": [str(raw)]}})).returncode == 2
+    shown = status(tmp_path / "run")
+    assert shown["ingest"]["state"] == "failed" and "bright" in shown["ingest"]["why"]
+    assert shown["train"]["state"] == "waiting"
+    assert "logs" in shown["next"]["command"] and "ingest" in shown["next"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("status", "nowhere"), "not a run directory"),
+        (("logs", "nowhere"), "not a run directory"),
+        (("cancel", "nowhere"), "not a run directory"),
+    ],
+)
+def test_no_run(tmp_path: Path, words: tuple[str, str], message: str) -> None:
+    """A directory that is no run is status 2."""
+    done = hpc_ae(words[0], tmp_path / words[1])
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_nothing_logged_yet(tmp_path: Path) -> None:
+    """An unknown stage and a stage without a log say which there are, and what to type."""
+    config = write_config(tmp_path)
+    assert hpc_ae("train", config, "catalog.path=nowhere").returncode == 2
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "config.yaml").write_text(config.read_text())
+    done = hpc_ae("logs", tmp_path / "run", "teach")
+    assert done.returncode == 2 and "postprocess" in done.stderr
+    assert hpc_ae("logs", tmp_path / "run", "encode").returncode == 2
+
+
+@pytest.mark.slurm
+@pytest.mark.mpi
+def test_on_slurm(slurm: SlurmCluster, mpiexec: str, tmp_path: Path) -> None:
+    """Queued behind one another, running, cancelled children first; right without accounting and after the queue."""
+    config = write_config(tmp_path, train=LONG, cluster=SLURM)
+    variables = slurm.environment()
+    done = hpc_ae("run", config, "--no-wait", **variables)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "run"
+    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 90)
+    (run_dir / "jobs" / "state" / "scheduler.json").unlink(missing_ok=True)
+    shown = status(run_dir, **variables)
+    assert shown["simulate"]["state"] == "done" and shown["train"]["state"] == "running"
+    assert shown["train"]["nodes"] == "n1,n2"
+    assert (shown["encode"]["state"], shown["encode"]["why"]) == ("queued", "Dependency")
+    assert hpc_ae("logs", run_dir, "train", "--rank", "1", **variables).returncode == 0
+    ended = hpc_ae("cancel", run_dir, **variables).stdout.splitlines()
+    assert [line.split(":")[0] for line in ended] == ["postprocess", "finalise", "encode", "train", "simulate"]
+    assert ended[-1] == "simulate: done before"
+    assert wait_until(lambda: not slurm.run("squeue", "--noheader").strip(), timeout=30)
+    (run_dir / "jobs" / "state" / "scheduler.json").unlink()
+    assert states(run_dir, **variables)["train"] in ("stopped", "lost")
+    assert states(run_dir, **variables)["simulate"] == "done"
