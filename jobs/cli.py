@@ -237,6 +237,21 @@ def init(
 
 
 @app.command()
+def doctor(
+    run_dir: Annotated[Path, typer.Argument(metavar="[RUN_DIR]", help="Whose file system is tried.")] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
+) -> int:
+    """Is this machine right: Python, torch, GPUs, MPI, HDF5, compiler, Slurm, file system. Status 1 where it is not."""
+    from dataclasses import asdict
+
+    from jobs.doctor import examine, findings_text
+
+    findings = examine(run_dir)
+    typer.echo(_as_json({"findings": [asdict(row) for row in findings]}) if json else findings_text(findings))
+    return 1 if any(row.level == "fail" for row in findings) else 0
+
+
+@app.command()
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,

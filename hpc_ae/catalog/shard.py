@@ -34,6 +34,11 @@ _KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST_COMPRESSION = 1100  # deflate cannot do better than 1:1032
 
 
+def hdf5_version() -> str:
+    """Versions of HDF5 and of h5py."""
+    return f"HDF5 {h5py.version.hdf5_version}, h5py {h5py.version.version}"
+
+
 def write_shard(
     path: Path, catalog_format: str, arrays: Arrays, bands: Iterable[str], notes: dict[str, str]
 ) -> dict[str, Any]:

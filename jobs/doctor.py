@@ -1,0 +1,227 @@
+"""Is this machine right: each thing that a run needs, as ok, warn or fail, with the mend."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from hpc_ae.errors import HpcAeError
+
+_COMMAND_SECONDS = 30
+_LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
+_MOST_SKEW_SECONDS = 5.0
+_MPI_PROBE = "from mpi4py import MPI; print(MPI.Get_library_version().split(chr(0))[0].splitlines()[0])"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, how it is, what was found, and what to do where it is not well."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str = ""
+
+
+def examine(run_dir: Path) -> list[Finding]:
+    """Look at everything; `run_dir` (or its nearest parent that exists) is the file system that is tried."""
+    folder = run_dir.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _torch,
+        _gpus,
+        _hdf5,
+        _mpi,
+        _kernel,
+        _slurm,
+        _accounting,
+        lambda: _writing(folder),
+        lambda: _locking(folder),
+        lambda: _clock(folder),
+        lambda: _disk(folder),
+        _memory,
+        _umask,
+        _interface,
+    )
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()}, {sys.executable}"
+    return Finding("python", "ok" if sys.version_info >= (3, 11) else "fail", found, "use Python 3.11 or newer")
+
+
+def _torch() -> Finding:
+    try:
+        return Finding("torch", "ok", version("torch"))
+    except PackageNotFoundError:
+        return Finding("torch", "fail", "not installed", "python -m pip install hpc_ae")
+
+
+def _gpus() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible here"
+        return Finding("gpus", "ok", f"none ({reason}): everything runs on CPUs")
+    from torch.cuda import nccl
+
+    library = ".".join(map(str, nccl.version()))  # type: ignore[no-untyped-call]
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Finding("gpus", "ok", f"{names}; CUDA {torch.version.cuda}, NCCL {library}")
+
+
+def _hdf5() -> Finding:
+    from hpc_ae.catalog.shard import hdf5_version
+
+    return Finding("hdf5", "ok", hdf5_version())
+
+
+def _mpi() -> Finding:
+    """In a process of its own: a library that does not start must not end this one."""
+    done = _run(sys.executable, "-c", _MPI_PROBE)
+    if done is not None and done.returncode == 0:
+        return Finding("mpi", "ok", done.stdout.strip()[:80])
+    fix = (
+        "python -m pip install 'hpc_ae[mpich]', or load your site's MPI module; needed for catalogs over several nodes"
+    )
+    return Finding("mpi", "warn", "no MPI library can be loaded", fix)
+
+
+def _kernel() -> Finding:
+    from hpc_ae.model.autoencoder import Architecture
+    from hpc_ae.model.kernel import load_kernel
+
+    try:
+        return Finding("kernel", "ok", load_kernel(Architecture(("u", "g", "r", "i", "z"))).name)
+    except HpcAeError as error:
+        return Finding(
+            "kernel", "warn", str(error).splitlines()[0], "install g++: CPUs are several times slower without"
+        )
+
+
+def _slurm() -> Finding:
+    missing = [name for name in ("sbatch", "srun", "squeue", "scancel", "scontrol") if shutil.which(name) is None]
+    if len(missing) == 5:
+        return Finding("slurm", "ok", "not on this machine: runs are local (cluster.kind: local)")
+    if missing:
+        return Finding("slurm", "fail", f"not on PATH: {', '.join(missing)}", "load your site's Slurm module")
+    done = _run("sinfo", "--noheader", "--format", "%P")
+    named = _run("sinfo", "--version")
+    if done is None or done.returncode or named is None:
+        return Finding("slurm", "warn", f"sinfo does not answer: {_error_of(done)}", "runs are local until it does")
+    return Finding("slurm", "ok", f"{named.stdout.strip()}; partitions {' '.join(done.stdout.split())}")
+
+
+def _accounting() -> Finding:
+    if shutil.which("sacct") is None:
+        return Finding("accounting", "ok", "no sacct: status goes by own files and squeue")
+    done = _run("sacct", "--noheader", "--allocations", "--format", "JobID")
+    found = (
+        "sacct answers" if done is not None and done.returncode == 0 else "none: status goes by own files and squeue"
+    )
+    return Finding("accounting", "ok", found)
+
+
+def _writing(folder: Path) -> Finding:
+    path = folder / f".hpc-ae-doctor-{secrets.token_hex(4)}"
+    try:
+        path.write_bytes(b"1")
+        path.replace(path.with_suffix(".renamed"))
+        path.with_suffix(".renamed").unlink()
+    except OSError as error:
+        return Finding("run directory", "fail", f"{folder}: {error.strerror}", "choose a run_dir that you may write to")
+    return Finding("run directory", "ok", f"{folder}: write and rename work")
+
+
+def _locking(folder: Path) -> Finding:
+    path = folder / f".hpc-ae-doctor-{secrets.token_hex(4)}"
+    try:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Finding("file locks", "ok", "work in the run directory")
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        return Finding("file locks", "warn", name, "two commands in one run directory will not see each other")
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _clock(folder: Path) -> Finding:
+    path = folder / f".hpc-ae-doctor-{secrets.token_hex(4)}"
+    try:
+        path.touch()
+        skew = abs(path.stat().st_mtime - time.time())
+        path.unlink()
+    except OSError as error:
+        return Finding("clock", "warn", f"cannot be compared: {error.strerror}")
+    level: Literal["ok", "warn"] = "ok" if skew < _MOST_SKEW_SECONDS else "warn"
+    return Finding("clock", level, f"{skew:.1f} s from the file system's", "ask the administrators: times will mislead")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 1e9
+    fix = "a survey of 260 million stars takes 26 GB; a quota may allow less than the file system has"
+    return Finding("free disk", "ok" if free > _LEAST_DISK_GB else "warn", f"{free:.0f} GB", fix)
+
+
+def _memory() -> Finding:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+    fix = "fewer ranks on this machine, or train.memory_limit"
+    return Finding("free memory", "ok" if free > _LEAST_MEMORY_GIB else "warn", f"{free:.1f} GiB", fix)
+
+
+def _umask() -> Finding:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return Finding("umask", "ok", f"{mask:03o} while hpc-ae runs: what it writes is its owner's alone")
+
+
+def _interface() -> Finding:
+    import socket
+
+    from hpc_ae.runtime.distributed import interface_to
+
+    name = interface_to(socket.gethostname())
+    if name is None:
+        return Finding("network", "warn", "no interface found for this host's name", "set cluster.network_interface")
+    level: Literal["ok", "warn"] = "warn" if name == "lo" and "SLURM_JOB_ID" in os.environ else "ok"
+    return Finding("network", level, f"Gloo would take {name}", "set cluster.network_interface for more than one node")
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _error_of(done: subprocess.CompletedProcess[str] | None) -> str:
+    return "" if done is None else (done.stderr.strip().splitlines() or [""])[0][:200]
+
+
+def findings_text(findings: list[Finding]) -> str:
+    """One line each, the mend under what is not well."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<5}{finding.name:<15}{finding.found}")
+        if finding.level != "ok" and finding.fix:
+            lines.append(f"{'':<20}to do: {finding.fix}")
+    return "\n".join(lines)
