@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from slurm_cluster import SlurmCluster, missing_requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# A shell starts its background commands deaf to Ctrl-C, which their children inherit: tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _find_mpiexec() -> str | None:

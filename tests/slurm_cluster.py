@@ -246,6 +246,9 @@ class SlurmCluster:
             "ReturnToService": 2,
             "KillWait": 2,
             "SlurmdTimeout": 10,
+            # MPICH names its shared memory after the job's number: what a killed job of another cluster has left there
+            # would be taken for this job's
+            "FirstJobId": random.SystemRandom().randrange(1_000, 60_000_000),
             "InactiveLimit": 0,
             "MinJobAge": 300,
             "JobRequeue": 1,
