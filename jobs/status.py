@@ -57,7 +57,7 @@ def open_run(run_dir: Path) -> RunConfig:
 def status_of(config: RunConfig) -> list[StageStatus]:
     """Every stage of the run, in order."""
     launches = {stage.name: launched_before(config, stage.name) for stage in stages_of(config)}
-    queue = ask_scheduler(config, [job for job in launches.values() if job is not None and not job.local])
+    queue = ask_scheduler(config, [job.job_id for job in launches.values() if job is not None and not job.local])
     return [_stage_status(config, stage, launches[stage.name], queue) for stage in stages_of(config)]
 
 
@@ -71,31 +71,29 @@ def launched_before(config: RunConfig, stage: str) -> Launched | None:
     return Launched(stage, record["job_id"], record["num_tasks"], config.run_path, state_dir, local=record["local"])
 
 
-def ask_scheduler(config: RunConfig, jobs: list[Launched]) -> dict[str, dict[str, str]]:
-    """State, reason and nodes by job id; the last answer again where that is younger than a minute."""
-    if not jobs:
+def ask_scheduler(config: RunConfig, job_ids: list[str]) -> dict[str, dict[str, str]] | None:
+    """State, reason and nodes by job id, None where Slurm does not answer; asked again when a minute has passed."""
+    if not job_ids:
         return {}
     cache = config.run_path / "jobs" / "state" / "scheduler.json"
-    wanted = sorted(job.job_id for job in jobs)
     with contextlib.suppress(HpcAeError):
         record = read_json(cache)
-        if record["jobs"] == wanted and 0 <= time.time() - record["time"] < _SCHEDULER_SECONDS:
+        if record["jobs"] == job_ids and 0 <= time.time() - record["time"] < _SCHEDULER_SECONDS:
             return dict(record["answer"])
-    answer = _sacct(wanted) | _squeue(wanted)
+    lines = _lines("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%N")
+    if lines is None:
+        return None
+    queued = _table(lines, ("state", "reason", "nodes"))
+    answer = _sacct(job_ids) | {job_id: queued[job_id] for job_id in job_ids if job_id in queued}
     with contextlib.suppress(HpcAeError):
-        publish_json(cache, {"jobs": wanted, "time": time.time(), "answer": answer})
+        publish_json(cache, {"jobs": job_ids, "time": time.time(), "answer": answer})
     return answer
-
-
-def _squeue(job_ids: list[str]) -> dict[str, dict[str, str]]:
-    lines = _lines("squeue", "--noheader", "--jobs", ",".join(job_ids), "--format", "%i|%T|%r|%N")
-    return _table(lines, ("state", "reason", "nodes"))
 
 
 def _sacct(job_ids: list[str]) -> dict[str, dict[str, str]]:
     """Empty where there is no accounting."""
     options = ("--noheader", "--allocations", "--parsable2", "--format", "JobID,State,Reason,NodeList")
-    return _table(_lines("sacct", "--jobs", ",".join(job_ids), *options), ("state", "reason", "nodes"))
+    return _table(_lines("sacct", "--jobs", ",".join(job_ids), *options) or [], ("state", "reason", "nodes"))
 
 
 def _table(lines: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -103,16 +101,16 @@ def _table(lines: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]
     return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
 
-def _lines(*command: str) -> list[str]:
+def _lines(*command: str) -> list[str] | None:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
+        return None
+    return answer.stdout.splitlines() if answer.returncode == 0 else None
 
 
 def _stage_status(
-    config: RunConfig, stage: Stage, job: Launched | None, queue: dict[str, dict[str, str]]
+    config: RunConfig, stage: Stage, job: Launched | None, queue: dict[str, dict[str, str]] | None
 ) -> StageStatus:
     status = StageStatus(stage.name)
     if job is None:
@@ -125,7 +123,7 @@ def _stage_status(
     markers = job.markers()
     status.restarts = max((int(marker["restart"]) for marker in markers), default=0)
     status.nodes = ",".join(sorted({str(marker.get("host", "")) for marker in markers} - {""}))
-    status.state, status.why = _state(job, markers, queue.get(job.job_id, {}), asked=bool(queue) or job.local)
+    status.state, status.why = _state(job, markers, None if queue is None else queue.get(job.job_id, {}))
     if status.state == "done":
         status.done = status.total
     status.seconds_left = (
@@ -141,25 +139,27 @@ def _add_progress(status: StageStatus, path: Path) -> None:
         status.unit, status.rate = str(record["unit"]), float(record["rate"])
 
 
-def _state(job: Launched, markers: list[dict[str, Any]], queued: dict[str, str], *, asked: bool) -> tuple[str, str]:
-    """(state, why) of a launch: by its markers, by the queue where they leave it open."""
+def _state(job: Launched, markers: list[dict[str, Any]], queued: dict[str, str] | None) -> tuple[str, str]:
+    """(state, why) of a launch: by its markers, by the queue (None: no answer) where they leave it open."""
     states = [str(marker["state"]) for marker in markers]
     failed = [marker for marker in markers if marker["state"] == "failed"]
     if failed:
         return "failed", str(min(failed, key=lambda marker: float(marker["time"]))["message"])
     if states.count("done") == job.num_tasks:
         return "done", ""
-    if queued.get("state", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"):
-        return "queued", queued["reason"]
     if job.local:
         return _local_state(markers)
+    if queued is None:
+        return ("running" if "running" in states else "queued"), "Slurm does not answer: this is from its own files"
+    if queued.get("state", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"):
+        return "queued", queued["reason"]
     if queued.get("state", "") in ("RUNNING", "COMPLETING", "CONFIGURING"):
         return ("running", "") if "running" in states else ("queued", "starting")
     if queued:
         return ("stopped" if "CANCELLED" in queued["state"] else "lost"), queued["state"].lower()
     if "interrupted" in states:
         return "stopped", "it was asked to stop, and saved its work"
-    return "lost", "the job has left Slurm's queue without finishing" if asked else "Slurm does not answer"
+    return "lost", "the job has left Slurm's queue without finishing"
 
 
 def _local_state(markers: list[dict[str, Any]]) -> tuple[str, str]:

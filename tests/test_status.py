@@ -121,6 +121,9 @@ def test_on_slurm(slurm: SlurmCluster, mpiexec: str, tmp_path: Path) -> None:
     assert shown["train"]["nodes"] == "n1,n2"
     assert (shown["encode"]["state"], shown["encode"]["why"]) == ("queued", "Dependency")
     assert hpc_ae("logs", run_dir, "train", "--rank", "1", **variables).returncode == 0
+    (run_dir / "jobs" / "state" / "scheduler.json").unlink()
+    unanswered = status(run_dir, **{**variables, "SLURM_CONF": str(tmp_path / "nowhere.conf")})
+    assert unanswered["train"]["state"] == "running" and "does not answer" in unanswered["train"]["why"]
     ended = hpc_ae("cancel", run_dir, **variables).stdout.splitlines()
     assert [line.split(":")[0] for line in ended] == ["postprocess", "finalise", "encode", "train", "simulate"]
     assert ended[-1] == "simulate: done before"
