@@ -49,10 +49,12 @@ def ranks_per_node(config: RunConfig, stage: str) -> int:
 
 
 def threads_per_rank(config: RunConfig, stage: str) -> int:
-    """Threads of a rank: its cores. The one rank that trains on this machine where nothing is said takes them all."""
+    """Threads of a rank: its cores. The one rank that trains on this machine where nothing is said takes them all, but
+    not with PyTorch's operators, which small batches over several threads slow down.
+    """
     cluster = config.cluster
     chosen = cluster.ranks_per_node or cluster.gpus_per_node or cluster.kind == "slurm"
-    if stage != "train" or chosen:
+    if stage != "train" or chosen or config.train.compute in ("torch", "compile"):
         return cluster.cpus_per_task
     return max(cluster.cpus_per_task, min(_MOST_RANKS, len(os.sched_getaffinity(0))))
 

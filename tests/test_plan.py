@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from commands import hpc_ae
 
 from hpc_ae.config import RunConfig, check_config
 from jobs.plan import _limit_seconds, make_plan, warnings_of
+from jobs.stages import threads_per_rank
 
 RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
 
@@ -63,3 +65,20 @@ def test_command_measures_this_machine(tmp_path: Path) -> None:
     record = json.loads(done.stdout)
     assert record["num_stars"] == 1_000_000 and all(stage["seconds"] > 0 for stage in record["stages"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "compute", "expected"),
+    [
+        ({}, "auto", None),
+        ({}, "torch", 1),
+        ({"ranks_per_node": 2}, "auto", 1),
+        ({"ranks_per_node": 1, "cpus_per_task": 3}, "torch", 3),
+        ({"kind": "slurm", "cpus_per_task": 4}, "auto", 4),
+    ],
+)
+def test_threads_of_training(cluster: dict[str, object], compute: str, expected: int | None) -> None:
+    """All cores for the one rank of the fused kernel where nothing is said (None), else what the config says."""
+    config = check_config({"run_dir": "x", "cluster": cluster, "train": {"compute": compute}}, "test")
+    assert threads_per_rank(config, "train") == (expected or min(8, len(os.sched_getaffinity(0))))
+    assert threads_per_rank(config, "encode") == cluster.get("cpus_per_task", 1)
