@@ -102,10 +102,15 @@ def is_encoded(job: EncodeJob) -> bool:
 
 
 def encode(
-    config: RunConfig, ranks: Ranks, device: torch.device, stop_requested: Callable[[], bool] = lambda: False
+    config: RunConfig,
+    ranks: Ranks,
+    device: torch.device,
+    stop_requested: Callable[[], bool] = lambda: False,
+    progress_path: Path | None = None,
 ) -> str:
     """Encode this rank's shards that are not done yet. Returns "done" or "interrupted" (between two shards).
 
+    `progress_path`: where a rank that leads its job says how far all ranks are; the others are quiet.
     StaleError names the first shard that another model or catalog made.
     """
     job = make_job(config)
@@ -114,8 +119,7 @@ def encode(
     make_dir(job.out_dir)
     done = [_is_done(job, index) for index in range(len(job.stars.shards))]  # all: never beside another model's shards
     todo = [index for index in range(ranks.rank, len(done), ranks.world_size) if not done[index]]
-    progress_path = config.run_path / "jobs" / "progress" / "encode.json" if ranks.rank == 0 else None
-    with Progress("encode", job.stars.num_stars, "stars", path=progress_path, quiet=ranks.rank != 0) as progress:
+    with Progress("encode", job.stars.num_stars, "stars", path=progress_path, quiet=progress_path is None) as progress:
         progress.start_at(_num_recorded(job))
         finished = _encode_shards(job, todo, device, progress, stop_requested)
     return "done" if finished else "interrupted"

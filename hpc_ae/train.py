@@ -19,7 +19,7 @@ from torch import Tensor
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.partition import BatchPlan, epoch_batches, owned_partitions, valid_batch_sizes
 from hpc_ae.catalog.training import StreamedRows, count_training_rows, load_training_rows, load_validation_rows
-from hpc_ae.config import Divide, RunConfig, Standardize
+from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import remove_debris
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
@@ -32,6 +32,7 @@ from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.metrics import Metrics
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.sections import Divide, Standardize
 
 # What may change between a start and a restart without changing the result.
 _OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "tensorboard", "compute", "memory_limit"}

@@ -104,47 +104,46 @@ def _parse_mapping(entries: list[str]) -> dict[str, str]:
     return mapping
 
 
-def _run_stage(name: str, config_path: Path, overrides: list[str] | None) -> None:
-    """A stage on this machine: as one rank where this process is one already, else with its own ranks."""
-    from jobs.worker import StopFlag, adopt_slurm_step
-
-    config = _load(config_path, overrides)
-    if name in ("train", "encode") and adopt_slurm_step():
-        from jobs.stages import STAGES
-
-        outcome = STAGES[name].run(config, StopFlag())
-        if name == "encode" and outcome == "done":
-            typer.echo(
-                "this rank is done; when all are, `hpc-ae encode CONFIG` without a launcher finalises the catalog",
-                err=True,
-            )
-        return
-    from jobs.pipeline import run_stage_here
+def _run_stage(name: str, config: RunConfig) -> int | None:
+    """A stage on this machine with its own ranks (None), or as the rank that another launcher made of this process:
+    its exit status.
+    """
+    from jobs.adopt import run_adopted
     from jobs.stages import STAGES
 
-    run_stage_here(config, STAGES[name])
+    outcome = run_adopted(config, STAGES[name])
+    if outcome is None:
+        from jobs.pipeline import run_stage_here
+
+        run_stage_here(config, STAGES[name])
+        return None
+    return 0 if outcome == "done" else 130
 
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+def train(config: ConfigPath, overrides: Overrides = None) -> int:
     """Train on the star catalog: checkpoints and a model. Goes on from the newest checkpoint."""
-    _run_stage("train", config, overrides)
+    return _run_stage("train", _load(config, overrides)) or 0
 
 
 @app.command()
-def encode(config: ConfigPath, overrides: Overrides = None) -> None:
+def encode(config: ConfigPath, overrides: Overrides = None) -> int:
     """Encode the star catalog with the model, check it completely. Shards that are done are skipped."""
-    import os
-
-    _run_stage("encode", config, overrides)
-    if "RANK" not in os.environ:
-        _run_stage("finalise", config, overrides)
+    loaded = _load(config, overrides)
+    status = _run_stage("encode", loaded)
+    if status is None:
+        _run_stage("finalise", loaded)
+        return 0
+    typer.echo(
+        "this rank has ended; when all have, `hpc-ae encode CONFIG` without a launcher finalises the catalog", err=True
+    )
+    return status
 
 
 @app.command()
-def postprocess(config: ConfigPath, overrides: Overrides = None) -> None:
+def postprocess(config: ConfigPath, overrides: Overrides = None) -> int:
     """Summary, anomalies and figures of the encoding catalog."""
-    _run_stage("postprocess", config, overrides)
+    return _run_stage("postprocess", _load(config, overrides)) or 0
 
 
 @app.command()
@@ -152,15 +151,23 @@ def run(
     config: ConfigPath,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Slurm: return when all jobs are submitted.")] = False,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Return when all jobs are submitted, or the local run is in the background."),
+    ] = False,
+    parsable: Annotated[bool, typer.Option("--parsable", help="Slurm: print job ids alone, one a line.")] = False,
     redo: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Discard this stage's output and what follows.")
     ] = None,
 ) -> int:
     """All stages that are not done yet, on this machine or as a chain of Slurm jobs."""
     from jobs.pipeline import run as run_all
+    from jobs.pipeline import show_plan
 
-    return run_all(_load(config, overrides), redo or [], dry_run=dry_run, no_wait=no_wait)
+    loaded = _load(config, overrides)
+    if dry_run:
+        return show_plan(loaded, redo or [])
+    return run_all(loaded, redo or [], no_wait=no_wait, parsable=parsable)
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run_dir of a run.")]
@@ -193,7 +200,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the stage ends.")
     ] = False,
-    rank: Annotated[int, typer.Option(min=0, help="Of this rank.")] = 0,
+    rank: Annotated[int | None, typer.Option(min=0, help="Of this rank; otherwise of the first.")] = None,
 ) -> None:
     """What a stage has said: the log of one of its ranks, of its newest launch."""
     from jobs.status import open_run
@@ -212,11 +219,23 @@ def cancel(run_dir: RunDir) -> None:
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Check a config: prints it as it would be used."""
+def check(config: ConfigPath, overrides: Overrides = None) -> int:
+    """Is a config right: prints it as it would be used; says what is wrong (status 2) or odd about it."""
     from hpc_ae.config import dump_config
+    from jobs.advice import advice
 
-    typer.echo(dump_config(_load(config, overrides)), nl=False)
+    loaded = _load(config, overrides)
+    typer.echo(dump_config(loaded), nl=False)
+    problems, warnings = advice(loaded)
+    _echo_advice(problems, warnings)
+    return 2 if problems else 0
+
+
+def _echo_advice(problems: list[str], warnings: list[str]) -> None:
+    for text in problems:
+        typer.echo(f"wrong: {text}", err=True)
+    for text in warnings:
+        typer.echo(f"warning: {text}", err=True)
 
 
 @app.command()
@@ -258,12 +277,16 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
 ) -> None:
     """What a run will cost: time, memory, disk and node-hours of each stage, from a short calibration here."""
+    from jobs.advice import advice
     from jobs.plan import calibrate, make_plan, plan_record, plan_text
 
     loaded = _load(config, overrides)
     rates = calibrate(loaded)
     plans = make_plan(loaded, rates)
-    typer.echo(_as_json(plan_record(loaded, plans, rates)) if json else plan_text(loaded, plans))
+    problems, warnings = advice(loaded, plans)
+    record = {**plan_record(loaded, plans, rates), "problems": problems, "warnings": warnings}
+    typer.echo(_as_json(record) if json else plan_text(loaded, plans))
+    _echo_advice(problems, warnings)
 
 
 @app.command()

@@ -9,31 +9,19 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from hpc_ae.errors import HpcAeError
+from jobs.doctor_nodes import examine_nodes
+from jobs.finding import Finding, Level, error_of, run_quietly
 
-_COMMAND_SECONDS = 30
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
 _MOST_SKEW_SECONDS = 5.0
 _MPI_PROBE = "from mpi4py import MPI; print(MPI.Get_library_version().split(chr(0))[0].splitlines()[0])"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One row: what was looked at, how it is, what was found, and what to do where it is not well."""
-
-    name: str
-    level: Literal["ok", "warn", "fail"]
-    found: str
-    fix: str = ""
 
 
 def examine(run_dir: Path) -> list[Finding]:
@@ -47,6 +35,7 @@ def examine(run_dir: Path) -> list[Finding]:
         _gpus,
         _hdf5,
         _mpi,
+        _compiler,
         _kernel,
         _slurm,
         _accounting,
@@ -54,11 +43,12 @@ def examine(run_dir: Path) -> list[Finding]:
         lambda: _locking(folder),
         lambda: _clock(folder),
         lambda: _disk(folder),
+        lambda: _quota(folder),
         _memory,
         _umask,
         _interface,
     )
-    return [check() for check in checks]
+    return [*(check() for check in checks), *examine_nodes(folder)]
 
 
 def _python() -> Finding:
@@ -94,13 +84,22 @@ def _hdf5() -> Finding:
 
 def _mpi() -> Finding:
     """In a process of its own: a library that does not start must not end this one."""
-    done = _run(sys.executable, "-c", _MPI_PROBE)
+    done = run_quietly(sys.executable, "-c", _MPI_PROBE)
     if done is not None and done.returncode == 0:
         return Finding("mpi", "ok", done.stdout.strip()[:80])
     fix = (
         "python -m pip install 'hpc_ae[mpich]', or load your site's MPI module; needed for catalogs over several nodes"
     )
     return Finding("mpi", "warn", "no MPI library can be loaded", fix)
+
+
+def _compiler() -> Finding:
+    """The one that torch.compile and our kernel take."""
+    name = os.environ.get("CXX") or "g++"
+    done = run_quietly(name, "--version")
+    if done is None or done.returncode:
+        return Finding("compiler", "warn", f"no {name}", "install g++, or load its module: CPUs are slower without")
+    return Finding("compiler", "ok", done.stdout.splitlines()[0])
 
 
 def _kernel() -> Finding:
@@ -121,17 +120,17 @@ def _slurm() -> Finding:
         return Finding("slurm", "ok", "not on this machine: runs are local (cluster.kind: local)")
     if missing:
         return Finding("slurm", "fail", f"not on PATH: {', '.join(missing)}", "load your site's Slurm module")
-    done = _run("sinfo", "--noheader", "--format", "%P")
-    named = _run("sinfo", "--version")
+    done = run_quietly("sinfo", "--noheader", "--format", "%P")
+    named = run_quietly("sinfo", "--version")
     if done is None or done.returncode or named is None:
-        return Finding("slurm", "warn", f"sinfo does not answer: {_error_of(done)}", "runs are local until it does")
+        return Finding("slurm", "warn", f"sinfo does not answer: {error_of(done)}", "runs are local until it does")
     return Finding("slurm", "ok", f"{named.stdout.strip()}; partitions {' '.join(done.stdout.split())}")
 
 
 def _accounting() -> Finding:
     if shutil.which("sacct") is None:
         return Finding("accounting", "ok", "no sacct: status goes by own files and squeue")
-    done = _run("sacct", "--noheader", "--allocations", "--format", "JobID")
+    done = run_quietly("sacct", "--noheader", "--allocations", "--format", "JobID")
     found = (
         "sacct answers" if done is not None and done.returncode == 0 else "none: status goes by own files and squeue"
     )
@@ -171,7 +170,7 @@ def _clock(folder: Path) -> Finding:
         path.unlink()
     except OSError as error:
         return Finding("clock", "warn", f"cannot be compared: {error.strerror}")
-    level: Literal["ok", "warn"] = "ok" if skew < _MOST_SKEW_SECONDS else "warn"
+    level: Level = "ok" if skew < _MOST_SKEW_SECONDS else "warn"
     return Finding("clock", level, f"{skew:.1f} s from the file system's", "ask the administrators: times will mislead")
 
 
@@ -179,6 +178,31 @@ def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     fix = "a survey of 260 million stars takes 26 GB; a quota may allow less than the file system has"
     return Finding("free disk", "ok" if free > _LEAST_DISK_GB else "warn", f"{free:.0f} GB", fix)
+
+
+def _quota(folder: Path) -> Finding:
+    """By `lfs quota` on Lustre, else by `quota`."""
+    user = str(os.getuid())
+    for words in (("lfs", "quota", "-q", "-u", user, str(folder)), ("quota", "--no-wrap", "--user", user)):
+        done = run_quietly(*words)
+        if done is not None and done.returncode == 0 and (left := quota_left_gb(done.stdout)) is not None:
+            fix = "make room, or choose another file system: a survey of 260 million stars takes 26 GB"
+            return Finding("quota", "ok" if left > _LEAST_DISK_GB else "warn", f"{left:.0f} GB left", fix)
+    return Finding("quota", "ok", "none that `lfs quota` or `quota` know of")
+
+
+def quota_left_gb(text: str) -> float | None:
+    """The least room of any file system in the answer of quota or lfs quota; None where none is limited.
+
+    Its lines are: file system, kilobytes used (with * where over), soft limit, hard limit, ...; 0 is no limit.
+    """
+    left = []
+    for line in text.splitlines():
+        words = [word.rstrip("*") for word in line.split()]
+        if len(words) >= 4 and all(word.isdigit() for word in words[1:4]):
+            used, soft, hard = (int(word) for word in words[1:4])
+            left += [(limit - used) * 1024 / 1e9 for limit in (soft, hard) if limit]
+    return min(left, default=None)
 
 
 def _memory() -> Finding:
@@ -202,19 +226,8 @@ def _interface() -> Finding:
     name = interface_to(socket.gethostname())
     if name is None:
         return Finding("network", "warn", "no interface found for this host's name", "set cluster.network_interface")
-    level: Literal["ok", "warn"] = "warn" if name == "lo" and "SLURM_JOB_ID" in os.environ else "ok"
+    level: Level = "warn" if name == "lo" and "SLURM_JOB_ID" in os.environ else "ok"
     return Finding("network", level, f"Gloo would take {name}", "set cluster.network_interface for more than one node")
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
-def _error_of(done: subprocess.CompletedProcess[str] | None) -> str:
-    return "" if done is None else (done.stderr.strip().splitlines() or [""])[0][:200]
 
 
 def findings_text(findings: list[Finding]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from hpc_ae.cluster import Resources
 from hpc_ae.config import RunConfig, check_config, known_keys
 from hpc_ae.errors import InputError
 from hpc_ae.files import publish_bytes
 from hpc_ae.yaml_loader import parse_yaml
 
 _COMMENT_COLUMN = 44
+# What a stage may ask for is what `cluster` may: the page says it once.
+_REPEATED = re.compile(rf"cluster\.stages\.\w+\.({'|'.join(Resources.model_fields)})")
 _START: dict[str, Any] = {"run_dir": "runs/mine", "catalog": {"source": {"simulate": {"stars": 200_000}}}}
 _NOT_SHOWN = ("raw", "columns")  # the other way to make a catalog stands beside it as a comment
 _RAW = (
@@ -51,6 +55,9 @@ def _lines(section: type[BaseModel], values: dict[str, Any], depth: int) -> list
     found = []
     for name, field in section.model_fields.items():
         if name in _NOT_SHOWN:
+            continue
+        if name == "stages":  # one line, as it may say much about little
+            found.append(_commented(f"{'  ' * depth}stages: {_flow(values.get(name, {}))}", field.description or ""))
             continue
         kind = _section_of(field.annotation)
         given = values.get(name)
@@ -95,6 +102,8 @@ def config_page() -> str:
     """docs/config.md: every key, its default and its meaning."""
     rows = []
     for key, field in known_keys().items():
+        if _REPEATED.fullmatch(key):
+            continue
         if _section_of(field.annotation) is not None:
             rows.append(f"| **{key}** | | {field.description or ''} |")
             continue

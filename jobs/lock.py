@@ -39,3 +39,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def who_holds(run_dir: Path) -> str:
+    """What the last process that held the lock said of itself; empty where none ever did."""
+    with contextlib.suppress(OSError):
+        return (run_dir / "jobs" / "lock").read_text(errors="replace")[:200]
+    return ""

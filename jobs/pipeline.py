@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.config import RunConfig, dump_config
-from hpc_ae.errors import HpcAeError, InputError, StaleError
-from hpc_ae.files import make_dir, publish_bytes, publish_json, read_json
-from hpc_ae.runtime.progress import Progress
-from jobs.launcher import Launched, batch_script, cancel, config_path, jobs_in_queue, launch, say, wait
-from jobs.lock import run_lock
-from jobs.stages import STAGES, Stage, num_workers, progress_path, ranks_per_node, stages_of, threads_per_rank
+from hpc_ae.errors import InputError, StaleError, WorkError
+from hpc_ae.files import make_dir, read_json
+from jobs.launched import Launched, config_path, launched_before, prepare_run
+from jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
+from jobs.lock import run_lock, who_holds
+from jobs.resources import num_workers, ranks_per_node, threads_per_rank
+from jobs.scheduler import ask, is_alive
+from jobs.slurm import batch_script, dependency_options
+from jobs.stages import STAGES, Stage, progress_path, stages_of
+from jobs.watch import LiveView
 
-
-def prepare_run(config: RunConfig) -> None:
-    """Make the run directory and write the resolved config into it."""
-    make_dir(config.run_path)
-    publish_bytes(config_path(config.run_path), dump_config(config).encode())
+_START_SECONDS = 60.0
 
 
 def discard(config: RunConfig, names: list[str]) -> None:
     """Remove the outputs of the named stages and of every stage after the first of them."""
     stages = stages_of(config)
-    known = [stage.name for stage in stages]
-    if unknown := [name for name in names if name not in known]:
-        raise InputError("no such stage in this run", where="--redo", got=unknown[0], expected=", ".join(known))
-    first = min((known.index(name) for name in names), default=len(stages))
-    for stage in stages[first:]:
+    for stage in stages[first_redone(config, names) :]:
         for path in stage.outputs(config):
             if path.exists():
                 say(f"discarding {path}")
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def first_redone(config: RunConfig, names: list[str]) -> int:
+    """The place of the first of the named stages among those of the run; the number of stages where none is named."""
+    known = [stage.name for stage in stages_of(config)]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError("no such stage in this run", where="--redo", got=unknown[0], expected=", ".join(known))
+    return min((known.index(name) for name in names), default=len(known))
 
 
 def stages_left(config: RunConfig) -> list[Stage]:
@@ -63,10 +68,9 @@ def _refuse_stale(config: RunConfig, running: Stage) -> None:
         )
 
 
-def run(config: RunConfig, redo: list[str], *, dry_run: bool, no_wait: bool) -> int:
+def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
     """Run all stages that are not already done; the exit status of the contract."""
-    if dry_run:
-        return show_plan(config)
+    slurm = config.cluster.kind == "slurm"
     with run_lock(config.run_path):
         queued = submitted_before(config)
         if queued:
@@ -79,29 +83,37 @@ def run(config: RunConfig, redo: list[str], *, dry_run: bool, no_wait: bool) -> 
         if done and not queued:
             say(f"already done: {', '.join(done)}")
         started = time.monotonic()
-        if config.cluster.kind == "local":
-            _run_locally(config, left)
-        else:
-            launched = queued or submit_chain(config, left)
-            if no_wait:
-                return 0
+        launched = (queued or submit_chain(config, left, parsable)) if slurm else []
+        if launched:
+            say_what_next(config)
+        if slurm and not no_wait:
             _follow_chain(config, launched)
+        elif not slurm and not no_wait:
+            _run_locally(config, left)
+    if no_wait:
+        return 0 if slurm or not left else start_detached(config)
     say_result(config, time.monotonic() - started)
     return 0
 
 
 def submitted_before(config: RunConfig) -> list[Launched]:
     """The jobs of this run directory that are still in Slurm's queue; none for a run that was never submitted."""
-    path = config.run_path / "jobs" / "submitted.json"
-    if not path.exists():
-        return []
-    jobs = read_json(path)["jobs"]
-    alive = jobs_in_queue([str(job["job_id"]) for job in jobs])
-    return [
-        Launched(job["stage"], job["job_id"], job["num_tasks"], config.run_path, Path(job["state_dir"]), local=False)
-        for job in jobs
-        if job["job_id"] in alive
-    ]
+    known = [launched_before(config.run_path, name) for name in STAGES]
+    jobs = [job for job in known if job is not None and not job.local and not _has_ended(job)]
+    answer = ask(config.run_path, [job_id for job in jobs for job_id in job.job_ids], anew=True)
+    if answer is None and config.cluster.kind == "slurm":
+        raise WorkError(
+            "Slurm does not answer: jobs of this run directory may still be queued",
+            where=config.run_path,
+            got=" ".join(job.job_id for job in jobs),
+            fix="try again when squeue answers",
+        )
+    return [job for job in jobs if any(is_alive(answer or {}, job_id) for job_id in job.job_ids)]
+
+
+def _has_ended(job: Launched) -> bool:
+    markers = job.markers()
+    return all(markers.get(rank, {}).get("state") in ("done", "failed") for rank in job.ranks)
 
 
 def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str]) -> None:
@@ -113,20 +125,27 @@ def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str])
             "Slurm jobs of this run directory are still queued or running, with another config",
             where=config.run_path,
             got=f"jobs {ids}",
-            fix=f"wait for them, or end them with: scancel {ids}",
+            fix=f"wait for them, or end them with: hpc-ae cancel {shlex.quote(config.run_dir)}",
         )
     say(f"already submitted: jobs {ids}")
 
 
-def show_plan(config: RunConfig) -> int:
+def show_plan(config: RunConfig, redo: list[str]) -> int:
     """Print what a run would start, without starting it or leaving anything behind."""
-    for index, stage in enumerate(stages_of(config)):
-        if config.cluster.kind == "local":
+    stages = stages_of(config)
+    left = stages[first_redone(config, redo) :] if redo else stages_left(config)
+    previous: Stage | None = None
+    for stage in stages:
+        if stage not in left:
+            print(f"# {stage.name}: already done")
+        elif config.cluster.kind == "local":
             print(f"{stage.name}: {describe(stage, config)}")
         else:
-            previous = stages_of(config)[index - 1].name if index else None
-            print(f"# {stage.name}" + (f" (after {previous})" if previous else ""))
-            print(batch_script(stage, config, f"<job id of {previous}>" if previous else None))
+            print(f"# {stage.name}" + (f" (after {previous.name})" if previous else ""))
+            options = dependency_options(f"<job id of {previous.name}>" if previous else None)
+            print("# " + " ".join(["sbatch", *options, "SCRIPT"]))
+            sys.stdout.write(batch_script(stage, config, len((0,) if redo else parts_left(stage, config))))
+            previous = stage
     return 0
 
 
@@ -135,7 +154,7 @@ def describe(stage: Stage, config: RunConfig) -> str:
     if stage.kind == "ranks":
         ranks, threads = ranks_per_node(config, stage.name), threads_per_rank(config, stage.name)
         return f"{ranks} ranks of {threads} threads on this machine"
-    return f"1 process with {num_workers(config)} workers on this machine"
+    return f"1 process with {num_workers(config, stage.name)} workers on this machine"
 
 
 def run_stage_here(config: RunConfig, stage: Stage) -> None:
@@ -157,6 +176,7 @@ def _run_locally(config: RunConfig, stages: list[Stage]) -> None:
     for stage in stages:
         progress_path(config, stage.name).unlink(missing_ok=True)
         launched = launch(stage, config)
+        _say_resumed(config, stage, launched)
         try:
             with LiveView(config, stage.name) as view:
                 wait(launched, view.refresh)
@@ -176,24 +196,37 @@ def _say_counts(config: RunConfig, stage: str) -> None:
         say(f"  {entry['name']}: {entry['num_rows']:,} rows; {reasons}")
 
 
-def submit_chain(config: RunConfig, stages: list[Stage]) -> list[Launched]:
+def submit_chain(config: RunConfig, stages: list[Stage], parsable: bool) -> list[Launched]:
     """Submit the stages as dependent jobs; where one is not accepted, cancel those before it."""
     launched: list[Launched] = []
     try:
         for stage in stages:
             progress_path(config, stage.name).unlink(missing_ok=True)
             launched.append(launch(stage, config, launched[-1].job_id if launched else None))
-            print(f"Submitted batch job {launched[-1].job_id} ({stage.name})", flush=True)
-    except HpcAeError:
-        for job in launched:
+            job = launched[-1]
+            print(job.job_id if parsable else f"Submitted batch job {job.job_id} ({stage.name})", flush=True)
+            _say_resumed(config, stage, job)
+    except BaseException:
+        for job in reversed(launched):
             cancel(job)
         raise
-    record = [
-        {"stage": job.stage, "job_id": job.job_id, "num_tasks": job.num_tasks, "state_dir": str(job.state_dir)}
-        for job in launched
-    ]
-    publish_json(config.run_path / "jobs" / "submitted.json", {"jobs": record})
     return launched
+
+
+def _say_resumed(config: RunConfig, stage: Stage, job: Launched) -> None:
+    done, total, unit = stage.done_so_far(config)
+    num_parts = config.cluster.array_of(stage.name)[0]
+    if job.is_array or num_parts > 1:
+        say(f"{stage.name}: {len(job.parts)} of {num_parts} array tasks have work left")
+    if done and done != total:
+        where = f"{unit} {done + 1:,} of {total:,}" if total and unit == "shard" else f"{unit} {done:,}"
+        say(f"{stage.name}: resumed at {where}")
+
+
+def say_what_next(config: RunConfig) -> None:
+    """The commands that a user types next."""
+    run_dir = shlex.quote(config.run_dir)
+    say(f"next: hpc-ae status {run_dir} --watch\n      hpc-ae logs {run_dir} -f\n      hpc-ae cancel {run_dir}")
 
 
 def _follow_chain(config: RunConfig, launched: list[Launched]) -> None:
@@ -204,51 +237,29 @@ def _follow_chain(config: RunConfig, launched: list[Launched]) -> None:
                 wait(job, view.refresh)
             _say_counts(config, job.stage)
     except KeyboardInterrupt:
-        say("the Slurm jobs go on; the same command follows them to the end, scancel ends them:")
+        say("the Slurm jobs go on; the same command follows them to the end, `hpc-ae cancel` or scancel ends them:")
         say("scancel " + " ".join(job.job_id for job in launched))
         raise
 
 
-class LiveView:
-    """Shows a stage's progress file here, wherever the stage runs."""
-
-    def __init__(self, config: RunConfig, stage: str) -> None:
-        self.path = progress_path(config, stage)
-        self.stage = stage
-        self._progress: Progress | None = None
-        self._seen: Any = None
-        self._last: dict[str, Any] = {}
-
-    def __enter__(self) -> LiveView:
-        return self
-
-    def refresh(self) -> None:
-        """Read the progress file, if it changed, and show it."""
-        with contextlib.suppress(OSError, HpcAeError):
-            stamp = self.path.stat().st_mtime_ns
-            if stamp != self._seen:
-                self._seen = stamp
-                self._show(read_json(self.path))
-
-    def _show(self, record: dict[str, Any]) -> None:
-        if self._progress is None:
-            self._progress = Progress(str(record["what"]), int(record["total"]), str(record["unit"])).__enter__()
-            self._progress.start_at(int(record["done"]))
-        self._progress.update(int(record["done"]), str(record["note"]))
-        self._last = record
-
-    def __exit__(self, *error: Any) -> None:
-        self.refresh()
-        if self._progress is not None:
-            self._progress.close()
-            if error[0] is None:
-                say(summary_line({**self._last, "done": self._last["total"]}))  # rank 0 may have ended before others
-
-
-def summary_line(record: dict[str, Any]) -> str:
-    """What a finished stage's progress file says, in one line."""
-    unit = record["unit"]
-    return f"{record['what']}: {record['done']:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"
+def start_detached(config: RunConfig) -> int:
+    """Go on in a process of its own, which a closed terminal does not end; returns when that has the run in hand."""
+    log_path = make_dir(config.run_path / "jobs" / "logs") / "run.log"
+    words = [sys.executable, "-m", "jobs", "run", str(config_path(config.run_path))]
+    with log_path.open("ab") as log, start_environment(attached=False):
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if who_holds(config.run_path).startswith(f"process {process.pid} "):
+            say(f"started in the background: process {process.pid}, log {log_path}")
+            say_what_next(config)
+            return 0
+        time.sleep(0.05)
+    if process.poll() not in (None, 0):
+        raise WorkError("the run ended at once", where=log_path, got=log_path.read_text(errors="replace")[-500:])
+    return 0
 
 
 def say_result(config: RunConfig, seconds: float) -> None:

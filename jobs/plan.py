@@ -12,7 +12,8 @@ from typing import Any
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
 from hpc_ae.files import read_json
-from jobs.stages import expand_paths, num_workers, progress_path, ranks_per_node, stages_of, threads_per_rank
+from jobs.resources import num_processes, num_tasks, threads_per_rank
+from jobs.stages import Stage, expand_paths, progress_path, stages_of
 
 _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
@@ -70,7 +71,7 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
             folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress_path(small, "simulate")
         ),
         "train": lambda: train(small, Group(Ranks(), device)),
-        "encode": lambda: encode(small, Ranks(), device),
+        "encode": lambda: encode(small, Ranks(), device, progress_path=progress_path(small, "encode")),
         "finalise": lambda: (finalise(small), verify(small.encoding_path)),
         "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress_path(small, "postprocess")),
     }
@@ -94,7 +95,10 @@ def count_stars(config: RunConfig) -> int:
     source = config.catalog.source
     if source is None:
         raise InputError(
-            "the config names no catalog and no source", where="catalog", expected="catalog.path or catalog.source"
+            "there is no star catalog, and the config names no source of one",
+            where=config.catalog_path,
+            got="no manifest.json there",
+            expected="catalog.path with a catalog, or catalog.source",
         )
     if source.simulate is not None:
         return source.simulate.stars
@@ -110,15 +114,19 @@ def make_plan(config: RunConfig, rates: dict[str, float]) -> list[StagePlan]:
     num_stars = count_stars(config)
     plans = []
     for stage in stages_of(config):
-        nodes = 1 if config.cluster.kind == "local" or stage.kind == "single" else config.cluster.nodes
-        ranks = ranks_per_node(config, stage.name) if stage.kind == "ranks" else num_workers(config)
-        processes = nodes * ranks
+        processes = num_processes(config, stage.name, stage.kind)
         stars = _trained_stars(config, num_stars) if stage.name == "train" else num_stars
         seconds = _START_SECONDS + stars / (rates[stage.name] * processes)
-        memory = _memory_gib(config, stage.name, num_stars, processes)
-        disk = _disk_gb(config, stage.name, num_stars)
-        plans.append(StagePlan(stage.name, processes, seconds, memory, disk, seconds * nodes / 3600))
+        memory = memory_gib(config, stage.name, num_stars, processes)
+        disk = disk_gb(config, stage.name, num_stars)
+        node_hours = seconds * _num_nodes(config, stage) / 3600
+        plans.append(StagePlan(stage.name, processes, seconds, memory, disk, node_hours))
     return plans
+
+
+def _num_nodes(config: RunConfig, stage: Stage) -> int:
+    """Nodes that are taken at the same time: of an array those of the tasks that may run together."""
+    return num_tasks(config, stage.name, stage.kind)[0] * config.cluster.array_of(stage.name)[1]
 
 
 def _trained_stars(config: RunConfig, num_stars: int) -> float:
@@ -126,61 +134,34 @@ def _trained_stars(config: RunConfig, num_stars: int) -> float:
     return train.steps * train.batch_size if train.steps else train.epochs * num_stars * (1 - train.validation_fraction)
 
 
-def _memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) -> float:
+def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) -> float:
+    """Memory of one process of a stage, in GiB."""
     if stage == "train":
         return min(1 + 20 * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
     return 0.3 + 500 * config.catalog.shard_rows / 2**30
 
 
-def _disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
+def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
+    """What a stage writes, in GB."""
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
     return {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding}.get(stage, 0) * num_stars / 1e9
 
 
-def warnings_of(config: RunConfig, plans: list[StagePlan]) -> list[str]:
-    """What a user may want to change before queueing."""
-    found = []
-    num_shards = -(-count_stars(config) // config.catalog.shard_rows)
-    for plan in plans:
-        if plan.stage == "encode" and num_shards < plan.processes:
-            found.append(
-                f"{num_shards} shards for {plan.processes} ranks of encode: smaller catalog.shard_rows use them all"
-            )
-        if config.cluster.kind == "slurm" and plan.seconds > _limit_seconds(config.cluster.time):
-            found.append(
-                f"{plan.stage} is expected to take {plan.seconds:.0f} s, longer than cluster.time {config.cluster.time}"
-            )
-    if config.train.batch_size % config.train.partitions:
-        found.append("train.batch_size is not a multiple of train.partitions: training will refuse it")
-    return found
-
-
-def _limit_seconds(text: str) -> float:
-    """sbatch's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
-    days, dash, clock = text.rpartition("-")
-    try:
-        parts = [int(part) for part in clock.split(":")]
-        if dash:
-            hours, minutes, seconds = (parts + [0, 0])[:3]
-        else:
-            hours, minutes, seconds = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
-        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
-    except (ValueError, KeyError):
-        return float("inf")
-
-
 def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:
     """The plan as a table."""
+    slurm = config.cluster.kind == "slurm"
     lines = [
-        f"{count_stars(config):,} stars",
-        f"{'stage':<12}{'processes':>10}{'time':>12}{'GiB each':>10}{'GB disk':>10}{'node-h':>9}",
+        f"{count_stars(config):,} stars in {-(-count_stars(config) // config.catalog.shard_rows):,} shards",
+        f"{'stage':<12}{'processes':>10}{'time':>12}{'asked for' if slurm else '':>12}"
+        f"{'GiB each':>10}{'GB disk':>10}{'node-h':>9}",
     ]
     for plan in plans:
         clock = time.strftime("%H:%M:%S", time.gmtime(plan.seconds))
         days = f"{int(plan.seconds // 86400)}-" if plan.seconds >= 86400 else ""
+        limit = config.cluster.of_stage(plan.stage).time if slurm else ""
         numbers = f"{plan.memory_gib:>10.1f}{plan.disk_gb:>10.2f}{plan.node_hours:>9.2f}"
-        lines.append(f"{plan.stage:<12}{plan.processes:>10}{days + clock:>12}{numbers}")
-    return "\n".join([*lines, *(f"warning: {text}" for text in warnings_of(config, plans))])
+        lines.append(f"{plan.stage:<12}{plan.processes:>10}{days + clock:>12}{limit:>12}{numbers}")
+    return "\n".join(lines)
 
 
 def plan_record(config: RunConfig, plans: list[StagePlan], rates: dict[str, float]) -> dict[str, Any]:
@@ -189,5 +170,4 @@ def plan_record(config: RunConfig, plans: list[StagePlan], rates: dict[str, floa
         "num_stars": count_stars(config),
         "stages": [asdict(plan) for plan in plans],
         "calibration_stars_per_second": rates,
-        "warnings": warnings_of(config, plans),
     }

@@ -17,8 +17,8 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.provenance import check_fingerprint
+from jobs.resources import Kind, num_workers, threads_per_rank
 
-_MOST_RANKS = 8  # where nobody asked for more
 Outcome = Literal["done", "interrupted"]
 StopRequested = Callable[[], bool]
 
@@ -28,40 +28,14 @@ class Stage:
     """One stage. `kind`: tasks "mapped" over a pool or MPI, "ranks" that know their place, or a "single" process."""
 
     name: str
-    kind: Literal["mapped", "ranks", "single"]
+    kind: Kind
     run: Callable[[RunConfig, StopRequested], str]
     is_done: Callable[[RunConfig], bool]
     outputs: Callable[[RunConfig], list[Path]]
-
-
-def ranks_per_node(config: RunConfig, stage: str) -> int:
-    """Processes of a stage on each node.
-
-    Where the config leaves it open, training on CPUs takes one: at batch 512 two ranks of one thread made 0.3 of the
-    stars/s of one, as an all-reduce costs more than a batch (benchmarks/README.md).
-    """
-    cluster = config.cluster
-    if chosen := cluster.ranks_per_node or cluster.gpus_per_node:
-        return chosen
-    if cluster.kind == "slurm" or stage == "train":
-        return 1
-    return min(_MOST_RANKS, len(os.sched_getaffinity(0)))
-
-
-def threads_per_rank(config: RunConfig, stage: str) -> int:
-    """Threads of a rank: its cores. The one rank that trains on this machine where nothing is said takes them all, but
-    not with PyTorch's operators, which small batches over several threads slow down.
-    """
-    cluster = config.cluster
-    chosen = cluster.ranks_per_node or cluster.gpus_per_node or cluster.kind == "slurm"
-    if stage != "train" or chosen or config.train.compute in ("torch", "compile"):
-        return cluster.cpus_per_task
-    return max(cluster.cpus_per_task, min(_MOST_RANKS, len(os.sched_getaffinity(0))))
-
-
-def num_workers(config: RunConfig) -> int:
-    """Worker processes on one machine."""
-    return ranks_per_node(config, "workers") * config.cluster.cpus_per_task
+    # (done, of how many, what) of the work that outlasts a kill: shards, or the steps of the newest checkpoint.
+    done_so_far: Callable[[RunConfig], tuple[int, int, str]] = lambda _: (0, 0, "")
+    # The ranks of so many that still have something to do; None: the stage cannot be cut into parts.
+    ranks_left: Callable[[RunConfig, int], list[int]] | None = None
 
 
 def progress_path(config: RunConfig, stage: str) -> Path:
@@ -82,7 +56,9 @@ def _simulation(config: RunConfig) -> Any:
 def _run_simulate(config: RunConfig, _: StopRequested) -> str:
     from hpc_ae.simulate import simulate
 
-    simulate(config.catalog_path, _simulation(config), num_workers(config), progress_path(config, "simulate"))
+    simulate(
+        config.catalog_path, _simulation(config), num_workers(config, "simulate"), progress_path(config, "simulate")
+    )
     return "done"
 
 
@@ -110,7 +86,7 @@ def _run_ingest(config: RunConfig, _: StopRequested) -> str:
     from hpc_ae.ingest import ingest
 
     raw_paths, settings = _ingestion(config)
-    ingest(raw_paths, config.catalog_path, settings, num_workers(config), progress_path(config, "ingest"))
+    ingest(raw_paths, config.catalog_path, settings, num_workers(config, "ingest"), progress_path(config, "ingest"))
     return "done"
 
 
@@ -164,13 +140,42 @@ def _is_trained(config: RunConfig) -> bool:
     return is_trained(config, open_catalog(config.catalog_path))
 
 
+def _trained_so_far(config: RunConfig) -> tuple[int, int, str]:
+    """By the names alone: the training itself passes over a damaged checkpoint."""
+    steps = [int(path.name[5:]) for path in (config.run_path / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    return max(steps, default=0), config.train.steps or 0, "step"
+
+
 def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
     from hpc_ae.encode import encode
     from hpc_ae.runtime.distributed import pick_device, ranks_from_environment
 
     limit_threads(config, "encode")
     ranks = ranks_from_environment()
-    return encode(config, ranks, pick_device(ranks), stop_requested)
+    leads = ranks.local_rank == 0 and os.environ.get("GROUP_RANK", "0") == "0"  # the first rank of each job
+    path = progress_path(config, "encode") if leads else None
+    return encode(config, ranks, pick_device(ranks), stop_requested, path)
+
+
+def _shards_done(config: RunConfig) -> list[bool]:
+    """Of each shard of the star catalog whether its encoding is there; empty where there is no catalog yet."""
+    if not _has_manifest(config.catalog_path):
+        return []
+    from hpc_ae.catalog.manifest import read_manifest
+
+    return [(config.encoding_path / shard["file"]).exists() for shard in read_manifest(config.catalog_path)["shards"]]
+
+
+def _encoded_so_far(config: RunConfig) -> tuple[int, int, str]:
+    done = _shards_done(config)
+    return sum(done), len(done), "shard"
+
+
+def _ranks_with_shards_left(config: RunConfig, world_size: int) -> list[int]:
+    done = _shards_done(config)
+    if not done:
+        return list(range(world_size))
+    return sorted({index % world_size for index, is_there in enumerate(done) if not is_there})
 
 
 def _is_encoded(config: RunConfig) -> bool:
@@ -186,7 +191,7 @@ def _run_finalise(config: RunConfig, _: StopRequested) -> str:
     from hpc_ae.verify import verify
 
     finalise(config)
-    check = verify(config.encoding_path, stars=config.catalog_path, num_workers=num_workers(config))
+    check = verify(config.encoding_path, stars=config.catalog_path, num_workers=num_workers(config, "finalise"))
     if not check.ok:
         found = check.findings[0]
         raise WorkError(
@@ -225,7 +230,7 @@ def _run_postprocess(config: RunConfig, _: StopRequested) -> str:
     from hpc_ae.postprocess import postprocess
 
     _check_model_of_encoding(config)
-    postprocess(*_report_of(config), num_workers(config), progress_path(config, "postprocess"))
+    postprocess(*_report_of(config), num_workers(config, "postprocess"), progress_path(config, "postprocess"))
     return "done"
 
 
@@ -263,9 +268,16 @@ def _in_run(*names: str) -> Callable[[RunConfig], list[Path]]:
 SIMULATE = Stage("simulate", "mapped", _run_simulate, _is_simulated, _catalog_dir)
 INGEST = Stage("ingest", "mapped", _run_ingest, _is_ingested, _catalog_dir)
 TRAIN = Stage(
-    "train", "ranks", _run_train, _is_trained, _in_run("checkpoints", "model", "metrics.jsonl", "tensorboard")
+    "train",
+    "ranks",
+    _run_train,
+    _is_trained,
+    _in_run("checkpoints", "model", "metrics.jsonl", "tensorboard"),
+    _trained_so_far,
 )
-ENCODE = Stage("encode", "ranks", _run_encode, _is_encoded, _in_run("encoding"))
+ENCODE = Stage(
+    "encode", "ranks", _run_encode, _is_encoded, _in_run("encoding"), _encoded_so_far, _ranks_with_shards_left
+)
 FINALISE = Stage("finalise", "single", _run_finalise, _is_verified, _in_run())
 POSTPROCESS = Stage("postprocess", "mapped", _run_postprocess, _is_postprocessed, _in_run("report", "scores"))
 STAGES = {stage.name: stage for stage in (SIMULATE, INGEST, TRAIN, ENCODE, FINALISE, POSTPROCESS)}

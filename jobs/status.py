@@ -9,20 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import socket
-import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import HpcAeError, InputError
-from hpc_ae.files import publish_json, read_json
-from jobs.launcher import Launched, config_path, launch_record
+from hpc_ae.files import read_json
+from jobs.launched import Launched, config_path, launched_before
+from jobs.launcher import scancel
+from jobs.restarts import restart_reasons
+from jobs.scheduler import ENDED, WAITING, Answer, ask
 from jobs.stages import Stage, progress_path, stages_of
 
-_SCHEDULER_SECONDS = 60.0
+_REASONS = {
+    "Dependency": "waits for the stage before it",
+    "DependencyNeverSatisfied": "a stage before it did not end well",
+    "Resources": "waits for free nodes",
+    "Priority": "waits for its turn",
+    "BeginTime": "requeued; starts again soon",
+    "NonZeroExitCode": "a task failed",
+    "TimeLimit": "its time limit",
+}
 _ENDED_WELL = ("done",)
 _LOG_BYTES = 1 << 16
 
@@ -41,6 +52,7 @@ class StageStatus:
     rate: float = 0.0
     seconds_left: float | None = None
     restarts: int = 0
+    restart_reasons: list[str] = field(default_factory=list)
     why: str = ""
     last_line: str = ""
 
@@ -54,82 +66,48 @@ def open_run(run_dir: Path) -> RunConfig:
     return load_config(config_path(run_dir), [f"run_dir={run_dir.absolute()}"])
 
 
-def status_of(config: RunConfig) -> list[StageStatus]:
-    """Every stage of the run, in order."""
-    launches = {stage.name: launched_before(config, stage.name) for stage in stages_of(config)}
-    queue = ask_scheduler(config, [job.job_id for job in launches.values() if job is not None and not job.local])
-    return [_stage_status(config, stage, launches[stage.name], queue) for stage in stages_of(config)]
+def status_of(config: RunConfig, *, anew: bool = False) -> list[StageStatus]:
+    """Every stage of the run, in order. `anew`: ask Slurm even where it was asked within the last minute."""
+    launches = {stage.name: launched_before(config.run_path, stage.name) for stage in stages_of(config)}
+    jobs = [job for job in launches.values() if job is not None and not job.local]
+    answer = ask(config.run_path, [job_id for job in jobs for job_id in job.job_ids], anew=anew)
+    return [_stage_status(config, stage, launches[stage.name], answer) for stage in stages_of(config)]
 
 
-def launched_before(config: RunConfig, stage: str) -> Launched | None:
-    """The newest launch of a stage; None where there was none."""
-    path = launch_record(config.run_path, stage)
-    if not path.exists():
-        return None
-    record = read_json(path)
-    state_dir = config.run_path / "jobs" / "state" / record["state_dir"]
-    return Launched(stage, record["job_id"], record["num_tasks"], config.run_path, state_dir, local=record["local"])
-
-
-def ask_scheduler(config: RunConfig, job_ids: list[str]) -> dict[str, dict[str, str]] | None:
-    """State, reason and nodes by job id, None where Slurm does not answer; asked again when a minute has passed."""
-    if not job_ids:
-        return {}
-    cache = config.run_path / "jobs" / "state" / "scheduler.json"
-    with contextlib.suppress(HpcAeError):
-        record = read_json(cache)
-        if record["jobs"] == job_ids and 0 <= time.time() - record["time"] < _SCHEDULER_SECONDS:
-            return dict(record["answer"])
-    lines = _lines("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%N")
-    if lines is None:
-        return None
-    queued = _table(lines, ("state", "reason", "nodes"))
-    answer = _sacct(job_ids) | {job_id: queued[job_id] for job_id in job_ids if job_id in queued}
-    with contextlib.suppress(HpcAeError):
-        publish_json(cache, {"jobs": job_ids, "time": time.time(), "answer": answer})
-    return answer
-
-
-def _sacct(job_ids: list[str]) -> dict[str, dict[str, str]]:
-    """Empty where there is no accounting."""
-    options = ("--noheader", "--allocations", "--parsable2", "--format", "JobID,State,Reason,NodeList")
-    return _table(_lines("sacct", "--jobs", ",".join(job_ids), *options) or [], ("state", "reason", "nodes"))
-
-
-def _table(lines: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    rows = [line.split("|") for line in lines if line.count("|") == len(names)]
-    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-
-
-def _lines(*command: str) -> list[str] | None:
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.splitlines() if answer.returncode == 0 else None
-
-
-def _stage_status(
-    config: RunConfig, stage: Stage, job: Launched | None, queue: dict[str, dict[str, str]] | None
-) -> StageStatus:
+def _stage_status(config: RunConfig, stage: Stage, job: Launched | None, answer: Answer | None) -> StageStatus:
     status = StageStatus(stage.name)
     if job is None:
         if any(path.exists() for path in stage.outputs(config)):
             status.why = "its output was there before"
         return status
-    status.job_id = None if job.local else job.job_id
-    status.last_line = last_line(job.log_path())
-    _add_progress(status, progress_path(config, stage.name))
     markers = job.markers()
-    status.restarts = max((int(marker["restart"]) for marker in markers), default=0)
-    status.nodes = ",".join(sorted({str(marker.get("host", "")) for marker in markers} - {""}))
-    status.state, status.why = _state(job, markers, None if queue is None else queue.get(job.job_id, {}))
+    status.job_id = None if job.local else job.job_id
+    status.last_line = last_line(job.log_path(_newest_rank(job, markers)))
+    _add_progress(status, progress_path(config, stage.name))
+    status.restarts = sum(_restarts(markers, part, job.tasks) for part in job.parts)
+    status.restart_reasons = restart_reasons(job.state_dir, job.parts)
+    status.nodes = ",".join(sorted({str(marker.get("host", "")) for marker in markers.values()} - {""}))
+    status.state, status.why = _state(job, markers, answer)
+    if job.is_array:
+        status.why = "; ".join(filter(None, [_array_counts(job, markers, answer), status.why]))
     if status.state == "done":
         status.done = status.total
-    status.seconds_left = (
-        (status.total - status.done) / status.rate if status.state == "running" and status.rate else None
-    )
+    if status.state == "running" and status.rate:
+        status.seconds_left = (status.total - status.done) / status.rate
     return status
+
+
+def _newest_rank(job: Launched, markers: dict[int, dict[str, Any]]) -> int:
+    """The rank whose last words say most: the first that failed, else the first that runs, else the first of all."""
+    for state in ("failed", "running"):
+        for rank, marker in markers.items():
+            if marker["state"] == state:
+                return rank
+    return job.ranks[0]
+
+
+def _restarts(markers: dict[int, dict[str, Any]], part: int, tasks: int) -> int:
+    return max((int(marker["restart"]) for rank, marker in markers.items() if rank // tasks == part), default=0)
 
 
 def _add_progress(status: StageStatus, path: Path) -> None:
@@ -139,34 +117,69 @@ def _add_progress(status: StageStatus, path: Path) -> None:
         status.unit, status.rate = str(record["unit"]), float(record["rate"])
 
 
-def _state(job: Launched, markers: list[dict[str, Any]], queued: dict[str, str] | None) -> tuple[str, str]:
-    """(state, why) of a launch: by its markers, by the queue (None: no answer) where they leave it open."""
-    states = [str(marker["state"]) for marker in markers]
-    failed = [marker for marker in markers if marker["state"] == "failed"]
-    if failed:
+def _state(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | None) -> tuple[str, str]:
+    """(state, why) of a launch: by its markers, by Slurm's answer (None: there is none) where they leave it open."""
+    failed = [marker for marker in markers.values() if marker["state"] == "failed"]
+    open_ranks = [rank for rank in job.ranks if markers.get(rank, {}).get("state") not in ("done", "failed")]
+    if failed and (not job.is_array or not open_ranks):
         return "failed", str(min(failed, key=lambda marker: float(marker["time"]))["message"])
-    if states.count("done") == job.num_tasks:
+    if not open_ranks:
         return "done", ""
     if job.local:
         return _local_state(markers)
-    if queued is None:
+    states = {str(marker["state"]) for marker in markers.values()}
+    if answer is None:
         return ("running" if "running" in states else "queued"), "Slurm does not answer: this is from its own files"
-    if queued.get("state", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"):
-        return "queued", queued["reason"]
-    if queued.get("state", "") in ("RUNNING", "COMPLETING", "CONFIGURING"):
-        return ("running", "") if "running" in states else ("queued", "starting")
-    if queued:
-        return ("stopped" if "CANCELLED" in queued["state"] else "lost"), queued["state"].lower()
+    jobs = dict.fromkeys(job.job_of(rank) for rank in open_ranks)
+    said = [answer.get(job_id, {"state": "", "reason": ""}) for job_id in jobs]
+    return _state_in_queue(said, states)
+
+
+def _state_in_queue(said: list[dict[str, str]], states: set[str]) -> tuple[str, str]:
+    """Of the jobs that are not done: running where one of them is, else queued, else how the first of them ended."""
+    alive = [one for one in said if one["state"] and one["state"] not in ENDED]
+    if any(one["state"] not in WAITING for one in alive):
+        return ("running", "") if states & {"running", "done"} else ("queued", "starting")
+    if alive:
+        return "queued", _REASONS.get(alive[0]["reason"], alive[0]["reason"])
+    ended = next((one for one in said if one["state"]), None)
+    if ended is not None:
+        return ("stopped" if ended["state"] == "CANCELLED" else "lost"), _how_it_ended(ended)
     if "interrupted" in states:
         return "stopped", "it was asked to stop, and saved its work"
     return "lost", "the job has left Slurm's queue without finishing"
 
 
-def _local_state(markers: list[dict[str, Any]]) -> tuple[str, str]:
+def _how_it_ended(said: dict[str, str]) -> str:
+    words = said["state"].lower().replace("_", " ")
+    reason = _REASONS.get(said["reason"], said["reason"])
+    return f"{words}: {reason}" if reason not in ("", "None") else words
+
+
+def _array_counts(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | None) -> str:
+    """How many of an array's tasks are done, failed, running."""
+    counts = {"done": 0, "failed": 0, "running": 0}
+    for part, job_id in zip(job.parts, job.job_ids, strict=True):
+        states = [markers.get(part * job.tasks + rank, {}).get("state", "") for rank in range(job.tasks)]
+        if states.count("done") == job.tasks:
+            counts["done"] += 1
+        elif "failed" in states or _ended_badly(answer, job_id):
+            counts["failed"] += 1
+        elif "running" in states:
+            counts["running"] += 1
+    said = [f"{count} {word}" for word, count in counts.items() if count]
+    return ", ".join([*said, f"of {len(job.parts)} array tasks"])
+
+
+def _ended_badly(answer: Answer | None, job_id: str) -> bool:
+    return (answer or {}).get(job_id, {}).get("state", "") in ENDED - {"COMPLETED"}
+
+
+def _local_state(markers: dict[int, dict[str, Any]]) -> tuple[str, str]:
     here = socket.gethostname()
-    for rank, marker in enumerate(markers):
+    for rank, marker in markers.items():
         if marker["state"] == "interrupted":
-            return "stopped", "it was asked to stop, and saved its work"
+            return "stopped", f"{marker['message']}, and saved its work"
         away = marker.get("host", here) != here
         if marker["state"] == "running" and not away and not Path(f"/proc/{marker['pid']}").exists():
             return "lost", f"rank {rank} died (killed, perhaps for want of memory)"
@@ -184,16 +197,16 @@ def last_line(path: Path) -> str:
 
 def next_command(config: RunConfig, stages: list[StageStatus]) -> str:
     """What to type next."""
-    run_dir = config.run_path
+    run_dir, path = shlex.quote(config.run_dir), shlex.quote(str(config_path(config.run_path)))
     states = {stage.state for stage in stages}
     if "failed" in states or "lost" in states:
         culprit = next(stage for stage in stages if stage.state in ("failed", "lost"))
-        return f"hpc-ae logs {run_dir} {culprit.stage}; then hpc-ae run {config_path(run_dir)} goes on from there"
+        return f"hpc-ae logs {run_dir} {culprit.stage}; then hpc-ae run {path} goes on from there"
     if states & {"queued", "running"}:
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state in _ENDED_WELL or stage.why.startswith("its output") for stage in stages):
         return f"hpc-ae verify {run_dir}"
-    return f"hpc-ae run {config_path(run_dir)}"
+    return f"hpc-ae run {path}"
 
 
 def status_record(config: RunConfig, stages: list[StageStatus]) -> dict[str, Any]:
@@ -226,14 +239,16 @@ def status_table(config: RunConfig, stages: list[StageStatus]) -> Any:
         table.add_row(*cells, str(stage.restarts) if stage.restarts else "")
         if stage.why or (stage.last_line and stage.state != "done"):
             notes.append(Text(f"{stage.stage}: {stage.why or stage.last_line}"))
+        if stage.restart_reasons:
+            notes.append(Text(f"{stage.stage}: began again: {'; '.join(stage.restart_reasons[-3:])}"))
     return Group(table, *notes, Text(f"next: {next_command(config, stages)}"))
 
 
 def cancel_run(config: RunConfig) -> list[str]:
     """End what still runs or waits, last stage first; lines that say what was ended and what had ended before."""
     said = []
-    for stage in reversed(status_of(config)):
-        job = launched_before(config, stage.stage)
+    for stage in reversed(status_of(config, anew=True)):
+        job = launched_before(config.run_path, stage.stage)
         if job is None or stage.state == "waiting":
             continue
         if stage.state not in ("queued", "running"):
@@ -241,15 +256,14 @@ def cancel_run(config: RunConfig) -> list[str]:
         elif job.local:
             said.append(f"{stage.stage}: {_cancel_local(job)}")
         else:
-            answer = subprocess.run(["scancel", job.job_id], capture_output=True, text=True, timeout=60, check=False)
-            said.append(f"{stage.stage}: job {job.job_id} " + (answer.stderr.strip() or "cancelled"))
+            said.append(f"{stage.stage}: job {job.job_id} " + (scancel(job.job_id) or "cancelled"))
     return said
 
 
 def _cancel_local(job: Launched) -> str:
     """SIGTERM to each rank: it saves its work, and the command that started it ends with its stage."""
     here, ended = socket.gethostname(), 0
-    for marker in job.markers():
+    for marker in job.markers().values():
         if marker["state"] == "running" and marker.get("host", here) == here:
             with contextlib.suppress(OSError):
                 os.kill(int(marker["pid"]), 15)

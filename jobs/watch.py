@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hpc_ae.config import RunConfig
-from hpc_ae.errors import InputError
-from jobs.launcher import Launched
-from jobs.stages import stages_of
-from jobs.status import launched_before, status_of, status_table
+from hpc_ae.errors import HpcAeError, InputError
+from hpc_ae.files import read_json
+from hpc_ae.runtime.progress import Progress
+from jobs.launched import Launched, launched_before
+from jobs.launcher import say
+from jobs.stages import progress_path, stages_of
+from jobs.status import status_of, status_table
 
 _WATCH_SECONDS = 2.0
-_FOLLOW_SECONDS = 0.2
+_FOLLOW_SECONDS = 0.5
 _GOING_ON = ("queued", "running")
 
 
@@ -38,25 +43,30 @@ def watch_status(config: RunConfig) -> None:
             live.update(status_table(config, stages), refresh=True)
 
 
-def show_log(config: RunConfig, stage: str | None, rank: int, *, follow: bool) -> None:
-    """Print the log of a rank of a stage; InputError where there is none."""
-    path = _find_log(config, _find_launch(config, stage), rank)
-    with path.open(encoding="utf-8", errors="replace") as log:
+def show_log(config: RunConfig, stage: str | None, rank: int | None, *, follow: bool) -> None:
+    """Print the log of a rank of a stage, to its end or until the stage has ended; InputError where there is none."""
+    launched = _find_launch(config, stage)
+    with _find_log(launched, rank).open(encoding="utf-8", errors="replace") as log:
         while True:
+            going_on = follow and _goes_on(config, launched)
             for line in log:
                 sys.stdout.write(line)
             sys.stdout.flush()
-            if not follow or not any(status.state in _GOING_ON for status in status_of(config)):
+            if not going_on:
                 return
             time.sleep(_FOLLOW_SECONDS)
+
+
+def _goes_on(config: RunConfig, launched: Launched) -> bool:
+    return any(status.stage == launched.stage and status.state in _GOING_ON for status in status_of(config))
 
 
 def _find_launch(config: RunConfig, stage: str | None) -> Launched:
     names = [known.name for known in stages_of(config)]
     if stage is not None and stage not in names:
         raise InputError("no such stage in this run", where="STAGE", got=stage, expected=", ".join(names))
-    launches = [launched_before(config, name) for name in ([stage] if stage else names)]
-    found = [launch for launch in launches if launch is not None and launch.log_path().exists()]
+    launches = [launched_before(config.run_path, name) for name in ([stage] if stage else names)]
+    found = [launch for launch in launches if launch is not None and _has_log(launch)]
     if not found:
         raise InputError(
             "nothing has been logged yet",
@@ -66,10 +76,61 @@ def _find_launch(config: RunConfig, stage: str | None) -> Launched:
     return found[-1]
 
 
-def _find_log(config: RunConfig, launched: Launched, rank: int) -> Path:
-    path = launched.log_path(rank)
-    if not path.exists():
-        raise InputError(
-            f"{launched.stage} has no log of this rank", where=path, got=rank, expected=f"0 to {launched.num_tasks - 1}"
-        )
-    return path
+def _has_log(launched: Launched) -> bool:
+    return any(launched.log_path(rank).exists() for rank in launched.ranks)
+
+
+def _find_log(launched: Launched, rank: int | None) -> Path:
+    """The log of a rank; where none is named, of the first that has one, as the first tasks of an array may be done."""
+    ranks = launched.ranks if rank is None else [rank] if rank in launched.ranks else []
+    for number in ranks:
+        if (path := launched.log_path(number)).exists():
+            return path
+    raise InputError(
+        f"{launched.stage} has no log of this rank",
+        where=launched.run_dir / "jobs" / "logs",
+        got=f"rank {rank}" if rank is not None else "no log",
+        expected=f"one of {len(launched.ranks)} ranks, {launched.ranks[0]} to {launched.ranks[-1]}, that has started",
+    )
+
+
+class LiveView:
+    """Shows a stage's progress file here, wherever the stage runs."""
+
+    def __init__(self, config: RunConfig, stage: str) -> None:
+        self.path = progress_path(config, stage)
+        self.stage = stage
+        self._progress: Progress | None = None
+        self._seen: Any = None
+        self._last: dict[str, Any] = {}
+
+    def __enter__(self) -> LiveView:
+        return self
+
+    def refresh(self) -> None:
+        """Read the progress file, if it changed, and show it."""
+        with contextlib.suppress(OSError, HpcAeError):
+            stamp = self.path.stat().st_mtime_ns
+            if stamp != self._seen:
+                self._seen = stamp
+                self._show(read_json(self.path))
+
+    def _show(self, record: dict[str, Any]) -> None:
+        if self._progress is None:
+            self._progress = Progress(str(record["what"]), int(record["total"]), str(record["unit"])).__enter__()
+            self._progress.start_at(int(record["done"]))
+        self._progress.update(int(record["done"]), str(record["note"]))
+        self._last = record
+
+    def __exit__(self, *error: Any) -> None:
+        self.refresh()
+        if self._progress is not None:
+            self._progress.close()
+            if error[0] is None:
+                say(summary_line({**self._last, "done": self._last["total"]}))  # rank 0 may have ended before others
+
+
+def summary_line(record: dict[str, Any]) -> str:
+    """What a finished stage's progress file says, in one line."""
+    unit = record["unit"]
+    return f"{record['what']}: {record['done']:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"

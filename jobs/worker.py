@@ -1,8 +1,8 @@
 """What runs inside a launched process: the payload, its place among the ranks, its marker, its signals.
 
-The payload is a stage's name and the path of the resolved config, nothing else. That config lies in a directory of
-this launch alone (RUN_DIR/jobs/state/STAGE-TOKEN), and so do its markers: neither a reused process id nor a later
-command with another config can be taken for it.
+The payload is a stage's name, the path of the resolved config and which part of an array this is, nothing else. That
+config lies in a directory of this launch alone (RUN_DIR/jobs/state/STAGE-TOKEN), and so do its markers: neither a
+reused process id nor a later command with another config can be taken for it.
 """
 
 from __future__ import annotations
@@ -17,47 +17,73 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from hpc_ae.errors import HpcAeError, WorkError
-from hpc_ae.files import make_dir, publish_json
+from hpc_ae.files import make_dir, publish_json, read_json
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
+_SAVE_SECONDS = 30.0
+_END_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """A picklable callable: run one stage of one run as one task of a job."""
+    """A picklable callable: run one stage of one run as one task of a job, or of one of the jobs of an array."""
 
     stage: str
     config_path: str
+    part: int = 0
+    num_parts: int = 1
 
     def __call__(self) -> str:
         """Run in a process that submitit started; ends it with the exit status of the contract."""
+        rank, restart = self._take_place(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        state_dir = Path(self.config_path).parent
+        os.environ["HPC_AE_MEETING_DIR"] = str(state_dir / f"meeting-{self.part}-{restart}")
+        watch_parent()
+        marker, stop = Marker(marker_path(state_dir, rank), restart), StopFlag()
+        before = marker.read()
+        outcome = marker.run(lambda: self._run(stop, marker, before), stop)
+        if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
+            if stop.out_of_time:
+                requeue(state_dir, self._neighbours(state_dir), restart)
+            os._exit(143)  # scancel, or a preemption after which Slurm itself requeues
+        return outcome
+
+    def _take_place(self) -> int:
+        """Set the env:// variables of this task among the ranks of all parts, one GPU to each; returns its rank."""
         import submitit
 
-        environment = submitit.JobEnvironment()
-        export_ranks(
-            environment.global_rank,
-            environment.num_tasks,
-            environment.local_rank,
-            environment.num_tasks // environment.num_nodes,
-        )
-        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        state_dir = Path(self.config_path).parent
-        os.environ["HPC_AE_MEETING_DIR"] = str(state_dir / f"meeting-{restart}")
-        watch_parent()
-        marker = Marker(marker_path(state_dir, environment.global_rank), restart)
-        stop = StopFlag()
-        outcome = marker.run(lambda: run_stage(self.stage, self.config_path, stop))
-        if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
-            if not stop.out_of_time:
-                os._exit(143)  # scancel, or a preemption after which Slurm itself requeues
-            requeue(environment.global_rank)
-        return outcome
+        here = submitit.JobEnvironment()
+        rank, world_size = self.part * here.num_tasks + here.global_rank, self.num_parts * here.num_tasks
+        export_ranks(rank, world_size, here.local_rank, here.num_tasks // here.num_nodes, here.node)
+        take_one_gpu(here.local_rank)
+        return rank
+
+    def _run(self, stop: StopFlag, marker: Marker, before: dict[str, Any]) -> str:
+        from hpc_ae.config import load_config
+        from jobs.restarts import note_restart
+        from jobs.stages import STAGES
+
+        config, stage = load_config(Path(self.config_path)), STAGES[self.stage]
+        if stage.kind != "ranks":
+            stop.at_once = marker.end  # nothing in it asks whether it should stop
+        elif int(os.environ["RANK"]) % self._tasks() == 0:
+            note_restart(marker.path.parent, self.part, stage.done_so_far(config), before)
+        return stage.run(config, stop)
+
+    def _tasks(self) -> int:
+        return int(os.environ["WORLD_SIZE"]) // self.num_parts
+
+    def _neighbours(self, state_dir: Path) -> list[Path]:
+        """The markers of the ranks of this job."""
+        first = self.part * self._tasks()
+        return [marker_path(state_dir, rank) for rank in range(first, first + self._tasks())]
 
     def checkpoint(self) -> Any:
         """Tell submitit that this job may be requeued as it is: all progress is in files."""
@@ -66,30 +92,30 @@ class StageJob:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run_stage(stage: str, config_path: str, stop: StopFlag) -> str:
-    """Run a stage of the run that the resolved config describes."""
-    from hpc_ae.config import load_config
-    from jobs.stages import STAGES
-
-    return STAGES[stage].run(load_config(Path(config_path)), stop)
-
-
 class StopFlag:
-    """Set by a signal, asked at step and shard boundaries."""
+    """Set by a signal, asked at step and shard boundaries; `at_once` is called for work that never asks."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.out_of_time = False
+        self.at_once: Callable[[str], NoReturn] | None = None
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._set)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.out_of_time = self.out_of_time or number == signal.SIGUSR2
         self._event.set()
+        if self.at_once is not None and number == signal.SIGTERM:
+            self.at_once(self.reason)
 
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
         return self._event.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return "its time limit was near" if self.out_of_time else "it was asked to stop (cancelled or preempted)"
 
 
 class Marker:
@@ -99,20 +125,32 @@ class Marker:
         self.path, self.restart = path, restart
         make_dir(path.parent)
 
-    def run(self, work: Any) -> str:
+    def read(self) -> dict[str, Any]:
+        """What this rank said before this start; empty at the first."""
+        with contextlib.suppress(HpcAeError):
+            return read_json(self.path)
+        return {}
+
+    def run(self, work: Callable[[], str], stop: StopFlag) -> str:
         """Run `work`; on an error say it in the marker and in the log, and end the process with its status."""
         self._write("running")
         try:
-            outcome = str(work())
+            outcome = work()
         except HpcAeError as error:
             self._fail(str(error), error.exit_status)
         except Exception as error:
             traceback.print_exc()
             self._fail(f"unexpected {type(error).__name__}: {error}", 1)
-        self._write(outcome)
+        self._write(outcome, stop.reason if outcome == "interrupted" else "")
         return outcome
 
-    def _fail(self, message: str, status: int) -> None:
+    def end(self, reason: str) -> NoReturn:
+        """End this process and what it has started."""
+        self._write("interrupted", reason)
+        kill_descendants(os.getpid())
+        os._exit(143)
+
+    def _fail(self, message: str, status: int) -> NoReturn:
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
         self._write("failed", message, status)
         sys.stdout.flush()
@@ -126,6 +164,7 @@ class Marker:
             "restart": self.restart,
             "pid": os.getpid(),
             "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "time": time.time(),
         }
         publish_json(self.path, record)
@@ -136,33 +175,45 @@ def marker_path(state_dir: Path, rank: int) -> Path:
     return state_dir / f"rank-{rank:05d}.json"
 
 
-def export_ranks(rank: int, world_size: int, local_rank: int, local_world_size: int) -> None:
-    """Set the env:// variables that hpc_ae reads."""
+def export_ranks(rank: int, world_size: int, local_rank: int, local_world_size: int, node: int) -> None:
+    """Set the env:// variables that hpc_ae reads, under torchrun's names."""
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), str(world_size)
     os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = str(local_rank), str(local_world_size)
+    os.environ["GROUP_RANK"] = str(node)
 
 
-def adopt_slurm_step() -> bool:
-    """True where this process is one rank already: by RANK and WORLD_SIZE, or as a task of a multi-task Slurm step."""
-    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
-        return True
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1") or 1) <= 1 or "SLURM_PROCID" not in os.environ:
-        return False
-    num_tasks, num_nodes = int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
-    export_ranks(
-        int(os.environ["SLURM_PROCID"]), num_tasks, int(os.environ["SLURM_LOCALID"]), -(-num_tasks // num_nodes)
-    )
-    return True
+def take_one_gpu(local_rank: int) -> None:
+    """Leave one of the GPUs that the launcher gave to this node's tasks to this task."""
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)]
 
 
-def requeue(rank: int) -> None:
-    """Put the job back into Slurm's queue (rank 0) and wait to be ended."""
-    if rank == 0:
-        job_id = os.environ["SLURM_JOB_ID"]
-        answer = subprocess.run(["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60)
+def requeue(state_dir: Path, neighbours: list[Path], restart: int) -> None:
+    """Put the job back into Slurm's queue and wait to be ended: by the first of its ranks that gets here, when the
+    others have saved what they do, too.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(state_dir / f"requeue-{job_number()}-{restart}", os.O_CREAT | os.O_EXCL, 0o600))
+        deadline = time.monotonic() + _SAVE_SECONDS
+        while time.monotonic() < deadline and any(_is_running(path) for path in neighbours):
+            time.sleep(0.2)
+        answer = subprocess.run(["scontrol", "requeue", job_number()], capture_output=True, text=True, timeout=60)
         if answer.returncode:
-            raise WorkError("the job could not be requeued", where=f"job {job_id}", got=answer.stderr.strip())
-    time.sleep(60)
+            raise WorkError("the job could not be requeued", where=f"job {job_number()}", got=answer.stderr.strip())
+    time.sleep(_END_SECONDS)
+
+
+def job_number() -> str:
+    """This job's number, of an array task as ARRAY_TASK: the plain number of the last one means the whole array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def _is_running(path: Path) -> bool:
+    with contextlib.suppress(HpcAeError):
+        return bool(read_json(path)["state"] == "running")
+    return False
 
 
 def watch_parent() -> None:

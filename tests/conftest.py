@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, missing_requirement
+from slurm_cluster import SlurmCluster, missing_accounting, missing_requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -48,6 +48,7 @@ def _missing_shared_data() -> str | None:
 
 MISSING: dict[str, Callable[[], str | None]] = {
     "slurm": missing_requirement,
+    "accounting": missing_accounting,
     "mpi": _missing_mpi,
     "browser": _missing_browser,
     "shared": _missing_shared_data,
@@ -82,6 +83,29 @@ def slurm() -> Iterator[SlurmCluster]:
     need("slurm")
     with SlurmCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def accounted_slurm() -> Iterator[SlurmCluster]:
+    """The same with accounting: a slurmdbd on a MariaDB of its own."""
+    need("accounting")
+    with SlurmCluster(accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def no_jobs_left(slurm: SlurmCluster) -> Iterator[None]:
+    """No job of one test is left to the next, and no node that was drained because a task of it would not die."""
+    yield
+    slurm.clear()
+
+
+@pytest.fixture(params=["plain", "accounting"])
+def any_slurm(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
+    """A Slurm without and one with accounting, in turn; no job of a test is left to the next."""
+    cluster: SlurmCluster = request.getfixturevalue("slurm" if request.param == "plain" else "accounted_slurm")
+    yield cluster
+    cluster.clear()
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@
 Contract: several clusters can run side by side (own key, sockets and ports); nothing outside the directory is written;
 `stop` ends every process that the cluster or its jobs started and removes the directory. The daemons die with the
 thread that started them (start from the main one), so that a killed test run leaves at most running job steps behind.
-The node names n1 and n2 do not resolve: use the host name. There is no accounting: `sacct` fails, as it does on many
-small clusters.
+The node names n1 and n2 do not resolve: use the host name. Each node has two fake GPUs (copies of /dev/null). Without
+`accounting=True`, which starts a MariaDB and a slurmdbd too, `sacct` fails, as it does on many small clusters.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -30,6 +31,8 @@ from types import TracebackType
 
 PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "sinfo", "squeue", "scancel")
 NODES = ("n1", "n2")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb-install-db")
+GPUS_PER_NODE = 2
 CPUS_PER_NODE = 4  # more than the machine has: several small tasks fit, config_overrides makes slurmd accept it
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/bin", "/usr/sbin", "/bin", "/sbin"])
 MARKER = "HPC_AE_SLURM_NODE"  # in the environment of every daemon, inherited by slurmstepd: whose process is this?
@@ -44,12 +47,23 @@ class SlurmError(RuntimeError):
 
 def missing_requirement() -> str | None:
     """Why a cluster cannot be started here, or None where it can."""
-    missing = [program for program in PROGRAMS if shutil.which(program, path=SEARCH_PATH) is None]
-    if missing:
-        return f"not on PATH: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)"
+    if (missing := _missing(PROGRAMS)) is not None:
+        return f"{missing} (Debian: apt-get install slurm-wlm munge)"
     if os.geteuid() != 0:
         return "a private Slurm must be started as root"
     return None
+
+
+def missing_accounting() -> str | None:
+    """Why a cluster with accounting cannot be started here, or None where it can."""
+    if (missing := _missing(ACCOUNTING_PROGRAMS)) is not None:
+        return f"{missing} (Debian: apt-get install slurmdbd mariadb-server)"
+    return missing_requirement()
+
+
+def _missing(programs: tuple[str, ...]) -> str | None:
+    names = [program for program in programs if shutil.which(program, path=SEARCH_PATH) is None]
+    return f"not on PATH: {', '.join(names)}" if names else None
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,7 +93,8 @@ def wait_until(done: Callable[[], bool], timeout: float, interval: float = 0.1) 
 class SlurmCluster:
     """One private Slurm cluster; see the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, accounting: bool = False) -> None:
+        self.accounting = accounting
         self.directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 107 bytes at most
         self.conf = self.directory / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -98,6 +113,8 @@ class SlurmCluster:
         try:
             self._write_files()
             self._start_munged()
+            if self.accounting:
+                self._start_accounting()
             self._spawn("slurmctld", "slurmctld", "-D")
             for name in NODES:
                 self.start_node(name, wait=False)
@@ -132,6 +149,14 @@ class SlurmCluster:
         self._spawn(name, "slurmd", "-D", "-N", name)
         if wait:
             self._wait_for_nodes({name: "IDLE"}, timeout)
+
+    def clear(self) -> None:
+        """Cancels all jobs and brings back nodes that were drained because a task would not die."""
+        self._cancel_jobs()
+        if set(self.node_states().values()) != {"IDLE"}:
+            with contextlib.suppress(SlurmError):
+                self.run("scontrol", "update", f"NodeName={','.join(NODES)}", "State=RESUME")
+        self._wait_for_nodes(dict.fromkeys(NODES, "IDLE"), timeout=30)
 
     # ---- what a client needs
 
@@ -186,6 +211,10 @@ class SlurmCluster:
                 f"job {job_id} is {self.state(job_id)}, not {state}, after {timeout} s\n{self.log_tails()}"
             )
 
+    def queue(self) -> list[str]:
+        """Numbers of the jobs that wait or run."""
+        return self.run("squeue", "--noheader", "--format=%i", timeout=10).split()
+
     def restarts(self, job_id: int) -> int:
         """How often a job has been requeued."""
         return int(self._job_field(job_id, "Restarts"))
@@ -218,10 +247,17 @@ class SlurmCluster:
         key.chmod(0o400)
         for name in ("state", *NODES):
             (self.directory / name).mkdir()
+        for index in range(GPUS_PER_NODE):
+            os.mknod(self.directory / f"gpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
+        gpus = f"Name=gpu File={self.directory}/gpu[0-{GPUS_PER_NODE - 1}]"
+        (self.directory / "gres.conf").write_text(f"NodeName=n[1-{len(NODES)}] {gpus}\n")
+        mail = self.directory / "mail"  # Slurm calls it with -s SUBJECT USER
+        mail.write_text(f'#!/bin/sh\necho "$@" >> {self.directory}/mailed\n')
+        mail.chmod(0o755)
         self.conf.write_text(self._slurm_conf())
 
     def _slurm_conf(self) -> str:
-        controller, *nodes = free_ports(1 + len(NODES))
+        controller, self.database_port, self.dbd_port, *nodes = free_ports(3 + len(NODES))
         host, here = socket.gethostname(), self.directory
         settings = {
             "ClusterName": "hpcae",
@@ -252,12 +288,20 @@ class SlurmCluster:
             "InactiveLimit": 0,
             "MinJobAge": 300,
             "JobRequeue": 1,
-            "MailProg": "/bin/true",
+            "MailProg": here / "mail",
+            "GresTypes": "gpu",
         }
+        if self.accounting:
+            settings |= {
+                "AccountingStorageType": "accounting_storage/slurmdbd",
+                "AccountingStorageHost": "127.0.0.1",
+                "AccountingStoragePort": self.dbd_port,
+                "AccountingStoragePass": here / "munge.socket",
+            }
         lines = [f"{key}={value}" for key, value in settings.items()]
         for name, port in zip(NODES, nodes, strict=True):
             place = f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
-            lines.append(f"{place} CPUs={CPUS_PER_NODE} RealMemory=4000 State=UNKNOWN")
+            lines.append(f"{place} CPUs={CPUS_PER_NODE} RealMemory=4000 Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN")
         lines.append("PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
         lines.append("PartitionName=short Nodes=ALL MaxTime=10 State=UP")
         return "\n".join(lines) + "\n"
@@ -270,6 +314,46 @@ class SlurmCluster:
         )
         if not wait_until((here / "munge.socket").exists, timeout=20):
             raise SlurmError(f"munged did not open its socket\n{self.log_tails()}")
+
+    def _start_accounting(self) -> None:
+        """A MariaDB of this cluster's own, and slurmdbd on it."""
+        here, password = self.directory, secrets.token_hex(16)
+        self.run("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={here}/database", timeout=120)
+        (here / "grant.sql").write_text(
+            f"CREATE USER slurm@'127.0.0.1' IDENTIFIED BY '{password}';\nGRANT ALL ON *.* TO slurm@'127.0.0.1';\n"
+        )
+        places = [f"--datadir={here}/database", f"--socket={here}/database.socket", f"--pid-file={here}/database.pid"]
+        network = [f"--port={self.database_port}", "--bind-address=127.0.0.1", f"--init-file={here}/grant.sql"]
+        self._spawn("mariadbd", "mariadbd", "--no-defaults", "--user=root", *places, *network)
+        settings = {
+            "AuthType": "auth/munge",
+            "AuthInfo": f"socket={here}/munge.socket",
+            "DbdHost": "localhost",
+            "DbdPort": self.dbd_port,
+            "SlurmUser": "root",
+            "LogFile": here / "slurmdbd.log",
+            "PidFile": here / "slurmdbd.pid",
+            "StorageType": "accounting_storage/mysql",
+            "StorageHost": "127.0.0.1",
+            "StoragePort": self.database_port,
+            "StorageUser": "slurm",
+            "StoragePass": password,
+        }
+        conf = here / "slurmdbd.conf"
+        conf.touch(0o600)
+        conf.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        self._wait_for_port(self.database_port)
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        self._wait_for_port(self.dbd_port)
+        self.run("sacctmgr", "--immediate", "add", "cluster", "hpcae")
+
+    def _wait_for_port(self, port: int) -> None:
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        if not wait_until(answers, timeout=60):
+            raise SlurmError(f"nothing listens on port {port}\n{self.log_tails()}")
 
     def _spawn(self, name: str, program: str, *arguments: str) -> None:
         """Starts a daemon in a process group of its own; it dies with the calling thread, whatever ends that."""
@@ -316,7 +400,7 @@ class SlurmCluster:
     def _cancel_jobs(self) -> None:
         try:
             self.run("scancel", "--user=root", timeout=10)
-            wait_until(lambda: not self.run("squeue", "--noheader", timeout=10).strip(), timeout=10)
+            wait_until(lambda: not self.queue(), timeout=20)
         except SlurmError:
             pass  # a broken controller: the processes are ended below all the same
 

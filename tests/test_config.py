@@ -168,7 +168,15 @@ WRONG = [
     'catalog: {path: "a\\nb"}', "encode: {reconstruction: maybe}", "postprocess: {anomalies: 0}",
     "cluster: {kind: pbs}", "cluster: {nodes: 0}", "cluster: {gpus_per_node: -1}", "cluster: {partition: 'a b'}",
     'cluster: {account: "x\\n#SBATCH -w n1"}', "cluster: {qos: $(id)}", "cluster: {time: '1;2'}",
-    'cluster: {setup: ["a\\nb"]}', "cluster: {setup: [1]}", "1: 2", "run_dir: 5",
+    'cluster: {setup: ["a\\nb"]}', "cluster: {setup: [1]}",
+    "cluster: {modules: ['a b']}", "cluster: {modules: ['a;b']}",
+    "cluster: {environment: {A B: c}}", 'cluster: {environment: {A: "b\\nc"}}', "cluster: {environment: {A=B: c}}",
+    "cluster: {sbatch: {output: x}}", "cluster: {sbatch: {wrap: x}}", "cluster: {sbatch: {exclusive: no}}",
+    "cluster: {sbatch: {nice: 'a b'}}", 'cluster: {sbatch: {nice: "1\\n#SBATCH -w n1"}}', "cluster: {mail_type: end}",
+    "cluster: {mail_user: 'a b@c'}", "cluster: {time: soon}", "cluster: {stages: {trian: {nodes: 2}}}",
+    "cluster: {stages: {train: {array: 2}}}", "cluster: {stages: {encode: {array: 0}}}",
+    "cluster: {stages: {encode: {kind: local}}}", "cluster: {stages: {encode: {partition: 'a b'}}}",
+    "1: 2", "run_dir: 5",
 ]  # fmt: skip
 
 
@@ -265,3 +273,35 @@ def test_missing_file_says_what_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"configs/quickstart\.yaml is one to start from"):
         load_config(tmp_path / "nowhere.yaml")
     assert (Path(__file__).parents[1] / "configs" / "quickstart.yaml").is_file()
+
+
+def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """${NAME} and ${NAME:-default} are filled in; what is not set is refused by name; $NAME is only a name."""
+    monkeypatch.setenv("SCRATCH_OF_TEST", "/scratch/me")
+    monkeypatch.delenv("NOT_SET_AT_ALL", raising=False)
+    catalog = "{path: '${NOT_SET_AT_ALL:-c}/d', source: {raw: ['${SCRATCH_OF_TEST}/*']}}"
+    config = load(f"run_dir: ${{SCRATCH_OF_TEST}}/x\ncatalog: {catalog}")
+    assert config.run_dir == "/scratch/me/x" and config.catalog.path == str(tmp_path / "c" / "d")
+    assert config.catalog.source is not None and config.catalog.source.raw == ["/scratch/me/*"]
+    assert "NOT_SET_AT_ALL" in refusal("run_dir: ${NOT_SET_AT_ALL}/x")
+    assert load("run_dir: a$SCRATCH_OF_TEST").run_dir == str(tmp_path / "a$SCRATCH_OF_TEST")
+
+
+def test_stages_have_their_own_resources() -> None:
+    """What a stage says replaces what `cluster` says, key by key; its sbatch options are added to those of all."""
+    cluster = load(
+        "run_dir: x\ncluster: {nodes: 4, time: '60', sbatch: {nice: 5, tmp: 1G},"
+        " stages: {train: {nodes: 2, sbatch: {nice: 9}}, encode: {array: 8}}}",
+        "cluster.kind=slurm",
+    ).cluster
+    train = cluster.of_stage("train")
+    assert (train.nodes, train.time, train.sbatch) == (2, "60", {"nice": 9, "tmp": "1G"})
+    assert cluster.of_stage("postprocess") == cluster
+    assert cluster.array_of("encode") == (8, 8) and cluster.array_of("train") == (1, 1)
+    assert cluster.model_copy(update={"kind": "local"}).array_of("encode") == (1, 1)
+
+
+def test_unknown_stage_names_the_nearest() -> None:
+    """A misspelled stage or key of one is answered with what was perhaps meant."""
+    assert "did you mean cluster.stages.train" in refusal("run_dir: x\ncluster: {stages: {trian: {nodes: 2}}}")
+    assert "did you mean cluster.stages.train.nodes" in refusal("run_dir: x\ncluster: {stages: {train: {node: 2}}}")

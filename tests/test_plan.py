@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from commands import hpc_ae
 
+from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig, check_config
-from jobs.plan import _limit_seconds, make_plan, warnings_of
-from jobs.stages import threads_per_rank
+from jobs.advice import problems_of, warnings_of
+from jobs.plan import make_plan
+from jobs.resources import threads_per_rank
 
 RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
 
@@ -45,7 +47,8 @@ def test_warnings_say_what_to_change(tmp_path: Path) -> None:
     cluster = {"kind": "slurm", "nodes": 8, "ranks_per_node": 8, "time": "00:01"}
     config = make_config(tmp_path, cluster=cluster, train={"batch_size": 500})
     text = " ".join(warnings_of(config, make_plan(config, RATES)))
-    assert "20 shards for 64 ranks" in text and "longer than cluster.time" in text and "multiple" in text
+    assert "20 shards for 64 ranks" in text and "longer than its time 00:01" in text
+    assert "say 512" in " ".join(problems_of(config))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_warnings_say_what_to_change(tmp_path: Path) -> None:
 )
 def test_time_limits_are_read_as_sbatch_reads_them(text: str, seconds: int) -> None:
     """Minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
-    assert _limit_seconds(text) == seconds
+    assert limit_seconds(text) == seconds
 
 
 def test_command_measures_this_machine(tmp_path: Path) -> None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from commands import command, environment, hpc_ae, write_config
-from slurm_cluster import SlurmCluster, SlurmError, wait_until
+from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300), pytest.mark.usefixtures("no_jobs_left")]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
+AFTER_CATALOG = ("train", "encode", "finalise", "postprocess")
 FLOATS = ("latent", "reconstruction_error", "reconstruction", "chi2")
 
 
@@ -32,24 +31,6 @@ def star_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("stars") / "catalog"
     simulate(directory, SimulateSettings(3000, shard_rows=1000))
     return directory
-
-
-@pytest.fixture(autouse=True)
-def empty_queue(slurm: SlurmCluster) -> Iterator[None]:
-    """No job of one test is left to the next, and no node that was drained because a task of it would not die."""
-    yield
-    with contextlib.suppress(SlurmError):
-        slurm.run("scancel", "--user=root")
-    wait_until(lambda: not queue(slurm), timeout=20)
-    if set(slurm.node_states().values()) != {"IDLE"}:
-        with contextlib.suppress(SlurmError):
-            slurm.run("scontrol", "update", "NodeName=n1,n2", "State=RESUME")
-    assert wait_until(lambda: set(slurm.node_states().values()) == {"IDLE"}, timeout=30), slurm.log_tails()
-
-
-def queue(slurm: SlurmCluster) -> list[str]:
-    """Numbers of the jobs in the queue."""
-    return slurm.run("squeue", "--noheader", "--format=%i").split()
 
 
 def submitted(text: str) -> dict[str, int]:
@@ -101,8 +82,8 @@ def test_scripts_ask_for_what_the_config_says(slurm: SlurmCluster, tmp_path: Pat
         assert "#SBATCH --partition=short" in script and "#SBATCH --requeue" in script
         assert ("#SBATCH --nodes=2" in script) == (not script.startswith("finalise"))
         assert ("--mpi=pmi2" in script) == script.startswith(("simulate", "postprocess"))
-        assert ("afterok:" in script) == (not script.startswith("simulate"))
-    assert queue(slurm) == []
+        assert ("--dependency=afterok:" in script) == (not script.startswith("simulate"))
+    assert slurm.queue() == []
 
 
 def test_rank_killed_on_a_node(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -122,8 +103,7 @@ def test_rank_killed_on_a_node(slurm: SlurmCluster, star_dir: Path, tmp_path: Pa
         [marker] = (run_dir / "jobs" / "state").glob("train-*/rank-00001.json")
         os.kill(read_json(marker)["pid"], signal.SIGKILL)
         killed = time.monotonic()
-        queued = read_json(run_dir / "jobs" / "submitted.json")["jobs"]
-        [job_id] = [job["job_id"] for job in queued if job["stage"] == "train"]
+        job_id = read_json(run_dir / "jobs" / "state" / "train.json")["job_id"]
         assert slurm.wait(int(job_id), timeout=30) in ("FAILED", "CANCELLED")
         assert time.monotonic() - killed < 15
         printed, text = process.communicate(timeout=60)
@@ -133,7 +113,7 @@ def test_rank_killed_on_a_node(slurm: SlurmCluster, star_dir: Path, tmp_path: Pa
     assert process.returncode == 1, text
     assert "train" in text and "Traceback" not in text
     assert time.monotonic() - killed < 30, text
-    assert wait_until(lambda: queue(slurm) == [], timeout=20)
+    assert wait_until(lambda: slurm.queue() == [], timeout=20)
     states = [slurm.state(number) for number in list(submitted(printed).values())[1:]]
     assert set(states) == {"CANCELLED"}
 
@@ -146,7 +126,7 @@ def test_failing_stage_gives_its_message(slurm: SlurmCluster, star_dir: Path, tm
     assert "train failed: fewer training stars than one batch" in done.stderr
     assert "at least 8000" in done.stderr and "Traceback" not in done.stderr
     jobs = submitted(done.stdout)
-    assert wait_until(lambda: queue(slurm) == [], timeout=20)
+    assert wait_until(lambda: slurm.queue() == [], timeout=20)
     assert {slurm.state(jobs[stage]) for stage in ("encode", "finalise", "postprocess")} == {"CANCELLED"}
     started = (tmp_path / "run" / "jobs" / "state").glob("*/rank-*.json")
     assert {path.parent.name.partition("-")[0] for path in started} == {"train"}
@@ -158,14 +138,15 @@ def test_partition_that_does_not_exist(slurm: SlurmCluster, star_dir: Path, tmp_
     done = hpc_ae("run", config, "cluster.partition=nowhere", **slurm.environment())
     assert done.returncode == 2, done.stderr
     assert "invalid partition specified: nowhere" in done.stderr and "Traceback" not in done.stderr
-    assert queue(slurm) == []
+    assert slurm.queue() == []
 
 
 def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """Where a later job of a chain is not accepted, the earlier ones are cancelled."""
     fake = tmp_path / "bin"
     fake.mkdir()
-    script = '#!/bin/sh\ngrep -q hpc-ae-finalise "$1" && { echo "sbatch: error: enough" >&2; exit 1; }\n'
+    script = "#!/bin/sh\nfor last; do :; done\n"
+    script += 'grep -q hpc-ae-finalise "$last" && { echo "sbatch: error: enough" >&2; exit 1; }\n'
     (fake / "sbatch").write_text(script + f'exec {slurm.run("which", "sbatch").strip()} "$@"\n')
     (fake / "sbatch").chmod(0o755)
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=SLURM)
@@ -173,7 +154,7 @@ def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_pat
     done = hpc_ae("run", config, **{**variables, "PATH": f"{fake}{os.pathsep}{variables['PATH']}"})
     assert done.returncode == 2, done.stderr
     assert "the finalise job was not accepted" in done.stderr and "enough" in done.stderr
-    assert wait_until(lambda: queue(slurm) == [], timeout=20)
+    assert wait_until(lambda: slurm.queue() == [], timeout=20)
 
 
 def test_no_wait_from_inside_another_job(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -203,14 +184,15 @@ def test_interrupt_leaves_the_jobs(slurm: SlurmCluster, star_dir: Path, tmp_path
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert wait_until(lambda: (tmp_path / "run" / "jobs" / "submitted.json").exists(), timeout=30)
-    jobs = [job["job_id"] for job in read_json(tmp_path / "run" / "jobs" / "submitted.json")["jobs"]]
+    records = [tmp_path / "run" / "jobs" / "state" / f"{stage}.json" for stage in AFTER_CATALOG]
+    assert wait_until(lambda: all(path.exists() for path in records), timeout=30)
+    jobs = [read_json(path)["job_id"] for path in records]
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=20)
     assert process.returncode == 130, text
     assert "scancel " + " ".join(jobs) in text
-    assert set(queue(slurm)) == set(jobs)
+    assert set(slurm.queue()) == set(jobs)
 
 
 def test_scancel_is_not_answered_with_a_requeue(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -222,7 +204,7 @@ def test_scancel_is_not_answered_with_a_requeue(slurm: SlurmCluster, star_dir: P
     jobs = submitted(done.stdout)
     assert wait_until(lambda: len(list((tmp_path / "run").glob("checkpoints/step-*"))) > 0, timeout=60)
     slurm.run("scancel", str(jobs["train"]))
-    assert wait_until(lambda: queue(slurm) == [], timeout=20)
+    assert wait_until(lambda: slurm.queue() == [], timeout=20)
     assert {slurm.state(number) for number in jobs.values()} == {"CANCELLED"}
     assert slurm.restarts(jobs["train"]) == 0
 
@@ -236,7 +218,7 @@ def test_failing_mpi_stage_gives_its_message(slurm: SlurmCluster, mpiexec: str, 
     done = hpc_ae("run", config, **slurm.environment())
     assert done.returncode == 2, done.stderr
     assert "ingest failed: " in done.stderr and "bright" in done.stderr and "Traceback" not in done.stderr
-    assert wait_until(lambda: queue(slurm) == [], timeout=20)
+    assert wait_until(lambda: slurm.queue() == [], timeout=20)
     assert {slurm.state(number) for stage, number in submitted(done.stdout).items() if stage != "ingest"} == {
         "CANCELLED"
     }

@@ -107,7 +107,7 @@ def test_nothing_logged_yet(tmp_path: Path) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.mpi
-def test_on_slurm(slurm: SlurmCluster, mpiexec: str, tmp_path: Path) -> None:
+def test_on_slurm(slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_path: Path) -> None:
     """Queued behind one another, running, cancelled children first; right without accounting and after the queue."""
     config = write_config(tmp_path, train=LONG, cluster=SLURM)
     variables = slurm.environment()
@@ -119,7 +119,7 @@ def test_on_slurm(slurm: SlurmCluster, mpiexec: str, tmp_path: Path) -> None:
     shown = status(run_dir, **variables)
     assert shown["simulate"]["state"] == "done" and shown["train"]["state"] == "running"
     assert shown["train"]["nodes"] == "n1,n2"
-    assert (shown["encode"]["state"], shown["encode"]["why"]) == ("queued", "Dependency")
+    assert (shown["encode"]["state"], shown["encode"]["why"]) == ("queued", "waits for the stage before it")
     assert hpc_ae("logs", run_dir, "train", "--rank", "1", **variables).returncode == 0
     (run_dir / "jobs" / "state" / "scheduler.json").unlink()
     unanswered = status(run_dir, **{**variables, "SLURM_CONF": str(tmp_path / "nowhere.conf")})

@@ -1,0 +1,115 @@
+"""Is a config right for what it is to do: what will fail (problems), and what a user may want to change (warnings)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from hpc_ae.cluster import limit_seconds
+from hpc_ae.config import RunConfig
+from hpc_ae.errors import HpcAeError
+from jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
+from jobs.resources import num_processes, num_tasks
+from jobs.slurm import signal_seconds
+from jobs.stages import Stage, stages_of
+
+_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
+
+
+def problems_of(config: RunConfig) -> list[str]:
+    """What will stop the run, each with the way out."""
+    found, train = [], config.train
+    if train.batch_size % train.partitions:
+        nearest = -(-train.batch_size // train.partitions) * train.partitions
+        sizes = f"train.batch_size {train.batch_size} is not a multiple of train.partitions {train.partitions}"
+        found.append(f"{sizes}: say {nearest}")
+    ranks = num_processes(config, "train", "ranks")
+    if ranks > train.partitions:
+        found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
+    if config.encode.model and not (config.model_path / "model.json").exists():
+        found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
+    try:
+        num_stars = count_stars(config)
+    except HpcAeError:
+        return found
+    good = num_stars * (1 - train.validation_fraction)
+    if not config.encode.model and good < train.batch_size:
+        found.append(f"{num_stars:,} stars are fewer than one train.batch_size {train.batch_size}")
+    return found
+
+
+def warnings_of(config: RunConfig, plans: list[StagePlan] | None = None) -> list[str]:
+    """What a user may want to change before queueing; with `plans` also what their times tell."""
+    found = _array_warnings(config) + _disk_warnings(config)
+    for stage in stages_of(config):
+        found += _stage_warnings(config, stage)
+    if config.cluster.kind == "slurm":
+        for plan in plans or []:
+            limit = config.cluster.of_stage(plan.stage).time
+            if plan.seconds > limit_seconds(limit):
+                found.append(f"{plan.stage} is expected to take {plan.seconds:.0f} s, longer than its time {limit}")
+    return found
+
+
+def _stage_warnings(config: RunConfig, stage: Stage) -> list[str]:
+    found = []
+    cluster, num_stars = config.cluster.of_stage(stage.name), count_stars(config)
+    processes = num_processes(config, stage.name, stage.kind)
+    num_shards = -(-num_stars // config.catalog.shard_rows)
+    if stage.name == "encode" and num_shards < processes:
+        found.append(f"{num_shards} shards for {processes} ranks of encode: smaller catalog.shard_rows use them all")
+    if config.cluster.kind == "local":
+        return found
+    limit = limit_seconds(cluster.time)
+    if stage.name == "train" and limit - signal_seconds(cluster.time) < config.train.checkpoint_seconds:
+        interval = f"train.checkpoint_seconds {config.train.checkpoint_seconds:g}"
+        found.append(f"train's time {cluster.time} is shorter than {interval}: a job that is killed would lose all")
+    asked = memory_bytes(cluster.mem)
+    nodes, tasks = num_tasks(config, stage.name, stage.kind)
+    on_a_node = tasks if nodes * tasks > 1 else processes  # one task alone works with a pool
+    needed = memory_gib(config, stage.name, num_stars, processes) * on_a_node
+    if asked is not None and needed * 2**30 > asked:
+        found.append(f"{stage.name} may need {needed:.1f} GiB a node, more than its mem {cluster.mem}")
+    gpus = cluster.gpus_per_node
+    if stage.kind == "ranks" and gpus and tasks != gpus:
+        found.append(f"{stage.name}: {tasks} ranks share {gpus} GPUs of a node: one each is usual")
+    return found
+
+
+def _array_warnings(config: RunConfig) -> list[str]:
+    own = config.cluster.stages.encode
+    if own is not None and own.array_throttle and own.array is None:
+        return ["cluster.stages.encode.array_throttle does nothing without array"]
+    return []
+
+
+def _disk_warnings(config: RunConfig) -> list[str]:
+    """Where the file system of the run directory has less room than the stages write."""
+    needed = sum(disk_gb(config, stage.name, count_stars(config)) for stage in stages_of(config))
+    folder = config.run_path
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    found = [f"the run writes {needed:.0f} GB, {folder} has {free:.0f} GB free"] if needed > free else []
+    if not os.access(folder, os.W_OK):
+        found.append(f"{folder}, in which run_dir lies, cannot be written")
+    return found
+
+
+def memory_bytes(text: str | None) -> float | None:
+    """Bytes of sbatch's --mem; None where nothing is asked for, or all of a node (0)."""
+    if not text:
+        return None
+    number, unit = (text, "") if text[-1].isdigit() else (text[:-1], text[-1].upper())
+    if not number.isdigit() or unit not in _UNITS or number == "0":
+        return None
+    return float(number) * _UNITS[unit]
+
+
+def advice(config: RunConfig, plans: list[StagePlan] | None = None) -> tuple[list[str], list[str]]:
+    """(problems, warnings); the one warning, where the stars are not there yet, is that."""
+    problems = problems_of(config)
+    try:
+        return problems, warnings_of(config, plans)
+    except HpcAeError as error:
+        return problems, ["; ".join(line.strip() for line in str(error).splitlines())]

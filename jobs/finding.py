@@ -1,0 +1,33 @@
+"""A row of `doctor`, and how it asks other programs."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warn", "fail"]
+_COMMAND_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, how it is, what was found, and what to do where it is not well."""
+
+    name: str
+    level: Level
+    found: str
+    fix: str = ""
+
+
+def run_quietly(*command: str, seconds: float = _COMMAND_SECONDS) -> subprocess.CompletedProcess[str] | None:
+    """Run a program to its end; None where it is not there or does not end in time."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def error_of(done: subprocess.CompletedProcess[str] | None) -> str:
+    """The first line of what a program had to complain of."""
+    return "no answer" if done is None else (done.stderr.strip().splitlines() or [""])[0][:200]

@@ -1,0 +1,136 @@
+"""Batch scripts: what a stage asks Slurm for, and the submitit executor that hands it in.
+
+A script is the same whatever it waits for: `sbatch` gets the dependency on its command line, so that `--dry-run` shows
+byte for byte what is submitted.
+"""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpc_ae.cluster import ClusterSection, limit_seconds
+from hpc_ae.config import RunConfig
+from hpc_ae.errors import HpcAeError, InputError
+from jobs.resources import num_tasks, num_workers
+from jobs.stages import Stage
+
+_MOST_SIGNAL_SECONDS = 90
+_NEVER_MINUTES = 1 << 30
+# Keys of `cluster` that submitit takes under sbatch's own name.
+_NAMES = ("partition", "account", "qos", "constraint", "mem", "time", "mail_type", "mail_user")
+
+
+class ChainExecutor(submitit.SlurmExecutor):
+    """submitit's executor with the dependency on sbatch's command line, and arrays that keep to it."""
+
+    depends_on: str | None = None
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["sbatch", *dependency_options(self.depends_on), str(submission_file_path)]
+
+    def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
+        """One job, or one array that keeps to the dependency, which submitit's own array executor would lose.
+
+        Timeouts are never counted: a signal that comes before StageJob listens requeues the job as it is.
+        """
+        paths = [Path(self.folder) / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
+        for delayed, path in zip(delayed_submissions, paths, strict=True):
+            delayed.set_timeout(_NEVER_MINUTES, self.max_num_timeout)
+            delayed.dump(path)
+        first = self._submit_command(self._submitit_command_str)
+        is_array = "map_count" in self.parameters
+        ids = [f"{first.job_id}_{index}" if is_array else str(first.job_id) for index in range(len(paths))]
+        jobs: list[Any] = [submitit.SlurmJob(self.folder, job_id, list(range(first.num_tasks))) for job_id in ids]
+        for job, path in zip(jobs, paths, strict=True):
+            job.paths.move_temporary_file(path, "submitted_pickle")
+        return jobs
+
+
+class ScriptWriter(ChainExecutor):
+    """Writes batch scripts, submits nothing."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Always there, unlike an executor that submits."""
+        return 1
+
+
+def dependency_options(depends_on: str | None) -> list[str]:
+    """sbatch's options for a job that starts when another has ended well, and never where that has not."""
+    return [] if depends_on is None else [f"--dependency=afterok:{depends_on}", "--kill-on-invalid-dep=yes"]
+
+
+def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[ChainExecutor] = ChainExecutor) -> Any:
+    """An executor with everything that a stage asks for; InputError where Slurm is not on this machine."""
+    try:
+        executor = kind(folder=config.run_path / "jobs" / "logs")
+    except RuntimeError as error:  # no srun
+        raise InputError(
+            "Slurm is not on this machine",
+            where="cluster.kind",
+            got="no srun on PATH",
+            fix="cluster.kind=local, or a login node",
+        ) from error
+    executor.update_parameters(**slurm_parameters(stage, config))
+    if num_parts > 1:
+        executor.update_parameters(array_parallelism=config.cluster.array_of(stage.name)[1])
+        executor.parameters["map_count"] = num_parts  # submitit's own name for the size of an array
+    return executor
+
+
+def slurm_parameters(stage: Stage, config: RunConfig) -> dict[str, Any]:
+    """sbatch's and srun's options for a stage."""
+    cluster = config.cluster.of_stage(stage.name)
+    nodes, tasks = num_tasks(config, stage.name, stage.kind)
+    chosen = {name: getattr(cluster, name) for name in _NAMES if getattr(cluster, name) is not None}
+    if cluster.gpus_per_node and stage.kind == "ranks":
+        chosen["gpus_per_node"] = cluster.gpus_per_node
+    cores = num_workers(config, stage.name) if stage.kind == "single" else cluster.cpus_per_task
+    mpi = [f"--mpi={cluster.mpi}"] if stage.kind == "mapped" and nodes * tasks > 1 else []
+    more = {"requeue": True, **{name.replace("_", "-"): value for name, value in cluster.sbatch.items()}}
+    if cluster.reservation:
+        more["reservation"] = cluster.reservation
+    return {
+        **chosen,
+        "job_name": f"hpc-ae-{stage.name}",
+        "nodes": nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": cores,
+        "signal_delay_s": signal_seconds(cluster.time),
+        "setup": script_lines(cluster) or None,
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cores}", *mpi],
+        "wckey": None,  # submitit's own, which a site that checks them would refuse
+        "additional_parameters": more,
+    }
+
+
+def signal_seconds(limit: str) -> int:
+    """How long before its time limit a job is told to save and requeue: 90 s, of a short limit a fifth."""
+    return int(min(_MOST_SIGNAL_SECONDS, limit_seconds(limit) / 5))
+
+
+def script_lines(cluster: ClusterSection) -> list[str]:
+    """The shell lines of a batch script before srun: modules, variables, then the user's own."""
+    lines = [f"module load {name}" for name in cluster.modules]
+    lines += [f"export OMP_NUM_THREADS={cluster.cpus_per_task}"]
+    if cluster.network_interface:
+        lines += [f"export {name}_SOCKET_IFNAME={cluster.network_interface}" for name in ("GLOO", "NCCL")]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
+    return [*lines, *cluster.setup]
+
+
+def batch_script(stage: Stage, config: RunConfig, num_parts: int) -> str:
+    """The batch script that Slurm would get; Slurm need not be on this machine."""
+    executor = slurm_executor(stage, config, num_parts, ScriptWriter)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+
+
+def submission_error(stage: str, error: Exception) -> HpcAeError:
+    """What sbatch said of a job that it did not take."""
+    lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()[-3:]
+    return InputError(f"the {stage} job was not accepted", where="sbatch", got=" ".join(lines)[:500])
