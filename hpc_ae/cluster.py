@@ -129,6 +129,11 @@ class ClusterSection(Resources, Place):
     stages: StagesSection = Field(
         StagesSection(), description="other resources of single stages: {encode: {array: 16, array_throttle: 4}}"
     )
+    stall_seconds: float = Field(
+        300.0,
+        ge=1.0,
+        description="a rank of train or encode without a sign of life so long is ended (at its start six times)",
+    )
     mpi: str = Field("pmi2", description="srun --mpi of the MPI stages: pmi2 (MPICH), pmix (Open MPI)")
     modules: list[str] = Field([], description="environment modules that each job loads")
     environment: dict[str, str] = Field({}, description="variables that each job exports, such as HPC_AE_CACHE_DIR")

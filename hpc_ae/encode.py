@@ -27,6 +27,7 @@ from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
 from hpc_ae.model.files import read_model, read_model_record
 from hpc_ae.model.forward import Encoding, make_forward
 from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.distributed import Ranks
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
@@ -147,27 +148,33 @@ def _encode_shards(
 ) -> bool:
     """Read ahead, compute, write behind; False where a stop was asked for."""
     forward = make_forward(read_model(job.model_dir)[0], device, job.compute)
+    source = prefetched(_read_shards(job, todo))
     with concurrent.futures.ThreadPoolExecutor(1, "writer") as writer:
         writing: concurrent.futures.Future[None] | None = None
-        for index, arrays in prefetched(_read_shards(job, todo)):
+        for index in todo:
+            heartbeat.beat(f"reading {job.stars.directory / job.path(index).name}")
+            arrays = next(source)
+            heartbeat.beat(f"computing {job.path(index)}")
             encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.reconstruction)
             outputs = make_outputs(arrays, encoding)
             if writing is not None:
+                heartbeat.beat(f"writing the shard before {job.path(index)}")
                 writing.result()
                 progress.update(_num_recorded(job), job.path(index).name)
             writing = writer.submit(_write_shard, job, index, outputs, forward.name)
             if stop_requested():
                 break
+        heartbeat.beat(f"writing {job.out_dir}")
         if writing is not None:
             writing.result()
         progress.update(_num_recorded(job))
     return not stop_requested() or all(job.path(index).exists() for index in todo)
 
 
-def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[tuple[int, Arrays]]:
+def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[Arrays]:
     names = [*_STAR_COLUMNS, *(["magnitude_error"] if "magnitude_error" in job.stars.columns else [])]
     for index in todo:
-        yield index, job.stars.read_shard(index, names)
+        yield job.stars.read_shard(index, names)
 
 
 def make_outputs(stars: Arrays, encoding: Encoding) -> Arrays:

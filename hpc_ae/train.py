@@ -27,6 +27,7 @@ from hpc_ae.model.files import MODEL_NAME, read_model_record, write_model
 from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.metrics import Metrics
@@ -212,6 +213,7 @@ class Training:
             self.stepper.steps(rows, index, rates, factor)
             position.step += len(index)
             position.loss_steps += len(index)
+            heartbeat.beat(f"step {position.step}{self._reads}")
             if position.step < self._next_boundary(position.step - 1):
                 continue
             due = time.monotonic() - saved_at > train.checkpoint_seconds
@@ -257,6 +259,10 @@ class Training:
             num_steps, share, num_bands = values.shape
             index = torch.arange(num_steps * share, device=device).reshape(num_steps, share)
             yield torch.from_numpy(values.reshape(-1, num_bands)).to(device), index
+
+    @property
+    def _reads(self) -> str:
+        return "" if isinstance(self.rows, Tensor) else f", reading {self.catalog.directory}"
 
     @property
     def _validation_steps(self) -> int:
@@ -310,6 +316,7 @@ class Training:
         """Rank 0 writes; all ranks hold the same weights. The others wait, so that a stop loses nothing."""
         if self.group.is_lead:
             position = self.position
+            heartbeat.beat(f"step {position.step}, writing a checkpoint to {self.checkpoints_dir}")
             tensors = {"model": self.stepper.weights(), "optimizer": self.stepper.optimizer_tensors()}
             if position.best:
                 tensors["best"] = position.best

@@ -14,6 +14,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.runtime.executor import launched_size
 from jobs.launched import Launched, prepare_run, record_launch
 from jobs.stages import Stage
+from jobs.watchdog import start_watchdog
 from jobs.worker import Marker, StopFlag, export_ranks, marker_path, take_one_gpu
 
 
@@ -47,8 +48,10 @@ def run_adopted(config: RunConfig, stage: Stage) -> str | None:
         export_ranks(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node)
         take_one_gpu(place.local_rank)
         os.environ.setdefault("HPC_AE_MEETING_DIR", str(state_dir / "meeting"))
-    stop = StopFlag()
-    return Marker(marker_path(state_dir, place.rank), 0).run(lambda: stage.run(config, stop), stop)
+    marker, stop = Marker(marker_path(state_dir, place.rank), 0), StopFlag()
+    if stage.kind == "ranks":
+        start_watchdog(marker.path, place.rank, config.cluster.stall_seconds)
+    return marker.run(lambda: stage.run(config, stop), stop)
 
 
 def find_place() -> Place | None:

@@ -69,11 +69,14 @@ class StageJob:
         from hpc_ae.config import load_config
         from jobs.restarts import note_restart
         from jobs.stages import STAGES
+        from jobs.watchdog import start_watchdog
 
         config, stage = load_config(Path(self.config_path)), STAGES[self.stage]
         if stage.kind != "ranks":
             stop.at_once = marker.end  # nothing in it asks whether it should stop
-        elif int(os.environ["RANK"]) % self._tasks() == 0:
+            return stage.run(config, stop)
+        start_watchdog(marker.path, int(os.environ["RANK"]), config.cluster.stall_seconds)
+        if int(os.environ["RANK"]) % self._tasks() == 0:
             note_restart(marker.path.parent, self.part, stage.done_so_far(config), before)
         return stage.run(config, stop)
 

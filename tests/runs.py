@@ -97,6 +97,15 @@ def checkpoint_digests(config: RunConfig, step: int) -> dict[str, str]:
     return {path.name: digest_file(path) for path in sorted(directory.iterdir())}
 
 
+def assert_same_training(config: RunConfig, expected: RunConfig) -> None:
+    """Weights, optimizer, best weights, state and metrics are those of the other run, bit by bit."""
+    step = expected.train.steps or 0
+    assert checkpoint_digests(config, step) == checkpoint_digests(expected, step)
+    assert metrics_of(config) == metrics_of(expected)
+    weights = [digest_file(run.run_path / "model" / "model.safetensors") for run in (config, expected)]
+    assert weights[0] == weights[1]
+
+
 def make_random_model(model_dir: Path, catalog_dir: Path, seed: int = 1, bands: tuple[str, ...] = BANDS) -> Path:
     """A model directory with freshly initialised weights: enough to encode with."""
     statistics = list(open_catalog(catalog_dir).manifest["statistics"].values())

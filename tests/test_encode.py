@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +14,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
     CPU,
     change_catalog,
-    finish,
     make_catalog,
     make_config,
     make_random_model,
-    start_rank,
-    wait_until,
-    write_config,
 )
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
@@ -236,33 +229,6 @@ def test_finalise_too_early(config: RunConfig) -> None:
     assert not (config.encoding_path / "encoding.h5").exists()
     encode(config, Ranks(1, 2, 1, 2), CPU)
     assert finalise(config)["num_stars"] == NUM_STARS
-
-
-@pytest.fixture(scope="module")
-def many_shards(catalog_dir: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """20,000 stars in 100 shards, encoded without interruption."""
-    directory = tmp_path_factory.mktemp("many")
-    stars = make_catalog(directory / "catalog", 20_000, 200)
-    config = make_config(directory / "whole", stars, encode={"model": str(model_dir)})
-    encode_with(config, 1)
-    return config
-
-
-def test_killed_at_random_moments(many_shards: RunConfig, model_dir: Path, tmp_path: Path) -> None:
-    """SIGKILL again and again, at random moments: then the same bytes as without, and no debris."""
-    config = make_config(tmp_path / "run", many_shards.catalog_path, encode={"model": str(model_dir)})
-    path, chance = write_config(config), random.Random(8)
-    for goal in (10, 35, 60):
-        process = start_rank(["-m", "jobs", "encode", str(path)], Ranks())
-        wait_until(lambda goal=goal: len(list(config.encoding_path.glob("shard-*.h5"))) >= goal, process)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0, 0.01))
-        process.send_signal(signal.SIGKILL)
-        finish([process])
-        with pytest.raises(WorkError, match="shards missing"):
-            finalise(config)
-    encode_with(config, 1)
-    assert contents(config.encoding_path) == contents(many_shards.encoding_path)
 
 
 def test_killed_between_shard_and_record(whole: RunConfig, config: RunConfig) -> None:

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import REPOSITORY, command, environment, hpc_ae, run_processes, start, write_config
+from commands import REPOSITORY, environment, hpc_ae, run_processes, start, write_config
 from slurm_cluster import wait_until
 
 from hpc_ae import open_catalog
@@ -283,45 +282,6 @@ def pool_processes() -> set[int]:
         except OSError:
             continue
     return found
-
-
-# ---- ranks that another launcher started
-
-
-def as_ranks(num_ranks: int, *arguments: object) -> None:
-    """Run a command as ranks with torchrun's variables, all of which must end with status 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            command(*arguments),
-            env=environment(**{key: str(value) for key, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(num_ranks)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(said)
-
-
-def test_ranks_of_torchrun(finished: Path, tmp_path: Path) -> None:
-    """Ranks with torchrun's variables train and encode what `hpc-ae run` does; `encode` alone finalises it."""
-    catalog = finished.parent / "run" / "catalog"
-    config = write_config(tmp_path, catalog={"path": str(catalog), "source": None})
-    as_ranks(2, "train", config)
-    weights = [path / "run" / "model" / "model.safetensors" for path in (tmp_path, finished.parent)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-    as_ranks(3, "encode", config)
-    assert not (tmp_path / "run" / "encoding" / "manifest.json").exists()
-    done = hpc_ae("encode", config)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = (open_catalog(path / "run" / "encoding") for path in (tmp_path, finished.parent))
-    for name in ("objid", "latent", "reconstruction_error", "reconstruction", "chi2"):
-        assert np.asarray(ours[name][:]).tobytes() == np.asarray(theirs[name][:]).tobytes(), name
 
 
 # ---- what the README says

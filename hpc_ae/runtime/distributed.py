@@ -29,6 +29,7 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.runtime import heartbeat
 
 _MEET_SECONDS = 300.0
 _SIOCGIFADDR = 0x8915
@@ -92,6 +93,8 @@ class Group:
         names = inspect.signature(kind).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         wrapped: nn.Module = kind(model, device_ids=ids, gradient_as_bucket_view=True, **{option: False})
+        wrapped.register_forward_pre_hook(_computes)
+        wrapped.register_forward_hook(_waits)
         return wrapped
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -99,12 +102,27 @@ class Group:
         if self.alone:
             return values
         tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        heartbeat.wait_for_others()
         dist.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        sums = tensor.cpu().numpy()
+        heartbeat.beat()
+        return sums
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.sum(np.zeros(1, np.int64))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _computes(*_: Any) -> None:
+    """A step begins: this rank's own work."""
+    heartbeat.beat()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _waits(*_: Any) -> None:
+    """The gradients that follow need all ranks."""
+    heartbeat.wait_for_others()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,87 @@
+"""A rank's watchdog: a small process of its own that ends the rank where it shows no sign of life for too long.
+
+It is a process, not a thread: it must see a rank that is stopped, or that hangs while it holds Python's lock. It says
+in the rank's marker and log which rank it was and what that did, and ends it with SIGKILL; the launcher ends the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hpc_ae.errors import HpcAeError
+from hpc_ae.files import publish_json, read_json
+from hpc_ae.runtime import heartbeat
+
+_WAITING_SECONDS = 15.0  # a rank that waits for a stuck one is given so much longer, so that the stuck one is named
+_START_FACTOR = 6  # start-up and compilation may take so much longer
+_TRACEBACK_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+def start_watchdog(marker_path: Path, rank: int, stall_seconds: float) -> None:
+    """Watch this process from now on."""
+    descriptor = heartbeat.open_page()
+    faulthandler.register(signal.SIGUSR1, chain=False)  # the watchdog asks where it hangs
+    words = [str(os.getpid()), str(descriptor), str(rank), str(stall_seconds), str(marker_path)]
+    subprocess.Popen([sys.executable, "-m", "jobs.watchdog", *words], pass_fds=(descriptor,), stdin=subprocess.DEVNULL)
+    os.close(descriptor)
+
+
+def watch(pid: int, signs: heartbeat.Signs, stall_seconds: float, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Return what a process was doing when it showed no sign for too long; "" where it has ended by itself.
+
+    Time is counted by the watchdog's own ticks: a job that Slurm suspends stops both, and is not called stuck after.
+    """
+    tick, silent, last = min(1.0, stall_seconds / 20), 0.0, 0
+    while Path(f"/proc/{pid}").exists() and os.getppid() == pid:
+        count, waits, doing = signs.read()
+        silent = silent + tick if count == last else 0.0
+        last = count
+        stopped = _is_stopped(pid)
+        limit = stall_seconds if count else _START_FACTOR * stall_seconds
+        if silent > limit + (_WAITING_SECONDS if waits and not stopped else 0.0):
+            return (
+                (doing or "starting up")
+                + (", waiting for the other ranks" if waits else "")
+                + (", stopped" if stopped else "")
+            )
+        sleep(tick)
+    return ""
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    return False
+
+
+def main(pid: int, descriptor: int, rank: int, stall_seconds: float, marker_path: Path) -> None:
+    """Watch a rank; where it is stuck, say so and end it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its rank
+    doing = watch(pid, heartbeat.Signs(descriptor), stall_seconds)
+    if not doing:
+        return
+    message = f"rank {rank} is stuck: no sign of life for cluster.stall_seconds {stall_seconds:.0f} ({doing})"
+    print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(HpcAeError):
+        publish_json(marker_path, {**read_json(marker_path), "state": "failed", "message": message, "status": 1})
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)  # its traceback goes to its log
+        time.sleep(_TRACEBACK_SECONDS)
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    watched, page, number = map(int, sys.argv[1:4])
+    main(watched, page, number, float(sys.argv[4]), Path(sys.argv[5]))
