@@ -200,7 +200,7 @@ def test_every_batch_has_other_good_stars(
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_same_losses_for_any_world_size(worlds: dict[int, tuple[RunConfig, list[np.ndarray]]], world_size: int) -> None:
-    """The losses of 60 steps are equal to 1e-4, unequal shares included: only the order of sums differs, and by how much
+    """The losses of 60 steps are equal to 1e-4, unequal shares included: only the order of sums differs; by how much
     rounding then grows depends on the processor (1.8e-5 seen).
     """
     expected, got = metrics_of(worlds[1][0]), metrics_of(worlds[world_size][0])
