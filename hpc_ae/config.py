@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from hpc_ae.cluster import ClusterSection
 from hpc_ae.errors import InputError
@@ -46,6 +46,13 @@ class RunConfig(Section):
     encode: EncodeSection = Field(EncodeSection(), description="encoding")
     postprocess: PostprocessSection = Field(PostprocessSection(), description="what follows")
     cluster: ClusterSection = Field(ClusterSection(), description="where it runs")
+
+    @field_validator("run_dir")
+    @classmethod
+    def _no_pattern(cls, value: str) -> str:
+        if "%" in value:
+            raise ValueError("a run_dir has no %: Slurm and submitit replace %j, %t and the like in the paths of logs")
+        return value
 
     @property
     def run_path(self) -> Path:

@@ -176,7 +176,7 @@ WRONG = [
     "cluster: {mail_user: 'a b@c'}", "cluster: {time: soon}", "cluster: {stages: {trian: {nodes: 2}}}",
     "cluster: {stages: {train: {array: 2}}}", "cluster: {stages: {encode: {array: 0}}}",
     "cluster: {stages: {encode: {kind: local}}}", "cluster: {stages: {encode: {partition: 'a b'}}}",
-    "1: 2", "run_dir: 5",
+    "1: 2", "run_dir: 5", "run_dir: 100%j",
 ]  # fmt: skip
 
 
