@@ -30,6 +30,29 @@ def make_dir(path: Path) -> Path:
     return path
 
 
+def check_private(path: Path) -> None:
+    """InputError where a directory that is there belongs to someone else, or others may write into it."""
+    if not path.exists():
+        return
+    entry = path.stat()
+    if entry.st_uid != os.geteuid():
+        raise InputError(
+            "the directory belongs to someone else",
+            where=path,
+            got=f"user {entry.st_uid}",
+            expected=f"user {os.geteuid()}, yourself: who owns it can replace what is in it",
+            fix="choose another directory",
+        )
+    if entry.st_mode & 0o022:
+        raise InputError(
+            "others may write into the directory",
+            where=path,
+            got=f"mode {entry.st_mode & 0o777:04o}",
+            expected="0700, or at most 0755",
+            fix=f"chmod go-w {path}",
+        )
+
+
 def publish_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that the name appears only when every byte is on disk (mode 0600)."""
     temp_path = path.with_name(f".{path.name}{TEMP_MARK}{socket.gethostname()}-{os.getpid()}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError
@@ -15,7 +14,7 @@ from hpc_ae.runtime.executor import launched_size
 from jobs.launched import Launched, prepare_run, record_launch
 from jobs.stages import Stage
 from jobs.watchdog import start_watchdog
-from jobs.worker import Marker, StopFlag, export_ranks, marker_path, take_one_gpu
+from jobs.worker import Marker, StopFlag, export_ranks, marker_path, started_at, take_one_gpu
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,7 @@ def _step() -> str:
 def _parent() -> str:
     """The process that started all ranks of a node: its number and the time of its start."""
     pid = os.getppid()
-    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{pid}-{started}"
+    return f"{pid}-{started_at(pid)}"
 
 
 def _word(text: str) -> str:

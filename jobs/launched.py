@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError
-from hpc_ae.files import make_dir, publish_bytes, publish_json, read_json
+from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json, read_json
 from jobs.worker import marker_path
 
 
@@ -76,7 +76,7 @@ def _record_path(run_dir: Path, stage: str) -> Path:
 
 def prepare_run(config: RunConfig) -> None:
     """Make the run directory and write the resolved config into it."""
-    make_dir(config.run_path)
+    check_private(make_dir(config.run_path))
     publish_bytes(config_path(config.run_path), dump_config(config).encode())
 
 

@@ -26,7 +26,7 @@ from jobs.resources import num_tasks
 from jobs.scheduler import ASK_SECONDS, ask, is_alive
 from jobs.slurm import slurm_executor, submission_error
 from jobs.stages import Stage
-from jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants
+from jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, still_runs
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
@@ -172,7 +172,7 @@ def _gone_locally(launched: Launched, markers: dict[int, dict[str, Any]]) -> str
     for rank, marker in markers.items():
         if marker["state"] == "interrupted":
             return "it was asked to stop, and saved its work; the same command goes on from there"
-        if marker["state"] == "running" and not Path(f"/proc/{marker['pid']}").exists():
+        if marker["state"] == "running" and not still_runs(marker):
             time.sleep(_GRACE_SECONDS / 4)
             if launched.markers().get(rank, {}).get("state") == "running":
                 return f"rank {rank} died (killed, perhaps for want of memory)"

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shlex
-import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any
 
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import HpcAeError, InputError
-from hpc_ae.files import read_json
+from hpc_ae.files import check_private, read_json
 from jobs.launched import Launched, config_path, launched_before
 from jobs.launcher import scancel
 from jobs.restarts import restart_reasons
 from jobs.scheduler import ENDED, WAITING, Answer, ask
 from jobs.stages import Stage, progress_path, stages_of
+from jobs.worker import runs_here
 
 _REASONS = {
     "Dependency": "waits for the stage before it",
@@ -58,7 +58,8 @@ class StageStatus:
 
 
 def open_run(run_dir: Path) -> RunConfig:
-    """The config of a run; InputError where there is no run."""
+    """The config of a run; InputError where there is no run, or one that others may have written."""
+    check_private(run_dir)
     if not config_path(run_dir).exists():
         raise InputError(
             "not a run directory", where=run_dir, got="no config.yaml", expected="the run_dir of `hpc-ae run CONFIG`"
@@ -176,12 +177,10 @@ def _ended_badly(answer: Answer | None, job_id: str) -> bool:
 
 
 def _local_state(markers: dict[int, dict[str, Any]]) -> tuple[str, str]:
-    here = socket.gethostname()
     for rank, marker in markers.items():
         if marker["state"] == "interrupted":
             return "stopped", f"{marker['message']}, and saved its work"
-        away = marker.get("host", here) != here
-        if marker["state"] == "running" and not away and not Path(f"/proc/{marker['pid']}").exists():
+        if marker["state"] == "running" and runs_here(marker) is False:
             return "lost", f"rank {rank} died (killed, perhaps for want of memory)"
     return ("running", "") if markers else ("queued", "starting")
 
@@ -262,9 +261,9 @@ def cancel_run(config: RunConfig) -> list[str]:
 
 def _cancel_local(job: Launched) -> str:
     """SIGTERM to each rank: it saves its work, and the command that started it ends with its stage."""
-    here, ended = socket.gethostname(), 0
+    ended = 0
     for marker in job.markers().values():
-        if marker["state"] == "running" and marker.get("host", here) == here:
+        if marker["state"] == "running" and runs_here(marker):
             with contextlib.suppress(OSError):
                 os.kill(int(marker["pid"]), 15)
                 ended += 1

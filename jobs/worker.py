@@ -166,11 +166,33 @@ class Marker:
             "status": status,
             "restart": self.restart,
             "pid": os.getpid(),
-            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "started": started_at(os.getpid()),
+            "host": _host(),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "time": time.time(),
         }
         publish_json(self.path, record)
+
+
+def started_at(pid: int) -> str:
+    """When a process began, in this machine's ticks; empty where it is gone. Tells it from a later one."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def runs_here(marker: dict[str, Any]) -> bool | None:
+    """Whether the process that wrote a marker still runs; None where that was on another machine."""
+    return still_runs(marker) if marker.get("host") == _host() else None
+
+
+def still_runs(marker: dict[str, Any]) -> bool:
+    """Whether the process that wrote a marker on this machine still runs."""
+    return bool(started_at(int(marker["pid"])) == marker["started"])
+
+
+def _host() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def marker_path(state_dir: Path, rank: int) -> Path:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
-from commands import hpc_ae, start
+import pytest
+from commands import hpc_ae, start, write_config
 
 from hpc_ae import open_catalog
 from hpc_ae.catalog.training import held_out_mask
-from hpc_ae.files import read_json
+from hpc_ae.files import publish_json, read_json
 from hpc_ae.photometry import BANDS, simulate_stars
 from jobs.lock import run_lock
 
@@ -113,3 +116,47 @@ def test_report_of_another_model_is_refused(tmp_path: Path) -> None:
     assert trained.returncode == 0 and "earlier model" in trained.stderr
     refused = hpc_ae("postprocess", tmp_path / "run.yaml", "train.learning_rate=1e-3")
     assert refused.returncode == 2 and "model: sha256:" in refused.stderr
+
+
+def test_directory_that_others_may_write(tmp_path: Path) -> None:
+    """A run directory that others may write into is refused by every command that trusts it, with the mend."""
+    config = write_config(tmp_path)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o777)
+    run_dir.chmod(0o777)
+    for words in (("run", config), ("train", config), ("run", config, "--no-wait")):
+        done = hpc_ae(*words)
+        assert done.returncode == 2 and "others may write into the directory" in done.stderr, done.stderr
+        assert f"chmod go-w {run_dir}" in done.stderr and list(run_dir.iterdir()) == []
+    (run_dir / "config.yaml").write_text(config.read_text())
+    for verb in ("status", "cancel", "logs"):
+        assert hpc_ae(verb, run_dir).returncode == 2
+    run_dir.chmod(0o755)
+    assert hpc_ae("status", run_dir).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_directory_of_someone_else(tmp_path: Path) -> None:
+    """A run directory that belongs to someone else is refused: its owner could replace what is run or read."""
+    config = write_config(tmp_path)
+    (tmp_path / "run").mkdir(mode=0o700)
+    os.chown(tmp_path / "run", 12345, 12345)
+    done = hpc_ae("run", config)
+    assert done.returncode == 2 and "belongs to someone else" in done.stderr and "user 12345" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_cancel_spares_a_reused_process_number(tmp_path: Path) -> None:
+    """A marker whose process number belongs to another process by now: that one is not signalled, the rank is lost."""
+    config = write_config(tmp_path)
+    assert hpc_ae("run", config).returncode == 0
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        record = read_json(tmp_path / "run" / "jobs" / "state" / "train.json")
+        path = tmp_path / "run" / "jobs" / "state" / record["state_dir"] / "rank-00000.json"
+        publish_json(path, {**read_json(path), "state": "running", "pid": bystander.pid})
+        assert "train: lost before" in hpc_ae("cancel", tmp_path / "run").stdout
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
