@@ -116,10 +116,11 @@ def signal_seconds(limit: str) -> int:
 
 def script_lines(cluster: ClusterSection) -> list[str]:
     """The shell lines of a batch script before srun: modules, variables, then the user's own."""
-    lines = [f"module load {name}" for name in cluster.modules]
+    lines = [f"module load {shlex.quote(name)}" for name in cluster.modules]
     lines += [f"export OMP_NUM_THREADS={cluster.cpus_per_task}"]
     if cluster.network_interface:
-        lines += [f"export {name}_SOCKET_IFNAME={cluster.network_interface}" for name in ("GLOO", "NCCL")]
+        interface = shlex.quote(cluster.network_interface)
+        lines += [f"export {name}_SOCKET_IFNAME={interface}" for name in ("GLOO", "NCCL")]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
     return [*lines, *cluster.setup]
 
