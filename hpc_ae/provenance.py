@@ -64,5 +64,5 @@ def check_fingerprint(where: Path, recorded: dict[str, Any], wanted: dict[str, A
             where=where,
             got="; ".join(changed[:5]),
             expected="an output of the same config and inputs",
-            fix=f"--redo {stage} discards it and makes it again; another run_dir keeps both",
+            fix=f"hpc-ae run CONFIG --redo {stage} discards it and makes it again; another run_dir keeps both",
         )

@@ -220,7 +220,7 @@ class Training:
             stop, due = self._agree(stop_requested(), due)
             if self._is_validation(position.step):
                 self._validate(metrics, rates[-1], progress.rate)
-            progress.update(position.step * train.batch_size, f"error {self._best_text()}")
+            progress.update(position.step * train.batch_size, f"best held-out error {self._best_text()}")
             if stop or due or position.step % train.checkpoint_steps == 0 or position.step == self.num_steps:
                 self._save()
                 saved_at, saved_step = time.monotonic(), position.step

@@ -10,14 +10,13 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
 from jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from jobs.resources import num_processes, num_tasks
-from jobs.slurm import signal_seconds
 from jobs.stages import Stage, stages_of
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
 
-def problems_of(config: RunConfig) -> list[str]:
-    """What will stop the run, each with the way out."""
+def sure_problems_of(config: RunConfig) -> list[str]:
+    """What will stop the run whatever the stars are, each with the way out."""
     found, train = [], config.train
     if train.batch_size % train.partitions:
         nearest = -(-train.batch_size // train.partitions) * train.partitions
@@ -28,6 +27,12 @@ def problems_of(config: RunConfig) -> list[str]:
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
     if config.encode.model and not (config.model_path / "model.json").exists():
         found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
+    return found
+
+
+def problems_of(config: RunConfig) -> list[str]:
+    """What will stop the run; raw files are counted by their size."""
+    found, train = sure_problems_of(config), config.train
     try:
         num_stars = count_stars(config)
     except HpcAeError:
@@ -57,16 +62,17 @@ def _stage_warnings(config: RunConfig, stage: Stage) -> list[str]:
     processes = num_processes(config, stage.name, stage.kind)
     num_shards = -(-num_stars // config.catalog.shard_rows)
     if stage.name == "encode" and num_shards < processes:
-        found.append(f"{num_shards} shards for {processes} ranks of encode: smaller catalog.shard_rows use them all")
+        num = f"{num_shards} shard{'s' * (num_shards != 1)}"
+        found.append(f"{num} for {processes} ranks of encode: smaller catalog.shard_rows use them all")
     if config.cluster.kind == "local":
         return found
     limit = limit_seconds(cluster.time)
-    if stage.name == "train" and limit - signal_seconds(cluster.time) < config.train.checkpoint_seconds:
+    if stage.name == "train" and limit < config.train.checkpoint_seconds:
         interval = f"train.checkpoint_seconds {config.train.checkpoint_seconds:g}"
-        found.append(f"train's time {cluster.time} is shorter than {interval}: a job that is killed would lose all")
+        found.append(f"train's time {cluster.time} is shorter than {interval}: a job that dies would lose all")
     asked = memory_bytes(cluster.mem)
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
-    on_a_node = tasks if nodes * tasks > 1 else processes  # one task alone works with a pool
+    on_a_node = tasks if stage.kind == "ranks" or nodes * tasks > 1 else processes  # one task alone works with a pool
     needed = memory_gib(config, stage.name, num_stars, processes) * on_a_node
     if asked is not None and needed * 2**30 > asked:
         found.append(f"{stage.name} may need {needed:.1f} GiB a node, more than its mem {cluster.mem}")

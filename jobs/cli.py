@@ -228,6 +228,8 @@ def check(config: ConfigPath, overrides: Overrides = None) -> int:
     typer.echo(dump_config(loaded), nl=False)
     problems, warnings = advice(loaded)
     _echo_advice(problems, warnings)
+    if not problems:
+        typer.echo("the config is right" + ("; see the warnings" if warnings else ""), err=True)
     return 2 if problems else 0
 
 

@@ -39,7 +39,7 @@ def examine(run_dir: Path) -> list[Finding]:
         _kernel,
         _slurm,
         _accounting,
-        lambda: _writing(folder),
+        lambda: _writing(folder, run_dir),
         lambda: _locking(folder),
         lambda: _clock(folder),
         lambda: _disk(folder),
@@ -137,7 +137,7 @@ def _accounting() -> Finding:
     return Finding("accounting", "ok", found)
 
 
-def _writing(folder: Path) -> Finding:
+def _writing(folder: Path, run_dir: Path) -> Finding:
     path = folder / f".hpc-ae-doctor-{secrets.token_hex(4)}"
     try:
         path.write_bytes(b"1")
@@ -145,7 +145,8 @@ def _writing(folder: Path) -> Finding:
         path.with_suffix(".renamed").unlink()
     except OSError as error:
         return Finding("run directory", "fail", f"{folder}: {error.strerror}", "choose a run_dir that you may write to")
-    return Finding("run directory", "ok", f"{folder}: write and rename work")
+    there = "" if run_dir.is_dir() else f" (tried instead of {run_dir}, which is not there yet)"
+    return Finding("run directory", "ok", f"{folder}{there}: write and rename work")
 
 
 def _locking(folder: Path) -> Finding:

@@ -88,7 +88,7 @@ def _flow(value: Any) -> str:
 
 
 def _commented(line: str, comment: str) -> str:
-    return f"{line:<{_COMMENT_COLUMN}}# {comment}\n"
+    return f"{line:<{_COMMENT_COLUMN - 2}}  # {comment}\n"
 
 
 def write_starting_config(path: Path, site: str | None) -> None:

@@ -42,6 +42,11 @@ class Launched:
         return len(self.parts) > 1
 
     @property
+    def adopted(self) -> bool:
+        """Whether another launcher started this: its name is then a token, not a number."""
+        return not self.job_id.isdigit()
+
+    @property
     def ranks(self) -> list[int]:
         """The ranks that were launched."""
         return [rank for part in self.parts for rank in range(part * self.tasks, (part + 1) * self.tasks)]

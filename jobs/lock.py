@@ -30,7 +30,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
                 "another hpc-ae works in this run directory",
                 where=run_dir,
                 got=os.read(descriptor, 200).decode(errors="replace").strip() or "an unnamed process",
-                fix="wait for it to end, or choose another run_dir",
+                fix="follow it: hpc-ae status RUN_DIR --watch; end it: hpc-ae cancel RUN_DIR; or choose another",
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

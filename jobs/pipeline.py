@@ -12,16 +12,18 @@ from pathlib import Path
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import make_dir, read_json
+from jobs.advice import sure_problems_of
 from jobs.launched import Launched, config_path, launched_before, prepare_run
 from jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
 from jobs.lock import run_lock, who_holds
 from jobs.resources import num_workers, ranks_per_node, threads_per_rank
-from jobs.scheduler import ask, is_alive
+from jobs.scheduler import ask, ending_jobs, is_alive
 from jobs.slurm import batch_script, dependency_options
 from jobs.stages import STAGES, Stage, progress_path, stages_of
 from jobs.watch import LiveView
 
 _START_SECONDS = 60.0
+_ENDING_SECONDS = 3.0
 
 
 def discard(config: RunConfig, names: list[str]) -> None:
@@ -74,10 +76,11 @@ def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) ->
     with run_lock(config.run_path):
         queued = submitted_before(config)
         if queued:
-            refuse_other_run(config, queued, redo)
+            refuse_other_run(config, queued, redo, parsable)
         else:
             discard(config, redo)
         left = [] if queued else stages_left(config)
+        refuse_problems(config, left)
         prepare_run(config)
         done = [stage.name for stage in stages_of(config) if stage not in left]
         if done and not queued:
@@ -96,11 +99,22 @@ def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) ->
     return 0
 
 
+def refuse_problems(config: RunConfig, left: list[Stage]) -> None:
+    """InputError where a stage that is left is known to fail."""
+    if {stage.name for stage in left} & {"train", "encode"} and (problems := sure_problems_of(config)):
+        raise InputError("the run would fail", where="the config", got="; ".join(problems), fix="hpc-ae check CONFIG")
+
+
 def submitted_before(config: RunConfig) -> list[Launched]:
     """The jobs of this run directory that are still in Slurm's queue; none for a run that was never submitted."""
     known = [launched_before(config.run_path, name) for name in STAGES]
     jobs = [job for job in known if job is not None and not job.local and not _has_ended(job)]
-    answer = ask(config.run_path, [job_id for job in jobs for job_id in job.job_ids], anew=True)
+    ids = [job_id for job in jobs for job_id in job.job_ids]
+    answer = ask(config.run_path, ids, anew=True)
+    while answer and (ending := ending_jobs(answer, ids)):  # cancelled just now: they may still save
+        say(f"waiting for jobs that are ending: {' '.join(ending)}")
+        time.sleep(_ENDING_SECONDS)
+        answer = ask(config.run_path, ids, anew=True)
     if answer is None and config.cluster.kind == "slurm":
         raise WorkError(
             "Slurm does not answer: jobs of this run directory may still be queued",
@@ -116,7 +130,7 @@ def _has_ended(job: Launched) -> bool:
     return all(markers.get(rank, {}).get("state") in ("done", "failed") for rank in job.ranks)
 
 
-def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str]) -> None:
+def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str], parsable: bool) -> None:
     """InputError where what is asked for is not what the queued jobs do; else say that they are followed."""
     ids = " ".join(job.job_id for job in queued)
     path = config_path(config.run_path)
@@ -128,6 +142,8 @@ def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str])
             fix=f"wait for them, or end them with: hpc-ae cancel {shlex.quote(config.run_dir)}",
         )
     say(f"already submitted: jobs {ids}")
+    if parsable:
+        print("\n".join(job.job_id for job in queued), flush=True)
 
 
 def show_plan(config: RunConfig, redo: list[str]) -> int:
@@ -209,6 +225,8 @@ def submit_chain(config: RunConfig, stages: list[Stage], parsable: bool) -> list
     except BaseException:
         for job in reversed(launched):
             cancel(job)
+        if launched:
+            say(f"cancelled again: jobs {' '.join(job.job_id for job in launched)}")
         raise
     return launched
 

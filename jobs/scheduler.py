@@ -21,7 +21,7 @@ ENDED = frozenset(
 )  # fmt: skip
 _COMMAND_SECONDS = 30
 
-Answer = dict[str, dict[str, str]]  # by job number (of an array task: 12_3): state, reason, nodes
+Answer = dict[str, dict[str, str]]  # by job number (of an array task: 12_3): state, reason, nodes, time of the answer
 
 
 def ask(run_dir: Path, job_ids: list[str], *, anew: bool = False) -> Answer | None:
@@ -39,9 +39,16 @@ def ask(run_dir: Path, job_ids: list[str], *, anew: bool = False) -> Answer | No
     answer = {job_id: known[job_id] for job_id in asked if job_id in known}
     if gone := [job_id for job_id in asked if job_id not in answer]:
         answer |= _accounted(gone)
+    for row in answer.values():
+        row["time"] = str(time.time())
     with contextlib.suppress(HpcAeError):
         publish_json(make_dir(cache.parent) / cache.name, {"jobs": asked, "time": time.time(), "answer": answer})
     return answer
+
+
+def forget(run_dir: Path) -> None:
+    """Ask anew the next time: jobs were cancelled."""
+    (run_dir / "jobs" / "state" / "scheduler.json").unlink(missing_ok=True)
 
 
 def _kept(cache: Path) -> tuple[list[str], Answer]:
@@ -77,6 +84,12 @@ def _lines(*command: str) -> list[str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.splitlines() if answer.returncode == 0 else None
+
+
+def ending_jobs(answer: Answer, job_ids: list[str]) -> list[str]:
+    """The jobs that are being ended, where none waits or runs any more."""
+    alive = [job_id for job_id in job_ids if is_alive(answer, job_id)]
+    return alive if all(answer[job_id]["state"] == "COMPLETING" for job_id in alive) else []
 
 
 def is_alive(answer: Answer, job_id: str) -> bool:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shlex
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hpc_ae.files import check_private, read_json
 from jobs.launched import Launched, config_path, launched_before
 from jobs.launcher import scancel
 from jobs.restarts import restart_reasons
-from jobs.scheduler import ENDED, WAITING, Answer, ask
+from jobs.scheduler import ENDED, WAITING, Answer, ask, forget
 from jobs.stages import Stage, progress_path, stages_of
 from jobs.worker import runs_here
 
@@ -33,9 +32,13 @@ _REASONS = {
     "BeginTime": "requeued; starts again soon",
     "NonZeroExitCode": "a task failed",
     "TimeLimit": "its time limit",
+    "PartitionTimeLimit": "never starts: its time is above the partition's limit; cancel, and lower cluster.time",
+    "PartitionNodeLimit": "never starts: more nodes than the partition has; cancel, and lower cluster.nodes",
+    "ReqNodeNotAvail": "the nodes it asks for are reserved or down",
 }
 _ENDED_WELL = ("done",)
 _LOG_BYTES = 1 << 16
+_LAST_WRITTEN = ("manifest.json", "model.json", "summary.json")  # of a catalog, a model, a report
 
 
 @dataclass
@@ -78,8 +81,8 @@ def status_of(config: RunConfig, *, anew: bool = False) -> list[StageStatus]:
 def _stage_status(config: RunConfig, stage: Stage, job: Launched | None, answer: Answer | None) -> StageStatus:
     status = StageStatus(stage.name)
     if job is None:
-        if any(path.exists() for path in stage.outputs(config)):
-            status.why = "its output was there before"
+        if any((path / name).exists() for path in stage.outputs(config) for name in _LAST_WRITTEN):
+            status.state, status.why = "done", "its output was there before"
         return status
     markers = job.markers()
     status.job_id = None if job.local else job.job_id
@@ -133,6 +136,10 @@ def _state(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | N
         return ("running" if "running" in states else "queued"), "Slurm does not answer: this is from its own files"
     jobs = dict.fromkeys(job.job_of(rank) for rank in open_ranks)
     said = [answer.get(job_id, {"state": "", "reason": ""}) for job_id in jobs]
+    asked = max((float(one["time"]) for one in said if "time" in one), default=0.0)
+    newer = {str(marker["state"]) for marker in markers.values() if float(marker["time"]) > asked}
+    if "running" in newer:
+        return "running", ""
     return _state_in_queue(said, states)
 
 
@@ -140,6 +147,8 @@ def _state_in_queue(said: list[dict[str, str]], states: set[str]) -> tuple[str, 
     """Of the jobs that are not done: running where one of them is, else queued, else how the first of them ended."""
     alive = [one for one in said if one["state"] and one["state"] not in ENDED]
     if any(one["state"] not in WAITING for one in alive):
+        if "interrupted" in states and all(one["state"] == "COMPLETING" for one in alive):
+            return "stopped", "it was asked to stop, and saved its work"
         return ("running", "") if states & {"running", "done"} else ("queued", "starting")
     if alive:
         return "queued", _REASONS.get(alive[0]["reason"], alive[0]["reason"])
@@ -153,17 +162,21 @@ def _state_in_queue(said: list[dict[str, str]], states: set[str]) -> tuple[str, 
 
 def _how_it_ended(said: dict[str, str]) -> str:
     words = said["state"].lower().replace("_", " ")
+    if words == "cancelled" and said["reason"] in ("Dependency", "DependencyNeverSatisfied"):
+        return "cancelled before it started: a stage before it was cancelled, or did not end well"
     reason = _REASONS.get(said["reason"], said["reason"])
     return f"{words}: {reason}" if reason not in ("", "None") else words
 
 
 def _array_counts(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | None) -> str:
     """How many of an array's tasks are done, failed, running."""
-    counts = {"done": 0, "failed": 0, "running": 0}
+    counts = {"done": 0, "failed": 0, "running": 0, "cancelled": 0}
     for part, job_id in zip(job.parts, job.job_ids, strict=True):
         states = [markers.get(part * job.tasks + rank, {}).get("state", "") for rank in range(job.tasks)]
         if states.count("done") == job.tasks:
             counts["done"] += 1
+        elif (answer or {}).get(job_id, {}).get("state") == "CANCELLED":
+            counts["cancelled"] += 1
         elif "failed" in states or _ended_badly(answer, job_id):
             counts["failed"] += 1
         elif "running" in states:
@@ -200,7 +213,7 @@ def next_command(config: RunConfig, stages: list[StageStatus]) -> str:
     states = {stage.state for stage in stages}
     if "failed" in states or "lost" in states:
         culprit = next(stage for stage in stages if stage.state in ("failed", "lost"))
-        return f"hpc-ae logs {run_dir} {culprit.stage}; then hpc-ae run {path} goes on from there"
+        return f"hpc-ae logs {run_dir} {culprit.stage}; mend what it names, then the same hpc-ae run goes on"
     if states & {"queued", "running"}:
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state in _ENDED_WELL or stage.why.startswith("its output") for stage in stages):
@@ -208,39 +221,22 @@ def next_command(config: RunConfig, stages: list[StageStatus]) -> str:
     return f"hpc-ae run {path}"
 
 
+def overall_state(stages: list[StageStatus]) -> str:
+    """One word for a run: that of the stage that matters most."""
+    states = [stage.state for stage in stages]
+    order = ("failed", "lost", "running", "queued", "stopped")
+    return next((state for state in order if state in states), "done" if set(states) == {"done"} else "waiting")
+
+
 def status_record(config: RunConfig, stages: list[StageStatus]) -> dict[str, Any]:
     """The status for `--json`."""
     return {
         "run_dir": str(config.run_path),
         "kind": config.cluster.kind,
+        "state": overall_state(stages),
         "stages": [asdict(stage) for stage in stages],
         "next": next_command(config, stages),
     }
-
-
-def status_table(config: RunConfig, stages: list[StageStatus]) -> Any:
-    """The status as a rich table with a line of advice under it."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=str(config.run_path), title_justify="left", box=None, pad_edge=False)
-    for name in ("stage", "job", "state", "nodes", "progress", "", "rate", "left", "restarts"):
-        table.add_column(name, no_wrap=name != "nodes")
-    notes = []
-    for stage in stages:
-        bar = ProgressBar(max(1, stage.total), stage.done, width=16) if stage.total else ""
-        share = f"{stage.done:,} of {stage.total:,} {stage.unit}" if stage.total else ""
-        rate = f"{stage.rate:,.0f}/s" if stage.rate else ""
-        left = "" if stage.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(stage.seconds_left))
-        cells = (stage.stage, stage.job_id or "", stage.state, stage.nodes, bar, share, rate, left)
-        table.add_row(*cells, str(stage.restarts) if stage.restarts else "")
-        if stage.why or (stage.last_line and stage.state != "done"):
-            notes.append(Text(f"{stage.stage}: {stage.why or stage.last_line}"))
-        if stage.restart_reasons:
-            notes.append(Text(f"{stage.stage}: began again: {'; '.join(stage.restart_reasons[-3:])}"))
-    return Group(table, *notes, Text(f"next: {next_command(config, stages)}"))
 
 
 def cancel_run(config: RunConfig) -> list[str]:
@@ -256,6 +252,7 @@ def cancel_run(config: RunConfig) -> list[str]:
             said.append(f"{stage.stage}: {_cancel_local(job)}")
         else:
             said.append(f"{stage.stage}: job {job.job_id} " + (scancel(job.job_id) or "cancelled"))
+            forget(config.run_path)
     return said
 
 

@@ -15,7 +15,8 @@ from hpc_ae.runtime.progress import Progress
 from jobs.launched import Launched, launched_before
 from jobs.launcher import say
 from jobs.stages import progress_path, stages_of
-from jobs.status import status_of, status_table
+from jobs.status import status_of
+from jobs.table import status_table
 
 _WATCH_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.5
@@ -27,26 +28,30 @@ def show(config: RunConfig) -> None:
     from rich.console import Console
 
     console = Console()
-    width = None if console.is_terminal else 160  # a pipe has no width of its own
-    Console(width=width).print(status_table(config, status_of(config)))
+    width = console.width if console.is_terminal else 160  # a pipe has no width of its own
+    Console(width=width).print(status_table(config, status_of(config), width))
 
 
 def watch_status(config: RunConfig) -> None:
     """The status again and again until nothing is queued or runs; Ctrl-C ends the watching alone."""
+    from rich.console import Console
     from rich.live import Live
 
-    stages = status_of(config)
-    with Live(status_table(config, stages), auto_refresh=False) as live:
+    stages, width = status_of(config), Console().width
+    with Live(status_table(config, stages, width), auto_refresh=False) as live:
         while any(stage.state in _GOING_ON for stage in stages):
             time.sleep(_WATCH_SECONDS)
             stages = status_of(config)
-            live.update(status_table(config, stages), refresh=True)
+            live.update(status_table(config, stages, width), refresh=True)
 
 
 def show_log(config: RunConfig, stage: str | None, rank: int | None, *, follow: bool) -> None:
     """Print the log of a rank of a stage, to its end or until the stage has ended; InputError where there is none."""
     launched = _find_launch(config, stage)
-    with _find_log(launched, rank).open(encoding="utf-8", errors="replace") as log:
+    path = _find_log(launched, rank)
+    if not path.stat().st_size:
+        say(f"{path} is empty so far: progress comes every 30 s, of the first rank alone")
+    with path.open(encoding="utf-8", errors="replace") as log:
         while True:
             going_on = follow and _goes_on(config, launched)
             for line in log:
@@ -67,6 +72,12 @@ def _find_launch(config: RunConfig, stage: str | None) -> Launched:
         raise InputError("no such stage in this run", where="STAGE", got=stage, expected=", ".join(names))
     launches = [launched_before(config.run_path, name) for name in ([stage] if stage else names)]
     found = [launch for launch in launches if launch is not None and _has_log(launch)]
+    if not found and any(launch is not None and launch.adopted for launch in launches):
+        raise InputError(
+            "this stage was started by another launcher, and wrote to its terminal",
+            where=config.run_path,
+            fix="look where torchrun, srun or mpiexec was typed; runs of hpc-ae itself have logs",
+        )
     if not found:
         raise InputError(
             "nothing has been logged yet",
@@ -133,4 +144,5 @@ class LiveView:
 def summary_line(record: dict[str, Any]) -> str:
     """What a finished stage's progress file says, in one line."""
     unit = record["unit"]
-    return f"{record['what']}: {record['done']:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"
+    num = record["done"] - record["first"]
+    return f"{record['what']}: {num:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"

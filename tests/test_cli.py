@@ -145,9 +145,10 @@ def test_shipped_configs_are_right(name: str, capsys: pytest.CaptureFixture[str]
     """The configs that ship are accepted."""
     root = Path(__file__).resolve().parent.parent
     status, said = in_process(capsys, "check", root / "configs" / f"{name}.yaml")
-    assert status == 0 and "wrong:" not in said
-    missing = {"quickstart": "", "seed": "warning: there is no such file", "survey": "warning: no file matches"}
-    assert said.startswith(missing[name]) and said.count("warning:") == bool(missing[name])
+    right = "the config is right"
+    expected = {"quickstart": right, "seed": "warning: there is no such file", "survey": "warning: no file matches"}
+    assert status == 0 and "wrong:" not in said and right in said
+    assert said.startswith(expected[name]) and said.count("warning:") == (name != "quickstart")
 
 
 # ---- wrong configs
@@ -304,6 +305,15 @@ def test_redo_of_an_unknown_stage(star_dir: Path, tmp_path: Path, refused: Calla
     refused(2, ["no such stage", "trian", "train", "encode"], "run", config, "--redo", "trian")
     refused(2, ["no such stage", "simulate"], "run", config, "--redo", "simulate")
     assert (star_dir / "manifest.json").exists()
+
+
+def test_what_check_calls_wrong_is_not_started(tmp_path: Path) -> None:
+    """A batch that the partitions do not divide is refused by `run` before anything is made."""
+    config = write_config(tmp_path, train={"batch_size": 100})
+    done = hpc_ae("run", config)
+    check(done.returncode, done.stderr, 2, ["the run would fail", "say 104"])
+    assert not (tmp_path / "run" / "catalog").exists()
+    assert hpc_ae("check", config).returncode == 2
 
 
 def test_slurm_that_is_not_there(tmp_path: Path) -> None:

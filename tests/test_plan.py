@@ -51,6 +51,17 @@ def test_warnings_say_what_to_change(tmp_path: Path) -> None:
     assert "say 512" in " ".join(problems_of(config))
 
 
+def test_memory_of_an_array_is_that_of_one_task(tmp_path: Path) -> None:
+    """What a node needs is for the ranks that share it, however many tasks an array has."""
+    stages = {"encode": {"array": 50, "mem": "1G"}}
+    config = make_config(tmp_path, cluster={"kind": "slurm", "stages": stages})
+    assert "encode may need" not in " ".join(warnings_of(config))
+    stages = {"encode": {"ranks_per_node": 50, "mem": "1G"}}
+    assert "encode may need" in " ".join(
+        warnings_of(make_config(tmp_path, cluster={"kind": "slurm", "stages": stages}))
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 5400), ("01:30", 90), ("02:00:01", 7201), ("1-12", 129_600), ("1-00:30", 88_200)]
 )

@@ -195,6 +195,9 @@ def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: 
     assert "train: job" in hpc_ae("cancel", a, **any_slurm.environment()).stdout
     assert ask(b, any_slurm)["train"]["state"] in ("running", "queued")
     assert "cancelled" in hpc_ae("cancel", b, **any_slurm.environment()).stdout
+    again = hpc_ae("run", requeued, "--no-wait", "cluster.time=00:10:00", **any_slurm.environment())
+    assert again.returncode == 0 and "Submitted batch job" in again.stdout, again.stderr  # it waited for the ending job
+    assert hpc_ae("cancel", b, **any_slurm.environment()).returncode == 0
     assert wait_until(lambda: not any_slurm.queue(), timeout=60)
     assert ask(a, any_slurm)["train"]["state"] == ask(b, any_slurm)["train"]["state"] == "stopped"
 

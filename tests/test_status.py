@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import hpc_ae, start, write_config
+from rich.console import Console
 from slurm_cluster import SlurmCluster, wait_until
+
+from hpc_ae.config import check_config
+from hpc_ae.files import make_dir, publish_json
+from jobs.launched import Launched
+from jobs.status import StageStatus, _array_counts, _state
+from jobs.table import status_table
+from jobs.worker import marker_path
 
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
@@ -128,6 +137,63 @@ def test_on_slurm(slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_pat
     assert [line.split(":")[0] for line in ended] == ["postprocess", "finalise", "encode", "train", "simulate"]
     assert ended[-1] == "simulate: done before"
     assert wait_until(lambda: not slurm.run("squeue", "--noheader").strip(), timeout=30)
-    (run_dir / "jobs" / "state" / "scheduler.json").unlink()
     assert states(run_dir, **variables)["train"] in ("stopped", "lost")
     assert states(run_dir, **variables)["simulate"] == "done"
+
+
+# ---- what the queue's older answer and the newer files say together
+
+
+def launched(tmp_path: Path, states: dict[int, str], parts: tuple[int, ...] = (0,)) -> Launched:
+    """A launch of one rank a part, whose markers say this."""
+    job = Launched("train", "7", tmp_path, tmp_path / "jobs" / "state" / "x", 1, parts, local=False)
+    make_dir(job.state_dir)
+    for rank, state in states.items():
+        record = {"state": state, "message": "", "status": 0, "time": 1000.0, "restart": 0, "pid": 1, "host": "n1"}
+        publish_json(marker_path(job.state_dir, rank), record)
+    return job
+
+
+def said(state: str, reason: str, time: float) -> dict[str, str]:
+    """A row of Slurm's answer."""
+    return {"state": state, "reason": reason, "nodes": "", "time": str(time)}
+
+
+@pytest.mark.parametrize(
+    ("marker", "row", "state"),
+    [
+        ("running", said("PENDING", "Dependency", 990.0), "running"),  # it has started since
+        ("running", said("PENDING", "BeginTime", 1010.0), "queued"),  # it was requeued since
+        ("interrupted", said("COMPLETING", "None", 1010.0), "stopped"),
+        ("interrupted", said("CANCELLED", "None", 1010.0), "stopped"),
+        ("running", said("RUNNING", "None", 1010.0), "running"),
+        ("running", said("TIMEOUT", "TimeLimit", 1010.0), "lost"),
+    ],
+)
+def test_newer_word_holds(tmp_path: Path, marker: str, row: dict[str, str], state: str) -> None:
+    """A marker that is newer than Slurm's answer overrules it, an older one does not."""
+    job = launched(tmp_path, {0: marker})
+    assert _state(job, job.markers(), {"7": row})[0] == state
+
+
+def test_array_tasks_that_never_ran_are_not_failed(tmp_path: Path) -> None:
+    """Tasks that were cancelled in the queue are counted as that."""
+    job = launched(tmp_path, {0: "done"}, (0, 1, 2))
+    answer = {"7_0": said("COMPLETED", "None", 1.0)} | {
+        f"7_{index}": said("CANCELLED", "Dependency", 1.0) for index in (1, 2)
+    }
+    assert _array_counts(job, job.markers(), answer) == "1 done, 2 cancelled, of 3 array tasks"
+    assert _state(job, job.markers(), answer)[1].startswith("cancelled before it started")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 130])
+def test_table_on_any_terminal(tmp_path: Path, width: int) -> None:
+    """Stage, job number, state and time left are never cut, however narrow the terminal is."""
+    stage = StageStatus(
+        "postprocess", "running", "38148490", "n1,n2", 66_457_600, 151_552_000, "stars", 232_773.0, 366.0
+    )
+    config = check_config({"run_dir": str(tmp_path)}, "test")
+    console = Console(width=width, file=io.StringIO())
+    console.print(status_table(config, [stage], width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(word in text for word in ("postprocess", "38148490", "running", "00:06:06", "of 15"))

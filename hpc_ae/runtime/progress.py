@@ -90,10 +90,9 @@ class Progress:
         self.close()
         self._write_file("done" if kind is None else "failed")
         if kind is None and not self._quiet:
-            rate = f"{self.rate:,.0f} {self.unit}/s"
-            print(
-                f"{self.what}: {self.done:,} {self.unit} in {self.seconds:.1f} s ({rate})", file=sys.stderr, flush=True
-            )
+            num = self.done - self.first
+            text = f"{num:,} {self.unit} in {self.seconds:.1f} s ({self.rate:,.0f} {self.unit}/s)"
+            print(f"{self.what}: {text if num else 'nothing was left to do'}", file=sys.stderr, flush=True)
 
     def _write_file(self, state: str) -> None:
         if self.path is None:
@@ -102,6 +101,7 @@ class Progress:
             "what": self.what,
             "state": state,
             "done": self.done,
+            "first": self.first,
             "total": self.total,
             "unit": self.unit,
             "rate": round(self.rate, 1),

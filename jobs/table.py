@@ -1,0 +1,72 @@
+"""Shows the status of a run as a table, as wide as the terminal is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hpc_ae.config import RunConfig
+from jobs.status import StageStatus, next_command
+
+_WIDE, _MIDDLING = 120, 96  # columns of a terminal: with bar and full numbers; without the bar
+
+
+def status_table(config: RunConfig, stages: list[StageStatus], width: int = 160) -> Any:
+    """The status as a rich table with lines of advice under it; a narrow terminal does without the bar, nodes, rate."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=str(config.run_path), title_justify="left", box=None, pad_edge=False)
+    shown = columns_for(width)
+    for name in shown:
+        table.add_column("" if name == "bar" else name, no_wrap=name != "nodes")
+    for stage in stages:
+        cells = _cells(stage, short=width < _WIDE)
+        table.add_row(*(cells[name] for name in shown))
+    notes = [Text(line) for stage in stages for line in _notes(stage)]
+    return Group(table, *notes, Text(f"next: {next_command(config, stages)}"))
+
+
+def columns_for(width: int) -> list[str]:
+    """The columns that fit: stage, job, state and time left always do."""
+    names = ["stage", "job", "state", "nodes", "bar", "progress", "rate", "left", "restarts"]
+    left_out = [] if width >= _WIDE else ["bar"] if width >= _MIDDLING else ["bar", "nodes", "rate", "restarts"]
+    return [name for name in names if name not in left_out]
+
+
+def _cells(stage: StageStatus, *, short: bool) -> dict[str, Any]:
+    from rich.progress_bar import ProgressBar
+
+    number = _short if short else "{:,.0f}".format
+    left = "" if stage.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(stage.seconds_left))
+    return {
+        "stage": stage.stage,
+        "job": stage.job_id or "",
+        "state": stage.state,
+        "nodes": stage.nodes,
+        "bar": ProgressBar(max(1, stage.total), stage.done, width=16) if stage.total else "",
+        "progress": f"{number(stage.done)} of {number(stage.total)} {stage.unit}" if stage.total else "",
+        "rate": f"{number(stage.rate)}/s" if stage.rate else "",
+        "left": left,
+        "restarts": str(stage.restarts) if stage.restarts else "",
+    }
+
+
+def _short(number: float) -> str:
+    """1234567 as 1.2M."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _notes(stage: StageStatus) -> list[str]:
+    """What there is to say of a stage beside the numbers."""
+    notes = []
+    said = stage.why or (stage.last_line if stage.state != "done" else "")
+    if said:
+        notes.append(f"{stage.stage}: {said.removeprefix(f'{stage.stage}: ')}")
+    counts = {reason: stage.restart_reasons.count(reason) for reason in stage.restart_reasons}
+    reasons = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items()]
+    return [*notes, f"{stage.stage}: began again: {'; '.join(reasons)}"] if reasons else notes
