@@ -67,13 +67,18 @@ def publish_bytes(path: Path, data: bytes | memoryview) -> None:
 
 def write_error(path: Path, num_bytes: int, error: OSError) -> WorkError:
     """The one message for a file that could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = is_full(error)
     return WorkError(
         "the disk is full" if full else f"cannot write: {error.strerror}",
         where=path,
         expected=f"room for {num_bytes} bytes" if full else "a directory that you may write to",
         fix="make room and run the same command again; what is finished is kept" if full else "check the directory",
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a quota has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import submitit
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
-from hpc_ae.files import make_dir, publish_bytes
+from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 from jobs.launched import Launched, config_path, record_launch
 from jobs.resources import num_tasks
@@ -30,6 +31,7 @@ from jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, still_runs
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
+_PAYLOAD_BYTES = 1 << 16  # what a launch writes before its work: config, payload, marker, log
 _LEAKING = re.compile(r"^(SLURM|SLURMD|SRUN|SBATCH|PMI|PMIX|OMPI|SUBMITIT)_")
 
 
@@ -60,6 +62,8 @@ def launch(stage: Stage, config: RunConfig, depends_on: str | None = None, *, at
         try:
             jobs = executor.submit_array(payloads)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise write_error(state_dir, _PAYLOAD_BYTES, error) from error
             raise submission_error(stage.name, error) from error
     job_id = str(jobs[0].job_id).partition("_")[0] if len(parts) > 1 else str(jobs[0].job_id)
     launched = Launched(stage.name, job_id, config.run_path, state_dir, nodes * tasks, parts, local, jobs[0])
@@ -179,8 +183,16 @@ def _gone_locally(launched: Launched, markers: dict[int, dict[str, Any]]) -> str
     if launched.job is not None and launched.job.done() and len(markers) < launched.tasks:
         time.sleep(_GRACE_SECONDS / 4)
         if len(launched.markers()) < launched.tasks:
-            return "a rank did not start: " + _last_line(launched.log_path())
+            return "a rank did not start: " + _last_words(launched)
     return None
+
+
+def _last_words(launched: Launched) -> str:
+    """Why a rank left without a word, as far as that is known."""
+    free = shutil.disk_usage(launched.run_dir).free
+    if free < _PAYLOAD_BYTES:
+        return f"the disk is full: {free} bytes are left, {_PAYLOAD_BYTES} are needed for its log and marker"
+    return _last_line(launched.log_path())
 
 
 def _last_line(path: Path) -> str:

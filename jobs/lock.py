@@ -36,7 +36,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: who holds it is a courtesy
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         os.close(descriptor)

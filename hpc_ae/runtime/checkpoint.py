@@ -35,7 +35,8 @@ def save_checkpoint(
         temp_dir.rename(final_dir)
         sync_dir(checkpoints_dir)
     except OSError as error:
-        raise write_error(final_dir, 0, error) from error
+        num_bytes = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+        raise write_error(final_dir, num_bytes, error) from error
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
     for old in list_checkpoints(checkpoints_dir)[:-keep]:
