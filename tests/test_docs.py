@@ -132,3 +132,9 @@ def test_options_of_the_administrators_page_are_those_of_the_code() -> None:
     """The allow-list of sbatch's options is the one that the config model has."""
     text = " ".join((REPOSITORY / "docs" / "administrators.md").read_text().split())
     assert ", ".join(SBATCH_OPTIONS) in text
+
+
+def test_tests_that_the_promises_name_exist() -> None:
+    """Every test file that docs/reliability.md names is there."""
+    named = set(re.findall(r"`(tests/\w+\.py)`", (REPOSITORY / "docs" / "reliability.md").read_text()))
+    assert len(named) > 8 and [name for name in named if not (REPOSITORY / name).exists()] == []
