@@ -1,16 +1,14 @@
-"""Requeue, preemption and node loss on a real Slurm: the result is that of a run that nothing happened to."""
+"""Requeue and preemption on a real Slurm: the result is that of a run that nothing happened to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import conftest
 import pytest
 from commands import hpc_ae, write_config
 from runs import assert_same_training
 from slurm_cluster import SlurmCluster, wait_until
 
-from hpc_ae import open_catalog
 from hpc_ae.config import load_config
 from hpc_ae.files import read_json
 from hpc_ae.simulate import SimulateSettings, simulate
@@ -73,32 +71,3 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     assert ["asked to stop" in str(ledger[1]["why"]), "time limit was near" in str(ledger[2]["why"])] == [True, True]
     assert 0 < int(str(ledger[1]["done"])) < int(str(ledger[2]["done"])) < TRAIN["steps"]
     check_same(tmp_path, tmp_path / "stars", run_dir)
-
-
-@pytest.mark.parametrize("stage", ["train", pytest.param("encode", marks=pytest.mark.slow)])
-def test_lost_node(stage: str, tmp_path: Path) -> None:
-    """A node's slurmd and tasks are killed: Slurm finds out, requeues the job, it ends with the same result. What is
-    lost is at most the work since the last checkpoint, or the shards in hand.
-    """
-    conftest.need("slurm")
-    small = stage == "train"
-    simulate(tmp_path / "stars", SimulateSettings(3000 if small else 150_000, shard_rows=1000 if small else 100), 2)
-    train = TRAIN if small else {"steps": 50, "batch_size": 64, "partitions": 8}
-    catalog = {"path": str(tmp_path / "stars"), "source": None}
-    config, run_dir = write_config(tmp_path, catalog=catalog, train=train, cluster=SLURM), tmp_path / "run"
-    with SlurmCluster() as cluster:
-        assert hpc_ae("run", config, "--no-wait", **cluster.environment()).returncode == 0
-        sign = "checkpoints/step-00000[1-9]*" if small else "encoding/shard-*.h5"
-        assert wait_until(lambda: any(run_dir.glob(sign)), timeout=120, interval=0.01)
-        before = newest_step(run_dir) if small else len(list(run_dir.glob("encoding/shard-*.h5")))
-        cluster.kill_node("n2")
-        cluster.start_node("n2", wait=False)
-        last = job_of(run_dir, "postprocess")
-        assert wait_until(lambda: len(starts(run_dir, stage)) == 2, timeout=150), cluster.log_tails()
-        assert "was lost" in str(starts(run_dir, stage)[1]["why"]) or "asked to stop" in str(starts(run_dir, stage)[1])
-        assert int(str(starts(run_dir, stage)[1]["done"])) >= before
-        assert cluster.wait(last, timeout=300) == "COMPLETED", cluster.log_tails()
-    assert hpc_ae("verify", run_dir).returncode == 0
-    assert open_catalog(run_dir / "encoding").num_stars == open_catalog(tmp_path / "stars").num_stars
-    if small:
-        check_same(tmp_path, tmp_path / "stars", run_dir)
