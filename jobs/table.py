@@ -8,7 +8,7 @@ from typing import Any
 from hpc_ae.config import RunConfig
 from jobs.status import StageStatus, next_command
 
-_WIDE, _MIDDLING = 120, 96  # columns of a terminal: with bar and full numbers; without the bar
+_WIDE, _MIDDLING, _NARROW = 120, 96, 76  # columns of a terminal: all; without the bar; with a percentage for numbers
 
 
 def status_table(config: RunConfig, stages: list[StageStatus], width: int = 160) -> Any:
@@ -23,6 +23,8 @@ def status_table(config: RunConfig, stages: list[StageStatus], width: int = 160)
         table.add_column("" if name == "bar" else name, no_wrap=name != "nodes")
     for stage in stages:
         cells = _cells(stage, short=width < _WIDE)
+        if width < _NARROW and stage.total:
+            cells["progress"] = f"{100 * stage.done / stage.total:.0f} %"
         table.add_row(*(cells[name] for name in shown))
     notes = [Text(line) for stage in stages for line in _notes(stage)]
     return Group(table, *notes, Text(f"next: {next_command(config, stages)}"))
