@@ -132,13 +132,13 @@ def test_failing_stage_gives_its_message(slurm: SlurmCluster, star_dir: Path, tm
     assert {path.parent.name.partition("-")[0] for path in started} == {"train"}
 
 
-def test_partition_that_does_not_exist(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
+def test_partition_that_does_not_exist(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """A partition that Slurm does not know is status 2 with Slurm's own message, and nothing is in the queue."""
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=SLURM)
-    done = hpc_ae("run", config, "cluster.partition=nowhere", **slurm.environment())
+    done = hpc_ae("run", config, "cluster.partition=nowhere", **any_slurm.environment())
     assert done.returncode == 2, done.stderr
     assert "invalid partition specified: nowhere" in done.stderr and "Traceback" not in done.stderr
-    assert slurm.queue() == []
+    assert any_slurm.queue() == []
 
 
 def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -157,17 +157,17 @@ def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_pat
     assert wait_until(lambda: slurm.queue() == [], timeout=20)
 
 
-def test_no_wait_from_inside_another_job(slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
+def test_no_wait_from_inside_another_job(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """Submitted from inside a job, with its SLURM_* variables set, `--no-wait` prints the jobs and they complete."""
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=SLURM)
     words = " ".join(f"'{word}'" for word in command("run", config, "--no-wait"))
     exports = "\n".join(f"export {name}='{environment()[name]}'" for name in ("PYTHONPATH", "PATH"))
-    outer = slurm.submit(f"{exports}\n{words}", "--nodes=1", "--ntasks=3", "--mem=100")
-    assert slurm.wait(outer, timeout=60) == "COMPLETED", slurm.output(outer)
-    jobs = submitted(slurm.output(outer))
+    outer = any_slurm.submit(f"{exports}\n{words}", "--nodes=1", "--ntasks=3", "--mem=100")
+    assert any_slurm.wait(outer, timeout=60) == "COMPLETED", any_slurm.output(outer)
+    jobs = submitted(any_slurm.output(outer))
     assert list(jobs) == ["train", "encode", "finalise", "postprocess"]
-    assert slurm.wait(jobs["postprocess"], timeout=120) == "COMPLETED", slurm.output(outer)
-    assert "NumNodes=2" in slurm.run("scontrol", "show", "job", str(jobs["train"]))
+    assert any_slurm.wait(jobs["postprocess"], timeout=120) == "COMPLETED", any_slurm.output(outer)
+    assert "NumNodes=2" in any_slurm.run("scontrol", "show", "job", str(jobs["train"]))
     again = hpc_ae("run", config, "cluster.kind=local")
     assert again.returncode == 0, again.stderr
     assert "already done: train, encode, finalise" in again.stderr
