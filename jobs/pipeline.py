@@ -78,6 +78,7 @@ def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) ->
         if queued:
             refuse_other_run(config, queued, redo, parsable)
         else:
+            refuse_problems(config, stages_of(config)[first_redone(config, redo) :])  # before anything is discarded
             discard(config, redo)
         left = [] if queued else stages_left(config)
         refuse_problems(config, left)

@@ -36,7 +36,6 @@ _REASONS = {
     "PartitionNodeLimit": "never starts: more nodes than the partition has; cancel, and lower cluster.nodes",
     "ReqNodeNotAvail": "the nodes it asks for are reserved or down",
 }
-_ENDED_WELL = ("done",)
 _LOG_BYTES = 1 << 16
 _LAST_WRITTEN = ("manifest.json", "model.json", "summary.json")  # of a catalog, a model, a report
 
@@ -216,7 +215,7 @@ def next_command(config: RunConfig, stages: list[StageStatus]) -> str:
         return f"hpc-ae logs {run_dir} {culprit.stage}; mend what it names, then the same hpc-ae run goes on"
     if states & {"queued", "running"}:
         return f"hpc-ae status {run_dir} --watch"
-    if all(stage.state in _ENDED_WELL or stage.why.startswith("its output") for stage in stages):
+    if all(stage.state == "done" for stage in stages):
         return f"hpc-ae verify {run_dir}"
     return f"hpc-ae run {path}"
 

@@ -314,6 +314,12 @@ def test_what_check_calls_wrong_is_not_started(tmp_path: Path) -> None:
     check(done.returncode, done.stderr, 2, ["the run would fail", "say 104"])
     assert not (tmp_path / "run" / "catalog").exists()
     assert hpc_ae("check", config).returncode == 2
+    kept = tmp_path / "run" / "checkpoints" / "step-000000040" / "state.json"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    done = hpc_ae("run", config, "--redo", "train")
+    check(done.returncode, done.stderr, 2, ["the run would fail"])
+    assert kept.exists()  # nothing is discarded for a run that is refused
 
 
 def test_slurm_that_is_not_there(tmp_path: Path) -> None:
