@@ -3,6 +3,7 @@
 HpcAeError            exit status 1: the work failed
 ├── DamageError       exit status 1: a file is not what its record says
 ├── WorkError         exit status 1: disk full, lost process, failed job
+│   └── LostConnection  exit status 1: another rank is gone
 └── InputError        exit status 2: command line, config or input is wrong
     └── StaleError    exit status 2: an existing output was made from something else
 """
@@ -30,6 +31,10 @@ class DamageError(HpcAeError):
 
 class WorkError(HpcAeError):
     """The work could not be done although the input is right."""
+
+
+class LostConnection(WorkError):
+    """Another rank of the same job is gone: killed, or its node is lost. What this rank was doing is not at fault."""
 
 
 class InputError(HpcAeError):

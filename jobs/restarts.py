@@ -65,6 +65,8 @@ def _why(before: dict[str, Any]) -> str:
         return "first start"
     if before["state"] == "interrupted":
         return str(before["message"])
+    if before["state"] == "disconnected":
+        return "the connection to a rank on another node was lost, and Slurm requeued it"
     if before["state"] == "running":
         return f"{before['host']} was lost, or its tasks were killed (requeued from outside)"
     return f"it was requeued when it was {before['state']}"

@@ -7,6 +7,7 @@ byte for byte what is submitted.
 from __future__ import annotations
 
 import shlex
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def slurm_parameters(stage: Stage, config: RunConfig) -> dict[str, Any]:
         "cpus_per_task": cores,
         "signal_delay_s": signal_seconds(cluster.time),
         "setup": script_lines(cluster) or None,
+        "teardown": [aftermath_line(config, stage.name), ""],
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cores}", *mpi],
         "wckey": None,  # submitit's own, which a site that checks them would refuse
         "additional_parameters": more,
@@ -123,6 +125,12 @@ def script_lines(cluster: ClusterSection) -> list[str]:
         lines += [f"export {name}_SOCKET_IFNAME={interface}" for name in ("GLOO", "NCCL")]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
     return [*lines, *cluster.setup]
+
+
+def aftermath_line(config: RunConfig, stage: str) -> str:
+    """The last line of a batch script: where srun has failed, look why (jobs/aftermath.py)."""
+    words = shlex.join([sys.executable, "-m", "jobs.aftermath", str(config.run_path), stage])
+    return f"status=$?; [ $status -eq 0 ] || exec {words} $status"
 
 
 def batch_script(stage: Stage, config: RunConfig, num_parts: int) -> str:

@@ -74,7 +74,18 @@ def status_of(config: RunConfig, *, anew: bool = False) -> list[StageStatus]:
     launches = {stage.name: launched_before(config.run_path, stage.name) for stage in stages_of(config)}
     jobs = [job for job in launches.values() if job is not None and not job.local]
     answer = ask(config.run_path, [job_id for job in jobs for job_id in job.job_ids], anew=anew)
-    return [_stage_status(config, stage, launches[stage.name], answer) for stage in stages_of(config)]
+    stages = [_stage_status(config, stage, launches[stage.name], answer) for stage in stages_of(config)]
+    _stop_after_failure([stage for stage in stages if stage.job_id is not None])
+    return stages
+
+
+def _stop_after_failure(submitted: list[StageStatus]) -> None:
+    """Jobs behind one that failed never start: Slurm, which takes its time to remove them, is not waited for."""
+    failed = False
+    for status in submitted:
+        if failed and status.state == "queued":
+            status.state, status.why = "stopped", _REASONS["DependencyNeverSatisfied"]
+        failed = failed or status.state in ("failed", "lost")
 
 
 def _stage_status(config: RunConfig, stage: Stage, job: Launched | None, answer: Answer | None) -> StageStatus:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
@@ -36,8 +35,9 @@ def start_watchdog(marker_path: Path, rank: int, stall_seconds: float) -> None:
     os.close(descriptor)
 
 
-def watch(pid: int, signs: heartbeat.Signs, stall_seconds: float, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Return what a process was doing when it showed no sign for too long; "" where it has ended by itself.
+def watch(pid: int, signs: heartbeat.Signs, stall_seconds: float) -> tuple[str, bool]:
+    """Return what a process was doing when it showed no sign for too long, and whether it waited for other ranks;
+    "" where it has ended by itself.
 
     Time is counted by the watchdog's own ticks: a job that Slurm suspends stops both, and is not called stuck after.
     """
@@ -49,13 +49,10 @@ def watch(pid: int, signs: heartbeat.Signs, stall_seconds: float, sleep: Callabl
         stopped = _is_stopped(pid)
         limit = stall_seconds if count else _START_FACTOR * stall_seconds
         if silent > limit + (_WAITING_SECONDS if waits and not stopped else 0.0):
-            return (
-                (doing or "starting up")
-                + (", waiting for the other ranks" if waits else "")
-                + (", stopped" if stopped else "")
-            )
-        sleep(tick)
-    return ""
+            said = (", waiting for the other ranks" if waits else "") + (", stopped" if stopped else "")
+            return (doing or "starting up") + said, waits and not stopped
+        time.sleep(tick)
+    return "", False
 
 
 def _is_stopped(pid: int) -> bool:
@@ -69,13 +66,15 @@ def main(pid: int, descriptor: int, rank: int, stall_seconds: float, marker_path
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its rank
-    doing = watch(pid, heartbeat.Signs(descriptor), stall_seconds)
+    doing, waits = watch(pid, heartbeat.Signs(descriptor), stall_seconds)
     if not doing:
         return
     message = f"rank {rank} is stuck: no sign of life for cluster.stall_seconds {stall_seconds:.0f} ({doing})"
     print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
     with contextlib.suppress(HpcAeError):
-        publish_json(marker_path, {**read_json(marker_path), "state": "failed", "message": message, "status": 1})
+        marker = read_json(marker_path)
+        state = "disconnected" if waits and marker["has_aftermath"] else "failed"  # another node may be lost
+        publish_json(marker_path, {**marker, "state": state, "message": message, "status": 1})
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)  # its traceback goes to its log
         time.sleep(_TRACEBACK_SECONDS)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hpc_ae.errors import HpcAeError, WorkError
+from hpc_ae.errors import HpcAeError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
@@ -46,7 +46,8 @@ class StageJob:
         state_dir = Path(self.config_path).parent
         os.environ["HPC_AE_MEETING_DIR"] = str(state_dir / f"meeting-{self.part}-{restart}")
         watch_parent()
-        marker, stop = Marker(marker_path(state_dir, rank), restart), StopFlag()
+        marker = Marker(marker_path(state_dir, rank), restart, has_aftermath="SLURM_JOB_ID" in os.environ)
+        stop = StopFlag()
         before = marker.read()
         outcome = marker.run(lambda: self._run(stop, marker, before), stop)
         if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
@@ -118,14 +119,19 @@ class StopFlag:
     @property
     def reason(self) -> str:
         """Why, in words."""
-        return "its time limit was near" if self.out_of_time else "it was asked to stop (cancelled or preempted)"
+        return (
+            "its time limit was near" if self.out_of_time else "it was asked to stop (cancelled, preempted or requeued)"
+        )
 
 
 class Marker:
-    """A small file by which a rank says that it runs, is done, or why it failed."""
+    """A small file by which a rank says that it runs, is done, or why it failed.
 
-    def __init__(self, path: Path, restart: int) -> None:
-        self.path, self.restart = path, restart
+    `has_aftermath`: a batch script waits that says why a connection was lost (jobs/aftermath.py): it is not known yet.
+    """
+
+    def __init__(self, path: Path, restart: int, *, has_aftermath: bool = False) -> None:
+        self.path, self.restart, self.has_aftermath = path, restart, has_aftermath
         make_dir(path.parent)
 
     def read(self) -> dict[str, Any]:
@@ -139,6 +145,8 @@ class Marker:
         self._write("running")
         try:
             outcome = work()
+        except LostConnection as error:
+            self._fail(str(error), error.exit_status, "disconnected" if self.has_aftermath else "failed")
         except HpcAeError as error:
             self._fail(str(error), error.exit_status)
         except Exception as error:
@@ -153,9 +161,9 @@ class Marker:
         kill_descendants(os.getpid())
         os._exit(143)
 
-    def _fail(self, message: str, status: int) -> NoReturn:
+    def _fail(self, message: str, status: int, state: str = "failed") -> NoReturn:
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
-        self._write("failed", message, status)
+        self._write(state, message, status)
         sys.stdout.flush()
         os._exit(status)  # not sys.exit: a process group whose other ranks wait would hold it
 
@@ -168,6 +176,7 @@ class Marker:
             "pid": os.getpid(),
             "started": started_at(os.getpid()),
             "host": _host(),
+            "has_aftermath": self.has_aftermath,
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "time": time.time(),
         }

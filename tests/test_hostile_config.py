@@ -22,9 +22,10 @@ TEXT = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(NASTY), max_size
 WORDS = ("partition", "account", "qos", "constraint", "reservation", "mem", "time", "mail_type", "mail_user")
 OTHERS = ("mpi", "network_interface")
 ALLOWED = re.compile(
-    r"#!/bin/bash|# Parameters|# setup|# command||#SBATCH --[a-z-]+(=.*)?|export [A-Za-z_][A-Za-z0-9_]*=.*|"
+    r"#!/bin/bash|# Parameters|# setup|# command|# teardown||#SBATCH --[a-z-]+(=.*)?|export [A-Za-z_][A-Za-z0-9_]*=.*|"
     r"module load \S+|srun .*"
 )
+AFTERMATH = re.compile(r"status=\$\?; \[ \$status -eq 0 \] \|\| exec (.*) \$status")
 
 
 def config_of(cluster: dict[str, Any], run_dir: str = "runs/x") -> RunConfig | None:
@@ -47,6 +48,8 @@ def check_script(config: RunConfig | None, value: str) -> None:
         lines = script.split("\n")
         assert script.splitlines() == lines[:-1]  # no line break that only some programs see
         assert len(lines) <= len(batch_script(STAGES[name], PLAIN, 1).split("\n")) + 4
+        *lines, last, _ = lines
+        assert (words := AFTERMATH.fullmatch(last)) and bare_specials(words[1]) == "", last
         for line in lines:
             assert ALLOWED.fullmatch(line), line
             if not line.startswith("#SBATCH"):

@@ -35,7 +35,7 @@ while sys.argv[2] == "hang":
 
 def start_watched(marker: Path, end: str, num_beats: int) -> subprocess.Popen[str]:
     """A process that beats, then hangs or ends."""
-    publish_json(marker, {"state": "running", "message": "", "status": 0})
+    publish_json(marker, {"state": "running", "message": "", "status": 0, "has_aftermath": False})
     words = [sys.executable, "-c", WATCHED, str(marker), end, str(num_beats)]
     return subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
 

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from hpc_ae.errors import InputError, WorkError
+from hpc_ae.errors import InputError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.runtime import heartbeat
 
@@ -140,9 +140,20 @@ def process_group(ranks: Ranks, device: torch.device, meeting_dir: Path | None =
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
     try:
         yield Group(ranks, device)
+    except RuntimeError as error:
+        if _is_lost_connection(error):
+            raise LostConnection(
+                "the connection to another rank is lost", where=f"rank {ranks.rank}", got=str(error).splitlines()[0]
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
         gc.collect()  # DDP's cycles hold Gloo's threads, one of which may else abort the process at its exit
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because of its peers: Gloo says so in words of a plain RuntimeError."""
+    return isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error)
 
 
 def _meet(ranks: Ranks, meeting_dir: Path | None) -> Store:

@@ -1,0 +1,142 @@
+"""What a batch script does where its ranks did not end well: a job that lost a node goes back into the queue.
+
+Ranks cannot tell a lost node from a rank that was killed: both break a connection, and srun ends the step for both.
+The batch script can: it asks every node of the job for a sign of life. Where all answer, a rank was killed, which is
+said in its marker and is the job's failure; where one does not, or its slurmd is younger than the job, the job is
+requeued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hpc_ae.errors import HpcAeError
+from hpc_ae.files import publish_json, read_json
+from jobs.launched import Launched, launched_before
+from jobs.restarts import MOST_WITHOUT_PROGRESS
+from jobs.worker import job_number, marker_path
+
+_PROBE_SECONDS = 30
+_PROBES_AT_ONCE = 16
+_RECORD_SECONDS = 10.0  # `run` writes down what it submitted just after sbatch has answered
+_END_SECONDS = 120.0
+_OPEN = ("running", "disconnected")
+
+
+def main(run_dir: str, stage: str, status: int) -> int:
+    """Requeue this job where a node of it is lost, else say which ranks died; returns the job's exit status."""
+    launched = _this_launch(Path(run_dir), stage)
+    if launched is None:
+        return status
+    paths = _my_markers(launched)
+    ended = {rank: _read(path) for rank, path in paths.items()}
+    open_ranks = [rank for rank, marker in ended.items() if marker.get("state", "running") in _OPEN]
+    job = _show("job", os.environ["SLURM_JOB_ID"])
+    if not open_ranks or job.get("JobState") != "RUNNING":
+        return status  # it failed by itself and said so, or Slurm is ending it
+    node = _lost_node(job)
+    if node and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < _most_restarts(stage):
+        for rank, marker in ended.items():
+            if marker.get("state") not in ("done", "failed"):
+                _write(paths[rank], marker, "interrupted", f"node {node} was lost")
+        print(f"hpc-ae: node {node} was lost: the job is requeued", file=sys.stderr, flush=True)
+        subprocess.run(["scontrol", "requeue", job_number()], timeout=60, check=False)
+        time.sleep(_END_SECONDS)
+        return status
+    _say_who_died(paths, {rank: ended[rank] for rank in open_ranks}, node)
+    return status
+
+
+def _this_launch(run_dir: Path, stage: str) -> Launched | None:
+    """What `run` wrote down of this job."""
+    number = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"]
+    deadline = time.monotonic() + _RECORD_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(HpcAeError):
+            launched = launched_before(run_dir, stage)
+            if launched is not None and launched.job_id == number:
+                return launched
+        time.sleep(0.5)
+    return None
+
+
+def _my_markers(launched: Launched) -> dict[int, Path]:
+    """The markers of the ranks of this job, or of this task of an array."""
+    part = launched.parts[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    ranks = range(part * launched.tasks, (part + 1) * launched.tasks)
+    return {rank: marker_path(launched.state_dir, rank) for rank in ranks}
+
+
+def _most_restarts(stage: str) -> float:
+    """Training and encoding have a ledger that counts starts without progress; the others start from the beginning."""
+    return float("inf") if stage in ("train", "encode") else MOST_WITHOUT_PROGRESS
+
+
+def _lost_node(job: dict[str, str]) -> str | None:
+    """The first node of this job that is gone, or was; None where all are as they were, or nothing can be said."""
+    names = _run("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    here = os.environ.get("SLURMD_NODENAME", "")
+    if not _answers(here):
+        return None  # then it says nothing that others do not
+    others = [name for name in names if name != here]
+    for name in others:
+        if _show("node", name).get("SlurmdStartTime", "") > job.get("StartTime", "~"):
+            return name
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        answers = list(pool.map(_answers, others))
+    return next((name for name, answer in zip(others, answers, strict=True) if not answer), None)
+
+
+def _answers(node: str) -> bool:
+    """Whether a step of one small task runs on a node of this job."""
+    words = ["srun", f"--jobid={os.environ['SLURM_JOB_ID']}", f"--nodelist={node}", "--overlap", "--mem=0"]
+    words += ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--mpi=none", "true"]
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+    try:
+        return subprocess.run(words, env=kept, capture_output=True, timeout=_PROBE_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _show(kind: str, name: str) -> dict[str, str]:
+    """Some of the fields that `scontrol show` prints, of values without blanks."""
+    return dict(re.findall(r"(\w+)=(\S*)", _run("scontrol", "show", kind, name, "--oneliner")))
+
+
+def _run(*words: str) -> str:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+    return ""
+
+
+def _say_who_died(paths: dict[int, Path], ended: dict[int, dict[str, Any]], node: str | None) -> None:
+    """Ranks that never said how they ended were killed; those that lost the connection to them failed after them."""
+    for rank, marker in sorted(ended.items(), key=lambda item: item[1].get("state") == "disconnected"):
+        died = f"rank {rank} died ({f'node {node} was lost' if node else 'killed, perhaps for want of memory'})"
+        message = str(marker["message"]) if marker.get("state") == "disconnected" else died
+        print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
+        _write(paths[rank], marker, "failed", message)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(HpcAeError):
+        return read_json(path)
+    return {}
+
+
+def _write(path: Path, before: dict[str, Any], state: str, message: str) -> None:
+    nothing = {"restart": 0, "pid": 0, "started": "", "host": ""}  # of a rank that never came to write
+    record = {**nothing, **before, "state": state, "message": message, "status": 1, "time": time.time()}
+    publish_json(path, record)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
