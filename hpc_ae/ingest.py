@@ -21,7 +21,7 @@ import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
 from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifest, write_manifest
-from hpc_ae.catalog.quality import flag_magnitudes, flag_positions
+from hpc_ae.catalog.quality import flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.mapping import ERROR_PREFIX, check_mapping
 from hpc_ae.catalog.readers.parquet import scan_parquet
@@ -275,7 +275,7 @@ def _flagged(plan: _Plan, rows: StarRows, start: int) -> Arrays:
     """The datasets of a shard whose first row is row `start` of all inputs."""
     found = {name: getattr(rows, name) for name in plan.columns if name not in ("quality", "caution")}
     found["quality"] = flag_magnitudes(rows.magnitude, rows.missing)
-    found["caution"] = flag_positions(rows.ra, rows.dec)
+    found["caution"] = flag_positions(rows.ra, rows.dec) | flag_zeros(rows.magnitude)
     if "objid" in plan.names:
         found["caution"] |= flag_ids(rows.objid, rows.damaged)
     else:

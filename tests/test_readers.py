@@ -88,7 +88,7 @@ def test_values_have_their_reasons(tmp_path: Path) -> None:
     expected = [missing, missing, infinite, infinite, sentinel, sentinel, outside, outside, infinite, 0, 0, missing]
     assert catalog["quality"][:].tolist() == expected
     assert np.isnan(catalog["magnitude"][0][1])
-    counts = {"missing": 3, "non_finite": 3, "sentinel": 2, "out_of_range": 2}
+    counts = {"missing": 3, "non_finite": 3, "sentinel": 2, "out_of_range": 2, "magnitude_zero": 1}
     assert catalog.manifest["inputs"]["raw"][0]["counts"] == counts
 
 

@@ -50,3 +50,10 @@ def flag_positions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     caution[missing] |= np.uint16(Caution.POSITION_MISSING)
     caution[outside] |= np.uint16(Caution.POSITION_OUTSIDE)
     return caution
+
+
+def flag_zeros(magnitude: np.ndarray) -> np.ndarray:
+    """Caution flags uint16 (N,) of magnitude (N, B) in mag: a value of exactly 0 is within the range, but doubtful."""
+    caution = np.zeros(len(magnitude), np.uint16)
+    caution[(magnitude == 0).any(axis=1)] = np.uint16(Caution.MAGNITUDE_ZERO)
+    return caution

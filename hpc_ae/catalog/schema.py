@@ -39,6 +39,7 @@ class Caution(IntFlag):
     ID_DAMAGED = 4
     POSITION_MISSING = 8
     POSITION_OUTSIDE = 16
+    MAGNITUDE_ZERO = 32
 
 
 _MEANINGS = (
@@ -51,6 +52,7 @@ _MEANINGS = (
     (Caution.ID_DAMAGED, "the object id has lost digits, as a spreadsheet does to 1.24E+18"),
     (Caution.POSITION_MISSING, "ra or dec is missing"),
     (Caution.POSITION_OUTSIDE, "ra or dec is outside the sphere"),
+    (Caution.MAGNITUDE_ZERO, "a magnitude is exactly 0, which often stands for no value"),
 )
 
 
