@@ -19,6 +19,7 @@ MODEL_FORMAT = "hpc_ae/model"
 MODEL_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 MODEL_NAME = "model.json"
+_MOST_WIDTH = 1 << 20
 _ENCODER_WEIGHT = re.compile(r"encoder\.[0-9]{1,9}\.weight")
 
 
@@ -88,15 +89,29 @@ def read_model(model_dir: Path) -> tuple[Autoencoder, dict[str, Any]]:
     """The model of a directory and its record; DamageError where the files do not match their digests."""
     record = read_model_record(model_dir)
     tensors = read_tensors(model_dir / WEIGHTS_NAME, record["weights_digest"])
-    architecture = Architecture(tuple(record["bands"]), tuple(record["hidden"]), int(record["latent"]))
-    return load_autoencoder(architecture, tensors, model_dir / WEIGHTS_NAME), record
+    return load_autoencoder(_recorded_architecture(record, model_dir), tensors, model_dir / WEIGHTS_NAME), record
+
+
+def _recorded_architecture(record: dict[str, Any], model_dir: Path) -> Architecture:
+    """The architecture that `model.json` says; DamageError where it says none."""
+    bands, hidden, latent = record.get("bands"), record.get("hidden"), record.get("latent")
+    widths = [*hidden, latent] if isinstance(hidden, list) else [None]
+    named = isinstance(bands, list) and bool(bands) and all(isinstance(band, str) for band in bands)
+    if not named or not all(type(width) is int and 0 < width <= _MOST_WIDTH for width in widths):
+        raise DamageError(
+            "a model does not say its shape",
+            where=model_dir / MODEL_NAME,
+            got=str({"bands": bands, "hidden": hidden, "latent": latent})[:200],
+            expected=f'"bands": names, "hidden": widths, "latent": a width, 1 to {_MOST_WIDTH}',
+        )
+    return Architecture(tuple(record["bands"]), tuple(record["hidden"]), record["latent"])
 
 
 def load_autoencoder(architecture: Architecture, tensors: dict[str, Tensor], where: object) -> Autoencoder:
     """A model with these tensors; InputError names what is missing, unknown or of the wrong shape."""
     num_bands = len(architecture.bands)
-    model = Autoencoder(architecture, [0.0] * num_bands, [1.0] * num_bands)
-    expected = model.state_dict()
+    with torch.device("meta"):  # no memory is taken for a shape that only a record claims
+        expected = Autoencoder(architecture, [0.0] * num_bands, [1.0] * num_bands).state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys())
     wrong += [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     if wrong:
@@ -107,6 +122,7 @@ def load_autoencoder(architecture: Architecture, tensors: dict[str, Tensor], whe
             got=_printable(", ".join(wrong[:4])),
             expected=f"{shape} and its mirror",
         )
+    model = Autoencoder(architecture, [0.0] * num_bands, [1.0] * num_bands)
     model.load_state_dict(tensors)
     return model
 

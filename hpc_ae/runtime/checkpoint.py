@@ -14,6 +14,7 @@ from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, make_dir, publish_json, read_json, seal, sync_dir, write_error
 from hpc_ae.model.files import read_tensors, write_tensors
 
+_TENSORS = re.compile(r"[a-z_]+")  # files of the checkpoint's own directory
 _STEP_DIR = re.compile(r"step-(\d{9,})")
 STATE_NAME = "state.json"
 
@@ -71,8 +72,7 @@ def load_newest_checkpoint(checkpoints_dir: Path) -> tuple[dict[str, Any], dict[
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """State and tensors of one checkpoint, checked against its digests."""
     state = read_json(path / STATE_NAME, sealed=True)
-    if not isinstance(state.get("digests"), dict):
-        raise DamageError("a checkpoint lacks its digests", where=path / STATE_NAME)
-    return state, {
-        name: read_tensors(path / f"{name}.safetensors", digest) for name, digest in state["digests"].items()
-    }
+    digests = state.get("digests")
+    if not isinstance(digests, dict) or not all(_TENSORS.fullmatch(name) for name in digests):
+        raise DamageError("a checkpoint does not name its files", where=path / STATE_NAME, got=str(digests)[:200])
+    return state, {name: read_tensors(path / f"{name}.safetensors", digest) for name, digest in digests.items()}

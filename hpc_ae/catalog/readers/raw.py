@@ -40,6 +40,8 @@ def is_gzip(path: Path) -> bool:
 def _head(path: Path) -> bytes:
     if path.is_dir():
         raise InputError("a raw file is a directory", where=path, expected="CSV (plain or gzip) or Parquet files")
+    if path.exists() and not path.is_file():
+        raise InputError("a raw file is a pipe or a device", where=path, expected="a file, as it is read twice")
     try:
         with path.open("rb") as file:
             return file.read(16)
