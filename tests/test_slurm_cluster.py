@@ -20,13 +20,6 @@ os.write(1, line.encode())  # in one piece: mpiexec mixes what the ranks print
 """
 
 
-@pytest.fixture
-def own_slurm() -> SlurmCluster:
-    """A cluster, not yet started, that a test may break."""
-    conftest.need("slurm")
-    return SlurmCluster()
-
-
 @pytest.mark.slurm
 def test_both_nodes_are_idle(slurm: SlurmCluster) -> None:
     """A started cluster has two idle nodes and two partitions, `debug` being the default one."""

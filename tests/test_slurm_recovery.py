@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import hpc_ae, write_config
@@ -14,7 +15,7 @@ from hpc_ae.files import read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 from jobs.restarts import read_ledger
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:09:00"}
 TRAIN = {"steps": 16_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 400, "validations": 20}
 
@@ -35,16 +36,16 @@ def job_of(run_dir: Path, stage: str) -> int:
     return int(read_json(run_dir / "jobs" / "state" / f"{stage}.json")["job_id"])
 
 
-def check_same(folder: Path, star_dir: Path, run_dir: Path) -> None:
+def check_same(folder: Path, star_dir: Path, run_dir: Path, train: dict[str, Any]) -> None:
     """The training of a run is bit for bit that of two local ranks that nothing interrupted."""
     quiet = write_config(
         folder,
         "quiet.yaml",
         run_dir=str(folder / "quiet"),
         catalog={"path": str(star_dir), "source": None},
-        train=TRAIN,
+        train=train,
     )
-    done = hpc_ae("train", quiet, timeout=200)
+    done = hpc_ae("train", quiet, timeout=400)
     assert done.returncode == 0, done.stderr
     assert_same_training(load_config(run_dir / "config.yaml"), load_config(folder / "quiet" / "config.yaml"))
 
@@ -70,4 +71,21 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     ledger = starts(run_dir, "train")
     assert ["asked to stop" in str(ledger[1]["why"]), "time limit was near" in str(ledger[2]["why"])] == [True, True]
     assert 0 < int(str(ledger[1]["done"])) < int(str(ledger[2]["done"])) < TRAIN["steps"]
-    check_same(tmp_path, tmp_path / "stars", run_dir)
+    check_same(tmp_path, tmp_path / "stars", run_dir, TRAIN)
+
+
+@pytest.mark.slow
+def test_training_that_outlives_its_limit(slurm: SlurmCluster, no_jobs_left: None, tmp_path: Path) -> None:
+    """A training of several minutes in jobs of one minute: each saves, is requeued by itself, and the model is that of
+    an uninterrupted run bit for bit.
+    """
+    simulate(tmp_path / "stars", SimulateSettings(3000, shard_rows=1000))
+    train = {**TRAIN, "steps": 60_000}
+    catalog = {"path": str(tmp_path / "stars"), "source": None}
+    config = write_config(tmp_path, catalog=catalog, train=train, cluster={**SLURM, "time": "1"})
+    assert hpc_ae("run", config, "--no-wait", **slurm.environment()).returncode == 0
+    job_id = job_of(tmp_path / "run", "train")
+    assert slurm.wait(job_id, timeout=900) == "COMPLETED", slurm.log_tails()
+    again = starts(tmp_path / "run", "train")[1:]
+    assert len(again) >= 2 and all("time limit was near" in str(start["why"]) for start in again)
+    check_same(tmp_path, tmp_path / "stars", tmp_path / "run", train)

@@ -445,10 +445,13 @@ def test_factory_covers_the_format(whole_run: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_verify_under_mpi(run_dir: Path, mpiexec: str) -> None:
+def test_verify_under_mpi(run_dir: Path, mpiexec: str, tmp_path: Path) -> None:
     """Three MPI ranks find what one process finds; the ranks that serve report nothing of their own."""
     flip_bit(run_dir / "encoding" / "shard-00001.h5", "mpi")
-    script = "import sys, pathlib, hpc_ae.verify as v; print(len(v.verify(pathlib.Path(sys.argv[1])).findings))"
-    command = [mpiexec, "-n", "3", sys.executable, "-c", script, str(run_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert sorted(map(int, done.stdout.split())) == [0, 0, len(verify(run_dir).findings)]
+    script = "import os, sys, pathlib as p, hpc_ae.verify as v; found = v.verify(p.Path(sys.argv[1])).findings; "
+    script += "p.Path(sys.argv[2], str(os.getpid())).write_text(str(len(found)))"  # mpiexec mixes what ranks print
+    (tmp_path / "found").mkdir()
+    command = [mpiexec, "-n", "3", sys.executable, "-c", script, str(run_dir), str(tmp_path / "found")]
+    subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    numbers = [int(path.read_text()) for path in (tmp_path / "found").iterdir()]
+    assert sorted(numbers) == [0, 0, len(verify(run_dir).findings)]
