@@ -24,14 +24,15 @@ from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifes
 from hpc_ae.catalog.quality import flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.mapping import ERROR_PREFIX, check_mapping
-from hpc_ae.catalog.readers.parquet import scan_parquet
-from hpc_ae.catalog.readers.raw import is_gzip, open_raw, read_piece, unpack
-from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, cut_pieces
+from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
+from hpc_ae.catalog.readers.rawfile import FORMATS, Piece, RawFile, Scan, cut_pieces
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
+from hpc_ae.catalog.readers.tree import expand_dirs
 from hpc_ae.catalog.schema import (
     DEFAULT_BANDS,
     DEFAULT_SHARD_ROWS,
     MAX_SHARD_ROWS,
+    SHARD_NAME,
     STAR_COLUMNS,
     STAR_FORMAT,
     Caution,
@@ -123,11 +124,15 @@ def ingest(
     """
     settings.check()
     if not raw_paths:
-        raise InputError("no raw files", expected="one file or more, CSV (plain or gzip) or Parquet")
+        raise InputError("no raw files", expected=f"one file or more: {FORMATS}")
+    raw_paths = expand_dirs(raw_paths)
+    for path in raw_paths:
+        if path.resolve().parent == out_dir.resolve() and SHARD_NAME.fullmatch(path.name):
+            raise InputError("a raw file lies where the catalog would", where=path, fix="choose another --out")
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return
-        packed = [is_gzip(path) for path in raw_paths]
+        packed = [is_packed(path) for path in raw_paths]
         new = not out_dir.exists()
         known = (out_dir / MANIFEST_NAME).exists()
         digests = [digest_file(path) for path in raw_paths] if known else []
@@ -160,10 +165,10 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     files = manifest["inputs"].get("raw", [])
     if manifest["fingerprint"] != settings.fingerprint([str(entry["digest"]) for entry in files]):
         return False
-    if not any(raw.is_file() for raw in raw_paths):
+    if not any(raw.exists() for raw in raw_paths):
         print("ingest: the raw files are gone; the catalog that was made of them is used", file=sys.stderr)
         return True
-    stats = [raw.stat() for raw in raw_paths if raw.is_file()]
+    stats = [raw.stat() for raw in expand_dirs(raw for raw in raw_paths if raw.exists())]
     made = path.stat().st_mtime_ns
     sizes = [entry["num_bytes"] for entry in files]
     return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
@@ -200,10 +205,10 @@ def _digests(raw_paths: list[Path], hashing: list[Future[str]], stats: list[os.s
 def _scan(
     mapper: Mapper, raw_paths: list[Path], packed: list[bool], out_dir: Path, settings: IngestSettings
 ) -> tuple[list[Scan], _Plan]:
-    """Unpack what is gzip, recognise every file and count its rows."""
+    """Unpack what is compressed or VOTable, recognise every file and count its rows."""
     mark = f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
     plan = _Plan(out_dir, settings, mark, frozenset())
-    data_paths = [plan.temp_path("raw", index) if gz else raw_paths[index] for index, gz in enumerate(packed)]
+    data_paths = [plan.temp_path("raw", index) if one else raw_paths[index] for index, one in enumerate(packed)]
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
         pass
@@ -218,12 +223,12 @@ def _unpack(job: tuple[Path, Path]) -> None:
 
 def _count(mapper: Mapper, raws: list[RawFile]) -> list[Scan]:
     """Count the rows of all files, in parallel also within a file."""
-    tasks = {index: count_tasks(raw) for index, raw in enumerate(raws) if raw.kind == "csv"}
+    tasks = {index: count_tasks(raw) for index, raw in enumerate(raws) if raw.num_rows < 0}
     counts = mapper.map(count_rows, [task for index in tasks for task in tasks[index]])
     scans = []
     for index, raw in enumerate(raws):
-        if raw.kind == "parquet":
-            scans.append(scan_parquet(raw))
+        if raw.num_rows >= 0:
+            scans.append(Scan(raw, raw.num_rows))
         else:
             scans.append(scan_text(raw, [num for _ in tasks[index] for num in next(counts)]))
     for _ in counts:  # let the mapper finish

@@ -89,6 +89,7 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 def count_stars(config: RunConfig) -> int:
     """Stars of the run: from the catalog, from the config, or estimated from the size of the raw files."""
     from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.readers.tree import expand_dirs
 
     if (config.catalog_path / "manifest.json").exists():
         return int(read_manifest(config.catalog_path)["num_stars"])
@@ -102,7 +103,7 @@ def count_stars(config: RunConfig) -> int:
         )
     if source.simulate is not None:
         return source.simulate.stars
-    paths = expand_paths(source.raw or [])
+    paths = expand_dirs(expand_paths(source.raw or []))
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError("there is no such file", where=missing[0])

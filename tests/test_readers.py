@@ -158,12 +158,15 @@ def test_explicit_mapping_wins(tmp_path: Path) -> None:
         ("\ufeff\n\n", ["empty file"]),
         (HEADER + "\n", ["no stars", "0 rows"]),
         (lines(*STARS).replace("\n", "\r"), ["line"]),
-        (b"SIMPLE  =                    T", ["FITS"]),
+        (b"SIMPLE  =                    T", ["no END"]),
         (b"\x89HDF\r\n\x1a\n", ["HDF5"]),
         (b"PAR1garbagePAR1", ["cannot be read"]),
         (lines(*STARS).encode("utf-16"), ["UTF-16"]),
         ("<html><body>error</body></html>", ["web page"]),
-        (lines(*STARS).replace(",", "  "), ["looks whitespace-separated", "commas, tabs, ; or |"]),
+        (
+            lines(*STARS).replace(",", "  ").replace("objid", "object id"),
+            ["9 names", "8 fields", "looks whitespace-separated", "commas, tabs, ; or |"],
+        ),
         (gzip.compress(lines(*STARS).encode() * 99)[:-20], ["gzip"]),
     ],
 )

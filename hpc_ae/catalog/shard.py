@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,14 +23,13 @@ from hpc_ae.catalog.schema import (
     flag_meaning,
     flag_name,
 )
+from hpc_ae.catalog.trust import find_outward_link, is_elsewhere, overclaimed_bytes, unknown_filters
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes
 
 Arrays = dict[str, np.ndarray]
 CHUNK_ROWS = 65_536
 _SUM_ROWS = 8_192  # (B, rows) in double precision stays in a core's cache
-_KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_MOST_COMPRESSION = 1100  # deflate cannot do better than 1:1032
 
 
 def hdf5_version() -> str:
@@ -225,22 +223,18 @@ def _check_dataset(path: Path, file: h5py.File, name: str, known: dict[str, Colu
     def refuse(what: str, got: object) -> DamageError:
         return DamageError(f"a shard was refused: {what}", where=f"{path}, dataset {name}", got=got)
 
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise refuse("links out of the file are not followed", type(file.get(name, getlink=True)).__name__)
+    if link := find_outward_link(file, name):
+        raise refuse("links out of the file are not followed", link)
     dataset = file[name]
     column = known.get(name)
     if column is None or not isinstance(dataset, h5py.Dataset):
         raise refuse("unknown content", name)
-    if dataset.external or dataset.is_virtual:
+    if is_elsewhere(dataset):
         raise refuse("its data lie in another file", "external storage or a virtual dataset")
-    creation = dataset.id.get_create_plist()
-    filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
-    if unknown := [number for number in filters if number not in _KNOWN_FILTERS]:
+    if unknown := unknown_filters(dataset):
         raise refuse("unknown filter", unknown)
     if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != 1 + bool(column.width):
         raise refuse("wrong type or shape", f"{dataset.dtype} {dataset.shape}")
-    stored = dataset.id.get_storage_size() * (_MOST_COMPRESSION if set(filters) & {1, 32000} else 1)
-    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if len(dataset) else 0
-    if stored < max(dataset.nbytes, chunk_bytes):
-        raise refuse("it declares more than it stores", f"{max(dataset.nbytes, chunk_bytes)} bytes declared")
+    if num_bytes := overclaimed_bytes(dataset):
+        raise refuse("it declares more than it stores", f"{num_bytes} bytes declared")
     return int(dataset.shape[0])

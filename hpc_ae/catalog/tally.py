@@ -61,7 +61,7 @@ def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[
             counts.update(part.counts)
         entries.append(
             {
-                "name": scan.raw.path.name,
+                "name": scan.raw.name,
                 "num_bytes": scan.raw.path.stat().st_size,
                 "digest": digests[index],
                 "mapping": {name: scan.raw.columns[column] for name, column in scan.raw.wanted.items()},

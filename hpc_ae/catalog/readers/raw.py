@@ -1,89 +1,149 @@
-"""Any raw file: recognise it by its content, unpack it, scan it, read a piece of it."""
+"""Any raw file: recognise it by its content, unpack it, choose its table, read a piece of it."""
 
 from __future__ import annotations
 
-import gzip
-import os
-import zlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from hpc_ae.catalog.readers.columns import BadValue, StarRows
+from hpc_ae.catalog.readers.fits import open_fits, read_fits
+from hpc_ae.catalog.readers.hdf5 import is_hdf5, open_hdf5, read_hdf5
+from hpc_ae.catalog.readers.header import open_text
 from hpc_ae.catalog.readers.mapping import map_columns
+from hpc_ae.catalog.readers.packed import compression_of, decompress
 from hpc_ae.catalog.readers.parquet import open_parquet, read_parquet
-from hpc_ae.catalog.readers.rawfile import Piece, RawFile, bad_value, unreadable, wrong_count
-from hpc_ae.catalog.readers.text import open_text, read_text
+from hpc_ae.catalog.readers.rawfile import (
+    FORMATS,
+    Batches,
+    Piece,
+    RawFile,
+    bad_value,
+    check_types,
+    unreadable,
+    wrong_count,
+)
+from hpc_ae.catalog.readers.text import read_text
+from hpc_ae.catalog.readers.votable import convert_votable, converted_paths
 from hpc_ae.errors import InputError
-from hpc_ae.files import write_error
 
-_GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 1 << 16
+_FITS = b"SIMPLE  ="
 _PARQUET = b"PAR1"
-_UNPACK_BYTES = 1 << 20
+_VOTABLE = re.compile(rb"<(\w+:)?VOTABLE[\s>]")
 _FOREIGN = {
-    b"SIMPLE  =": "a FITS file",
-    b"\x89HDF": "an HDF5 file",
     b"PK\x03\x04": "a zip archive or spreadsheet",
-    b"BZh": "a bzip2 file",
-    b"\x28\xb5\x2f\xfd": "a zstd file",
-    b"\xfd7zXZ": "an xz file",
+    b"\x1f\x9d": "a file of the old program compress (.Z)",
+    b"Obj\x01": "an Avro file",
+    b"ARROW1": "an Arrow file",
+    b"\x93NUMPY": "a numpy file",
+    b"SQLite format 3": "an SQLite database",
 }
+_READERS = {"csv": read_text, "parquet": read_parquet, "fits": read_fits, "hdf5": read_hdf5}
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether a raw file is gzip, by its first bytes. InputError where it cannot be read."""
-    return _head(path).startswith(_GZIP)
+def is_packed(path: Path) -> bool:
+    """Whether `unpack` must come before `open_raw`: a compressed file, or a VOTable. InputError where it is none."""
+    head = _head(path)
+    return bool(compression_of(head)) or _is_votable(head)
 
 
 def _head(path: Path) -> bytes:
     if path.is_dir():
-        raise InputError("a raw file is a directory", where=path, expected="CSV (plain or gzip) or Parquet files")
+        raise InputError("a raw file is a directory", where=path, expected=f"files: {FORMATS}")
     if path.exists() and not path.is_file():
         raise InputError("a raw file is a pipe or a device", where=path, expected="a file, as it is read twice")
     try:
         with path.open("rb") as file:
-            return file.read(16)
+            return file.read(_HEAD_BYTES)
     except OSError as error:
         raise InputError(
             f"cannot read a raw file: {error.strerror}", where=path, expected="a file that you may read"
         ) from error
 
 
+def _is_votable(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") and _VOTABLE.search(head) is not None
+
+
 def unpack(path: Path, data_path: Path) -> None:
-    """Decompress a gzip file to `data_path`; InputError where it is damaged or cut short."""
-    written = 0
-    try:
-        with gzip.open(path) as source, data_path.open("xb", buffering=0) as target:
-            os.fchmod(target.fileno(), 0o600)
-            while block := _next_block(source, path):
-                view = memoryview(block)
-                while view:
-                    view = view[target.write(view) :]
-                written += len(block)
-    except OSError as error:
-        raise write_error(data_path, written + _UNPACK_BYTES, error) from error
+    """Decompress a file to `data_path`; a VOTable, which has no places to go to, becomes Parquet, a file per table.
+
+    Further tables are called `data_path` with .1, .2, ... behind. InputError where the file is damaged or cut short.
+    """
+    compression = compression_of(_head(path))
+    if not compression:
+        convert_votable(path, path, data_path)
+        return
+    decompress(path, compression, data_path)
+    head = _head(data_path)
+    if compression_of(head):
+        raise unreadable(path, "a compressed file inside a compressed file", "unpack it once")
+    if _is_votable(head):
+        xml_path = data_path.with_name(data_path.name + "-xml")
+        data_path.rename(xml_path)
+        convert_votable(path, xml_path, data_path)
+        xml_path.unlink()
 
 
-def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
-    try:
-        return source.read(_UNPACK_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise unreadable(path, f"a damaged gzip file: {error}") from error
+def open_tables(path: Path, data_path: Path) -> list[RawFile]:
+    """The tables of a raw file, recognised by its content; `data_path` is what `unpack` made of it, or `path`.
 
-
-def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str]) -> RawFile:
-    """Recognise a raw file by its content and map its columns.
-
-    InputError where it is neither CSV nor Parquet, or lacks a band.
+    InputError where it is nothing that is read here, or is damaged.
     """
     head = _head(data_path)
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
-    raw = open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)
-    return replace(raw, wanted=map_columns(path, raw.columns, mapping))
+    if head.startswith(_PARQUET):
+        return [open_parquet(path, part) for part in converted_paths(data_path)]
+    if head.startswith(_FITS):
+        return open_fits(path, data_path)
+    if is_hdf5(head):
+        return open_hdf5(path, data_path)
+    return [open_text(path, data_path)]
+
+
+def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str]) -> RawFile:
+    """Recognise a raw file by its content, choose the table that has the bands, and map its columns.
+
+    InputError where it is no table, lacks a band, or several of its tables have them.
+    """
+    tables = open_tables(path, data_path)
+    found, errors = [], []
+    for table in tables:
+        try:
+            found.append(replace(table, wanted=map_columns(path, table.columns, mapping)))
+        except InputError as error:
+            errors.append(error)
+    if len(tables) == 1 and errors:
+        raise errors[0]
+    if len(found) != 1:
+        raise _no_choice(path, tables, len(found))
+    check_types(found[0])
+    return found[0]
+
+
+def _no_choice(path: Path, tables: Sequence[RawFile], num_found: int) -> InputError:
+    """The error of a file of several tables, none or more than one of which has the bands; it lists them."""
+    listed = [f"{table.table} with {', '.join(table.columns[:12])}" for table in tables]
+    return InputError(
+        f"{num_found} of the {len(tables)} tables of a file have the five bands",
+        where=path,
+        got="; ".join(listed[:20])[:2000] if tables else "no table",
+        expected="one table with the bands",
+        fix="say with --map NAME=COLUMN a column that only one of them has, or save that table to a file of its own"
+        if tables
+        else "name a file with a table",
+    )
+
+
+def read_batches(piece: Piece) -> Batches:
+    """The rows of a piece, batch by batch: (first row in the file, columns by the names of `piece.raw.wanted`)."""
+    return _READERS[piece.raw.kind](piece)
 
 
 def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
@@ -91,9 +151,8 @@ def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
 
     InputError where a value is no number, a row is ragged, or not every row that was counted is there.
     """
-    batches = read_parquet(piece) if piece.raw.kind == "parquet" else read_text(piece)
     num_rows = 0
-    for first_row, batch in batches:
+    for first_row, batch in read_batches(piece):
         length = len(next(iter(batch.values())))
         if num_rows + length > piece.stop - piece.start:
             raise wrong_count(piece.raw, piece.start + num_rows + length, piece.stop)

@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import pyarrow as pa
+
+from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 
-Kind = Literal["csv", "parquet"]
+Kind = Literal["csv", "parquet", "fits", "hdf5"]
+# What a reader yields: the first row of a batch, counted in the file from 0, and its columns by our names.
+Batches = Iterator[tuple[int, dict[str, pa.ChunkedArray]]]
+
+BATCH_ROWS = 65_536
+BATCH_BYTES = 1 << 23
+FORMATS = "CSV, TSV, whitespace-separated text, FITS, VOTable, HDF5 or Parquet"
+_MOST_ELEMENTS = 32  # a wider array column is a spectrum or a profile, nothing that a star has five of
+_VALUE_TYPE = re.compile(
+    r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
+    r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
+)
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A recognised raw file. `path` is what the user named, `data_path` holds its bytes uncompressed."""
+    """A recognised table of a raw file. `path` is what the user named, `data_path` holds its bytes uncompressed.
+
+    `columns` has every column, the elements of array columns one by one; `units` and `dtypes` are as long, with ""
+    where the file does not say. `layout` is what the reader of this kind needs to find a column.
+    """
 
     path: Path
     data_path: Path
     kind: Kind
     columns: tuple[str, ...]
     wanted: dict[str, int] = field(default_factory=dict)  # our name -> index in columns
-    delimiter: str = ","
+    delimiter: str = ","  # of a CSV; a blank stands for any run of blanks and tabs
     data_start: int = 0  # first byte after the header, of a CSV
     data_stop: int = 0  # one past the last byte
+    units: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    num_rows: int = -1  # -1 where rows must be counted
+    table: str = ""  # which table of the file
+    dialect: str = ""  # in words
+    layout: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("units", "dtypes"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ("",) * len(self.columns))
+
+    @property
+    def name(self) -> str:
+        """The file's name with the `key=value` directories that it lies in."""
+        return "/".join((*partition_dirs(self.path), self.path.name))
+
+
+def partition_dirs(path: Path) -> list[str]:
+    """The unbroken run of `key=value` directories above a file, outermost first."""
+    found: list[str] = []
+    for part in reversed(path.parent.parts):
+        if "=" not in part.strip("="):
+            break
+        found.insert(0, part)
+    return found
 
 
 @dataclass(frozen=True)
@@ -72,13 +118,33 @@ def cut_pieces(scans: list[Scan], start: int, stop: int) -> list[Piece]:
     return pieces
 
 
+def element_names(name: str, num_elements: int) -> list[str]:
+    """What the elements of an array column are called: five are SDSS's bands in its order, others are numbered from 1.
+
+    An empty list where the array is too long to be columns.
+    """
+    if num_elements == 1:
+        return [name]
+    if num_elements == len(DEFAULT_BANDS):
+        return [f"{name}_{band}" for band in DEFAULT_BANDS]
+    return [f"{name}_{index + 1}" for index in range(num_elements)] if num_elements <= _MOST_ELEMENTS else []
+
+
+def check_types(raw: RawFile) -> None:
+    """InputError where a wanted column holds neither numbers nor text."""
+    for name, index in raw.wanted.items():
+        kind = raw.dtypes[index]
+        if kind and not _VALUE_TYPE.fullmatch(kind):
+            raise bad_value(raw, name, 1, f"values of type {kind}")
+
+
 def unreadable(path: Path, got: object, fix: str = "") -> InputError:
     """A file whose content is not what its beginning promises."""
     return InputError(
         "a raw file cannot be read",
         where=path,
         got=str(got)[:300],
-        expected="CSV (plain or gzip) or Parquet",
+        expected=FORMATS,
         fix=fix or "check the file, or fetch it again",
     )
 
@@ -89,7 +155,7 @@ def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
     return InputError(
         "a value is not a number",
         where=f"{raw.path}, row {row:,}, column {column} (read as {name})",
-        got=repr(text[:80]),
+        got=repr(text[:160]),
         expected="a number, or nothing where there is no value",
         fix=f"correct the row, or say another column with --map {name}=COLUMN; "
         f"the columns are {', '.join(raw.columns[:60])}",

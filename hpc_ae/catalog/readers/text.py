@@ -1,14 +1,12 @@
-"""Delimited text in bounded memory: find the header, count rows by segment, read any range of rows.
+"""Delimited text in bounded memory: count rows by segment, read any range of rows. The header is header.py's.
 
 A row ends at a newline, unless the line is blank. Rows are counted by newlines and read by pyarrow; both must agree.
+Of a whitespace-separated table each run of blanks becomes one tab before pyarrow reads it.
 """
 
 from __future__ import annotations
 
-import csv
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,87 +14,33 @@ import pyarrow as pa
 import pyarrow.csv
 
 from hpc_ae.catalog.readers.columns import NULL_WORDS
-from hpc_ae.catalog.readers.rawfile import Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
-from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.catalog.readers.header import BLANK, read_at
+from hpc_ae.catalog.readers.rawfile import Batches, Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.errors import InputError
 
 SEGMENT_BYTES = 1 << 20  # a mark each: what a shard must search to find its first row
 TASK_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 22
-_HEAD_BYTES = 1 << 20
-_TAIL_BYTES = 1 << 16
 _LOOK_BACK = 2
-_NEWLINE, _RETURN = 10, 13
+_NEWLINE, _RETURN, _BLANK, _TAB, _QUOTE = 10, 13, 32, 9, 34
 _TYPES = {"objid": pa.int64(), "ra": pa.float64(), "dec": pa.float64()}
 _ERROR = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?(?:.*invalid value '(.*)')?", re.DOTALL)
-_DELIMITERS = (",", "\t", ";", "|")
 
 
-def open_text(path: Path, data_path: Path) -> RawFile:
-    """Find delimiter, header and the beginning of the data; InputError where there is no header line."""
-    with data_path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        data_stop = file.seek(0, os.SEEK_END)
-    start = 3 if head.startswith(b"\xef\xbb\xbf") else 0
-    if not head[start:].strip():
-        raise unreadable(path, "an empty file", "name a file with a header line and stars")
-    if b"\0" in head:
-        raise unreadable(path, "binary content or UTF-16 text", "save it as UTF-8 text, or convert it to Parquet")
-    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
-        raise unreadable(path, head[:200].decode(errors="replace"), "this is a web page or XML, fetch the data again")
-    line, data_start = _header(head, start)
-    text = line.decode(errors="replace").strip().lstrip("#").strip(" ")
-    if "\r" in text or (data_start == len(head) < data_stop):
-        raise unreadable(path, "no line feed after the header", "convert the line ends to LF or CRLF")
-    delimiter = next((mark for mark in _DELIMITERS if mark in text), "")
-    if not delimiter and len(text.split()) >= len(DEFAULT_BANDS):
-        raise InputError(
-            "the columns of a raw file are not separated",
-            where=path,
-            got=f"a header that looks whitespace-separated: {text[:120]!r}",
-            expected="commas, tabs, ; or | between the columns",
-            fix="replace the blanks between columns by commas, in the header and in every row",
-        )
-    delimiter = delimiter or ","
-    columns = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
-    data_stop = _before_comments(data_path, data_start, data_stop, text.count(delimiter), delimiter)
-    return RawFile(path, data_path, "csv", columns, {}, delimiter, data_start, data_stop)
-
-
-def _before_comments(path: Path, start: int, stop: int, num_marks: int, delimiter: str) -> int:
-    """Where the data ends before trailing lines such as `#end`; one with as many fields as the header is a row."""
-    first = max(start, stop - _TAIL_BYTES)
-    with path.open("rb", buffering=0) as file:
-        tail = _read_at(file.fileno(), first, stop)
-    end = len(tail)
-    while line := tail[:end].rstrip(b"\r\n"):
-        begin = line.rfind(b"\n") + 1
-        is_whole = begin > 0 or first == start
-        if not is_whole or line[begin : begin + 1] != b"#" or line[begin:].count(delimiter.encode()) == num_marks:
-            break
-        end = begin
-    return first + end
-
-
-def _header(head: bytes, start: int) -> tuple[bytes, int]:
-    """The header line and the offset after it: the first line that is blank or comment no more (`#Table1`).
-
-    Where numbers follow the comments at once, the last comment is the header.
-    """
-    comment, comment_stop = b"", start
-    while start < len(head):
-        stop = head.find(b"\n", start) + 1 or len(head)
-        line = head[start:stop]
-        if line.startswith(b"#"):
-            comment, comment_stop = line, stop
-        elif line.strip():
-            return (comment, comment_stop) if comment and _has_number(line) else (line, stop)
-        start = stop
-    return comment, comment_stop
-
-
-def _has_number(line: bytes) -> bool:
-    return any(re.fullmatch(rb"\s*[+-]?[0-9][0-9.eE+-]*\s*", part) for part in re.split(rb"[,\t;|]", line))
+def squeeze_blanks(data: pa.Buffer) -> pa.Buffer:
+    """Lines with one tab for each run of blanks and tabs, and none at their ends; quotes keep what is in them."""
+    values = np.frombuffer(data, np.uint8)
+    blank = (values == _BLANK) | (values == _TAB)
+    quotes = values == _QUOTE
+    if quotes.any():
+        blank &= (np.cumsum(quotes, dtype=np.int32) & 1) == 0
+    after = np.append(values[1:], np.uint8(_NEWLINE))
+    last = np.append(~blank[1:], True)  # of a run
+    kept = ~blank | (last & (after != _NEWLINE) & (after != _RETURN))
+    values, blank = values[kept], blank[kept]
+    values = np.where(blank, np.uint8(_TAB), values)
+    first = np.append(True, values[:-1] == _NEWLINE)  # of a line
+    return pa.py_buffer(values[~(blank & first)])
 
 
 def row_ends(data: np.ndarray, look_back: int) -> np.ndarray:
@@ -127,15 +71,7 @@ def count_rows(task: tuple[Path, int, int]) -> list[int]:
 
 def _segment(descriptor: int, start: int, stop: int) -> np.ndarray:
     """Bytes `start` to `stop` of a file with the two bytes before them."""
-    return np.frombuffer(_read_at(descriptor, start - _LOOK_BACK, stop), np.uint8)
-
-
-def _read_at(descriptor: int, start: int, stop: int) -> bytes:
-    parts = []
-    while start < stop and (part := os.pread(descriptor, stop - start, start)):
-        parts.append(part)
-        start += len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return np.frombuffer(read_at(descriptor, start - _LOOK_BACK, stop), np.uint8)
 
 
 def scan_text(raw: RawFile, counts: list[int]) -> Scan:
@@ -143,11 +79,11 @@ def scan_text(raw: RawFile, counts: list[int]) -> Scan:
     before = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     marks = [Mark(raw.data_start + index * SEGMENT_BYTES, int(num)) for index, num in enumerate(before[:-1])]
     with raw.data_path.open("rb", buffering=0) as file:
-        last = _read_at(file.fileno(), max(raw.data_start, raw.data_stop - 1), raw.data_stop)
+        last = read_at(file.fileno(), max(raw.data_start, raw.data_stop - 1), raw.data_stop)
     return Scan(raw, int(before[-1]) + (last not in (b"", b"\n")), tuple(marks))
 
 
-def read_text(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
+def read_text(piece: Piece) -> Batches:
     """Yield (first row in the file, columns by our names) for the rows of a piece, some MiB at a time."""
     with piece.raw.data_path.open("rb", buffering=0) as file:
         descriptor = file.fileno()
@@ -156,11 +92,12 @@ def read_text(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
         parser = _Parser(piece.raw)
         row = piece.start
         while position < stop:
-            chunk = _read_at(descriptor, position, min(stop, position + CHUNK_BYTES))
+            chunk = read_at(descriptor, position, min(stop, position + CHUNK_BYTES))
             size = len(chunk) if position + len(chunk) >= stop else chunk.rfind(b"\n") + 1
             if not size:
                 raise unreadable(piece.raw.path, f"a line longer than {CHUNK_BYTES} bytes after row {row:,}")
-            table = parser.parse(pa.py_buffer(chunk).slice(0, size), row)
+            data = pa.py_buffer(chunk).slice(0, size)
+            table = parser.parse(squeeze_blanks(data) if piece.raw.delimiter == BLANK else data, row)
             yield row, {name: table.column(str(index)) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
@@ -186,6 +123,7 @@ class _Parser:
 
     def __init__(self, raw: RawFile) -> None:
         self.raw = raw
+        self.delimiter = "\t" if raw.delimiter == BLANK else raw.delimiter
         self.names = {index: name for name, index in raw.wanted.items()}
         self.types = {str(index): _TYPES.get(name, pa.float32()) for index, name in self.names.items()}
 
@@ -209,7 +147,7 @@ class _Parser:
         return pa.csv.read_csv(
             pa.BufferReader(data),
             pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=data.size + 1),
-            pa.csv.ParseOptions(delimiter=self.raw.delimiter, invalid_row_handler=refuse),
+            pa.csv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=refuse),
             pa.csv.ConvertOptions(
                 column_types=self.types,
                 include_columns=list(self.types),

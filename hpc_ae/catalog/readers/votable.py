@@ -1,0 +1,224 @@
+"""VOTable in bounded memory: one pass of expat turns each table into a Parquet file, which has places to go to.
+
+astropy reads a whole VOTable into memory, and a BINARY stream as one text, several times its size. Here the XML goes
+through expat a MiB at a time, whatever a table's size. Declared entities are refused, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.parsers.expat
+from collections.abc import Callable
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+
+import pyarrow as pa
+
+from hpc_ae.catalog.readers.rawfile import unreadable
+from hpc_ae.catalog.readers.votable_table import BadTable, VoField, VoTable
+from hpc_ae.errors import InputError
+
+_READ_BYTES = 1 << 20
+_MOST_TOKEN_BYTES = 1 << 24  # expat keeps a tag whole until it ends
+_MOST_TEXT = 1 << 22  # characters of a cell or a message
+_MOST_DEPTH = 64
+_MOST_TABLES = 100
+_MOST_FIELDS = 10_000
+
+
+def converted_paths(data_path: Path) -> list[Path]:
+    """The file and its further tables, as `convert_votable` called them."""
+    paths = [data_path]
+    while (more := _table_path(data_path, len(paths))).exists():
+        paths.append(more)
+    return paths
+
+
+def _table_path(target_path: Path, index: int) -> Path:
+    return target_path.with_name(f"{target_path.name}.{index}") if index else target_path
+
+
+def convert_votable(path: Path, xml_path: Path, target_path: Path) -> None:
+    """Write the tables of a VOTable as new Parquet files: `target_path`, and .1, .2, ... behind it (mode 0600).
+
+    InputError where the XML is damaged or hostile, holds no table or a service's error, or its data lie elsewhere.
+    """
+    reader = _Reader(path, target_path)
+    try:
+        with xml_path.open("rb", buffering=0) as file:
+            while data := file.read(_READ_BYTES):
+                reader.feed(data)
+        reader.end()
+    except ExpatError as error:
+        raise unreadable(path, f"a damaged VOTable, or one cut short: {error}") from error
+    except BadTable as error:
+        raise unreadable(path, f"a VOTable whose {error}") from error
+    except (pa.ArrowException, ValueError) as error:
+        raise unreadable(path, f"a damaged VOTable: {error}") from error
+    finally:
+        reader.close()
+
+
+class _Reader:
+    """The handlers of expat, and where in the document it is."""
+
+    def __init__(self, path: Path, target_path: Path) -> None:
+        self.path, self.target_path = path, target_path
+        self.parser = parser = xml.parsers.expat.ParserCreate()
+        parser.buffer_text = True
+        parser.buffer_size = 1 << 16
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._stop
+        parser.EntityDeclHandler = self._refuse_entity
+        self.fed = self.depth = self.num_tables = 0
+        self.table: VoTable | None = None
+        self.field: VoField | None = None
+        self.texts: list[str] = []
+        self.error: str | None = None
+        self.remark = ""
+        self.num_rows = 0
+        self.starts: dict[str, Callable[[dict[str, str]], None]] = {
+            "INFO": self._info,
+            "TABLE": self._start_table,
+            "FIELD": self._start_field,
+            "VALUES": self._values,
+            "BINARY": lambda _: self._open_table("BINARY"),
+            "BINARY2": lambda _: self._open_table("BINARY2"),
+            "TABLEDATA": lambda _: self._open_table("TABLEDATA"),
+            "STREAM": self._stream,
+            "FITS": lambda _: self._elsewhere("FITS"),
+            "PARQUET": lambda _: self._elsewhere("Parquet"),
+        }
+        self.stops: dict[str, Callable[[], None]] = {
+            "INFO": self._stop_info,
+            "FIELD": self._stop_field,
+            "STREAM": self._stop_stream,
+            "TABLE": self._stop_table,
+        }
+
+    def feed(self, data: bytes) -> None:
+        """Parse some bytes more."""
+        self.parser.Parse(data, False)
+        self.fed += len(data)
+        if self.fed - self.parser.CurrentByteIndex > _MOST_TOKEN_BYTES:
+            raise BadTable(f"tag at byte {self.parser.CurrentByteIndex:,} does not end")
+
+    def end(self) -> None:
+        """Check that the document is whole and had tables."""
+        self.parser.Parse(b"", True)
+        if self.remark and not self.num_rows:
+            raise self._service_error(self.remark)
+        if not self.num_tables:
+            raise unreadable(self.path, "a VOTable without a table", "fetch the data again")
+
+    def close(self) -> None:
+        """Close the table that an error left open."""
+        if self.table is not None:
+            self.table.close()
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        name = name.rpartition(":")[2]
+        if self.depth > _MOST_DEPTH or (self.depth == 1 and name != "VOTABLE"):
+            raise BadTable(f"element {name} stands at depth {self.depth}")
+        if name == "TD":
+            self._collect()
+        elif name in self.starts:
+            self.starts[name](attributes)
+
+    def _stop(self, name: str) -> None:
+        self.depth -= 1
+        name = name.rpartition(":")[2]
+        if name == "TD" and self.table is not None:
+            self.table.add_cell(self._collected())
+        elif name == "TR" and self.table is not None:
+            self.table.add_row()
+        elif name in self.stops:
+            self.stops[name]()
+
+    def _collect(self) -> None:
+        self.texts = []
+        self.num_characters = 0
+        self.parser.CharacterDataHandler = self._characters
+
+    def _characters(self, text: str) -> None:
+        self.num_characters += len(text)
+        if self.num_characters > _MOST_TEXT:
+            raise BadTable(f"cell before byte {self.parser.CurrentByteIndex:,} has more than {_MOST_TEXT:,} characters")
+        self.texts.append(text)
+
+    def _collected(self) -> str:
+        self.parser.CharacterDataHandler = None
+        return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
+
+    def _refuse_entity(self, name: str, *_: object) -> None:
+        raise unreadable(self.path, f"XML that declares an entity, {name}", "a VOTable needs none: remove it")
+
+    def _info(self, attributes: dict[str, str]) -> None:
+        if attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "ERROR":
+            self.error = "an error"
+            self._collect()
+        elif attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "OVERFLOW":
+            print(f"{self.path}: the service says that it cut its answer short (OVERFLOW)", file=sys.stderr)
+        elif attributes.get("name", "").lower() == "error":
+            self.remark = attributes.get("value", "")
+
+    def _stop_info(self) -> None:
+        if self.error is not None:
+            raise self._service_error(self._collected().strip() or self.error)
+
+    def _service_error(self, message: str) -> InputError:
+        return unreadable(self.path, f"the error message of a service: {message}", "fetch the data again")
+
+    def _start_table(self, attributes: dict[str, str]) -> None:
+        if self.table is not None or self.num_tables >= _MOST_TABLES:
+            raise BadTable(f"tables are more than {_MOST_TABLES}, or one inside another")
+        label = attributes.get("name") or attributes.get("ID") or f"number {self.num_tables + 1}"
+        num_rows = attributes.get("nrows", "").strip()
+        self.table = VoTable(f"table {label}", int(num_rows) if num_rows.isdecimal() else None)
+
+    def _start_field(self, attributes: dict[str, str]) -> None:
+        if self.table is None:
+            return
+        if self.table.writer or len(self.table.fields) >= _MOST_FIELDS:
+            raise BadTable("fields come after the data, or are too many")
+        self.field = VoField.of(attributes, f"col{len(self.table.fields) + 1}")
+        self.table.fields.append(self.field)
+
+    def _stop_field(self) -> None:
+        self.field = None
+
+    def _values(self, attributes: dict[str, str]) -> None:
+        if self.field is not None and attributes.get("null", "").strip():
+            self.field.null = attributes["null"].strip()
+
+    def _open_table(self, serialization: str) -> None:
+        if self.table is None or self.table.writer:
+            raise BadTable("data belong to no table")
+        self.table.open(_table_path(self.target_path, self.num_tables), serialization)
+
+    def _stream(self, attributes: dict[str, str]) -> None:
+        if attributes.get("href"):
+            self._elsewhere(attributes["href"])
+        if attributes.get("encoding", "base64") != "base64" or self.table is None or not self.table.writer:
+            raise BadTable(f"stream has the encoding {attributes.get('encoding')}: base64 is read")
+        self.parser.CharacterDataHandler = self.table.add_base64
+
+    def _stop_stream(self) -> None:
+        self.parser.CharacterDataHandler = None
+
+    def _elsewhere(self, what: str) -> None:
+        raise unreadable(self.path, f"a VOTable whose data lie in another file: {what}", "name that file")
+
+    def _stop_table(self) -> None:
+        table, self.table = self.table, None
+        if table is None or not table.fields:
+            return
+        if not table.writer:
+            table.open(_table_path(self.target_path, self.num_tables), "TABLEDATA")
+        self.num_tables += 1
+        try:
+            table.finish()
+            self.num_rows += table.num_rows
+        finally:
+            table.close()
