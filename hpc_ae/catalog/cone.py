@@ -52,16 +52,16 @@ def rows_in_cone(stars: Catalog, ra: float, dec: float, radius_arcmin: float) ->
         )
     radius_deg = radius_arcmin / 60
     found = [np.empty(0, np.int64)]
-    for index in _shards_in_cone(stars, ra, dec, radius_deg):
+    for index in _shards_in_cone(stars, ra, dec, radius_arcmin):
         arrays = stars.read_shard(index, ["ra", "dec"])
         rows = np.flatnonzero(in_cone(arrays["ra"], arrays["dec"], (ra, dec), radius_deg))
         found.append(rows + stars.offsets[index])
     return np.sort(np.concatenate(found))
 
 
-def _shards_in_cone(stars: Catalog, ra: float, dec: float, radius_deg: float) -> Iterable[int]:
+def _shards_in_cone(stars: Catalog, ra: float, dec: float, radius_arcmin: float) -> Iterable[int]:
     """Numbers of the shards that may hold stars of the circle; all of them where nothing is known of their order."""
     if importlib.util.find_spec(_SKY) is None:
         return range(len(stars.shards))
-    shards: Iterable[int] = import_module(_SKY).shards_in_cone(stars, ra, dec, radius_deg)
+    shards: Iterable[int] = import_module(_SKY).shards_in_cone(stars, ra, dec, radius_arcmin)
     return shards
