@@ -54,7 +54,7 @@ def field_of(column: Column, elements: Sequence[str]) -> Field:
 def _describe(column: Column, elements: Sequence[str]) -> str:
     if column.flags is not None:
         bits = ", ".join(f"{int(flag)} {flag_name(flag)}" for flag in column.flags)
-        return f"0 is {'good' if column.name == 'quality' else 'nothing to say'}; bits: {bits}"
+        return f"0 is {'good' if column.name == 'quality' else 'none'}; bits: {bits}"
     text = _DESCRIPTIONS.get(column.name, column.name.replace("_", " "))
     return f"{text}; elements: {', '.join(elements)}" if elements else text
 

@@ -5,6 +5,7 @@ Shape letters: N rows.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _TYPES = {"i8": "K", "i4": "J", "i2": "I", "u2": "I", "u1": "B", "f8": "D", "f4"
 _OFFSET = 32_768  # FITS has no unsigned columns: a value is stored less this, and TZERO says so
 _READ_ROWS = 262_144
 _WORDS_BYTES = 4
+_CARD_TEXT = 72  # letters of a comment on one card
 
 
 class FitsWriter:
@@ -104,8 +106,11 @@ def _header(info: TableInfo, row_bytes: int, data_sum: int) -> bytes:
         header[key] = (value, comment)
     for number, field in enumerate(info.fields, 1):
         _add_column(header, number, field)
+    if digest := info.notes.get("catalog_digest"):
+        header["CATDIGST"] = (digest, "of the catalog")
     for line in info.flags:
-        header.add_comment(_ascii(line))
+        for part in textwrap.wrap(_ascii(line), _CARD_TEXT, subsequent_indent="  "):
+            header.add_comment(part)
     for key, text in info.notes.items():
         header.add_history(_ascii(f"{key}: {text}"))
     return str(header.tostring()).encode("ascii")

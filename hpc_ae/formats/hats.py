@@ -21,7 +21,7 @@ from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import WorkError
 from hpc_ae.files import publish_bytes
 from hpc_ae.formats.parquet import open_parquet_file, parquet_schema
-from hpc_ae.formats.table import TableInfo, fill_records, record_dtype
+from hpc_ae.formats.table import TableInfo, create_file, fill_records, record_dtype
 
 INDEX_ORDER = 29
 HIGHEST_ORDER = 9  # of a file's pixel: 7 arcmin wide; the counts of all such pixels take 25 MB
@@ -129,8 +129,9 @@ class HatsWriter:
         (self.path / _SPILL).rmdir()
         dataset = self.path / "dataset"
         dataset.mkdir(mode=0o700, exist_ok=True)
-        pq.write_metadata(schema, dataset / "_common_metadata")
-        pq.write_metadata(schema, dataset / "_metadata", metadata_collector=footers)
+        for name, collected in (("_common_metadata", None), ("_metadata", footers)):
+            create_file(dataset / name).close()
+            pq.write_metadata(schema, dataset / name, metadata_collector=collected)
         rows = [f"{pixel.order},{pixel.number}\n" for pixel in self._pixels]
         publish_bytes(self.path / "partition_info.csv", "".join(["Norder,Npix\n", *rows]).encode())
         for name in ("hats.properties", "properties"):  # the second is how older readers know it

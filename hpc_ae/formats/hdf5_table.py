@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
-from hpc_ae.catalog.tables import make_table
-from hpc_ae.formats.table import TableInfo, create_file, fill_records, record_dtype
+from hpc_ae.formats.table import TableInfo, astropy_yaml, create_file, fill_records, record_dtype
 
 
 class Hdf5Writer:
@@ -31,7 +30,8 @@ class Hdf5Writer:
         self._rows = self._file.create_dataset(
             info.name, (info.num_rows,), self._dtype, chunks=(chunk,), maxshape=(None,), fletcher32=True
         )
-        self._file.create_dataset(f"{info.name}.__table_column_meta__", data=_column_lines(info))
+        lines = np.array([line.encode() for line in astropy_yaml(info)])
+        self._file.create_dataset(f"{info.name}.__table_column_meta__", data=lines)
         self._num_done = 0
 
     def append(self, arrays: Arrays) -> None:
@@ -60,17 +60,6 @@ def _named_errors() -> Iterator[None]:
         found = re.search(r"errno = (\d+)", str(error))
         number = int(found[1]) if found else errno.EIO
         raise OSError(number, os.strerror(number)) from error
-
-
-def _column_lines(info: TableInfo) -> np.ndarray:
-    """The lines of YAML, as bytes, in which astropy keeps units, descriptions and meta of an HDF5 table."""
-    from astropy.table.meta import get_yaml_from_table
-
-    empty = {field.name: np.empty((0, *field.shape), field.dtype) for field in info.fields}
-    table = make_table(info.fields, empty, info.notes)
-    if info.flags:
-        table.meta["flags"] = list(info.flags)
-    return np.array([line.encode() for line in get_yaml_from_table(table)])
 
 
 def read_hdf5_column(path: Path, info: TableInfo, name: str) -> Iterator[np.ndarray]:

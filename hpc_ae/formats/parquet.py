@@ -1,4 +1,4 @@
-"""Parquet, in one file or several, with the VOTable header that TOPCAT and astropy read units from (VOParquet).
+"""Parquet, in one file or several, with the headers that TOPCAT (VOParquet) and astropy (YAML) read units from.
 
 Shape letters: N rows.
 """
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hpc_ae.catalog.arrow import arrow_schema, arrow_table
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.formats.table import TableInfo, create_file
+from hpc_ae.formats.table import TableInfo, astropy_yaml, create_file
 from hpc_ae.formats.votable import votable_without_data
 
 GROUP_ROWS = 262_144
@@ -28,6 +28,7 @@ def parquet_schema(info: TableInfo) -> pa.Schema:
     notes = {
         **info.notes,
         **({"flags": "; ".join(info.flags)} if info.flags else {}),
+        "table_meta_yaml": "\n".join(astropy_yaml(info)),
         "IVOA.VOTable-Parquet.version": "1.0",
         "IVOA.VOTable-Parquet.content": votable_without_data(info),
     }

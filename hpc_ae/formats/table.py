@@ -15,6 +15,7 @@ import numpy as np
 
 from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.shard import Arrays
+from hpc_ae.catalog.tables import make_table
 from hpc_ae.errors import InputError
 
 
@@ -54,6 +55,17 @@ class Writer(Protocol):
 
     def abandon(self) -> None:
         """Let go of what is open: the output is given up."""
+
+
+def astropy_yaml(info: TableInfo) -> list[str]:
+    """The lines of YAML in which astropy keeps units, descriptions and meta of HDF5 and Parquet tables."""
+    from astropy.table.meta import get_yaml_from_table
+
+    empty = {field.name: np.empty((0, *field.shape), field.dtype) for field in info.fields}
+    table = make_table(info.fields, empty, info.notes)
+    if info.flags:
+        table.meta["flags"] = list(info.flags)
+    return [str(line) for line in get_yaml_from_table(table)]
 
 
 def create_file(path: Path) -> BinaryIO:
