@@ -6,11 +6,10 @@ Shape letters: N rows.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,8 +23,8 @@ class Hdf5Writer:
 
     def __init__(self, path: Path, info: TableInfo) -> None:
         self._dtype = record_dtype(info.fields, "<")
-        create_file(path).close()
-        self._file = h5py.File(path, "w", libver=("v110", "v110"))
+        self._disk = _Disk(path)
+        self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
         chunk = max(1, min(CHUNK_ROWS, info.num_rows))
         self._rows = self._file.create_dataset(
             info.name, (info.num_rows,), self._dtype, chunks=(chunk,), maxshape=(None,), fletcher32=True
@@ -37,29 +36,74 @@ class Hdf5Writer:
     def append(self, arrays: Arrays) -> None:
         """Write some rows: one (N,) or (N, width) array for each column."""
         records = fill_records(self._dtype, arrays)
-        with _named_errors():
-            self._rows[self._num_done : self._num_done + len(records)] = records
+        self._rows[self._num_done : self._num_done + len(records)] = records
         self._num_done += len(records)
+        self._disk.check()
 
     def close(self) -> None:
         """End the file."""
-        with _named_errors():
-            self._file.close()
+        self._file.close()
+        self._disk.check()
+        self._disk.file.close()
 
     def abandon(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        with contextlib.suppress(Exception):
+            self._file.close()
+        self._disk.file.close()
 
 
-@contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    """HDF5 hides the number of an error in a text: give it to the error that is raised."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number)) from error
+class _Disk:
+    """The file below HDF5, which crashes the process where a write fails: it is told that all went well, and the first
+    error is kept for `check` to raise.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with create_file(path) as file:
+            self.file = os.fdopen(os.dup(file.fileno()), "w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error there was."""
+        if self.error is not None:
+            raise self.error
+
+    def _try(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            return None
+
+    def write(self, data: memoryview) -> int:
+        """Write all bytes, or keep the error."""
+        left = memoryview(data).cast("B")
+        while left and self.error is None:
+            left = left[self._try(self.file.write, left) or 0 :]
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Make the file so long."""
+        self._try(self.file.truncate, size)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        return int(self._try(self.file.seek, place, whence) or 0)
+
+    def tell(self) -> int:
+        """Where the file is."""
+        return self.file.tell()
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        """Read what is there."""
+        return self._try(self.file.read, num_bytes) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what is there."""
+        return int(self._try(self.file.readinto, buffer) or 0)
 
 
 def read_hdf5_column(path: Path, info: TableInfo, name: str) -> Iterator[np.ndarray]:
