@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.fields import Field, flag_lines, split_arrays, split_field
@@ -25,9 +24,6 @@ from hpc_ae.formats.table import TableInfo, Writer
 from hpc_ae.formats.writers import FORMATS, open_writer, owner_of_dir, read_column
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.progress import Progress
-
-if TYPE_CHECKING:
-    from hpc_ae.formats.hats import HatsWriter
 
 _BLOCK_ROWS = 4 * CHUNK_ROWS
 _TABLE_NAME = "stars"
@@ -157,6 +153,7 @@ class _Source:
         self.catalog, self.fields, self.settings = catalog, fields, settings
         self.names = [field.name for field in fields]
         self.seen = RowSum(ordered=settings.to != "hats")
+        self.leave_unplaced = False
 
     def blocks(self, names: list[str], what: str) -> Iterator[Arrays]:
         """Columns of the stars asked for; DamageError where there are not as many good ones as the manifest says."""
@@ -182,7 +179,7 @@ class _Source:
     def rows(self) -> Iterator[Arrays]:
         """What is to be written: the columns, vectors split where asked, and their ids taken note of."""
         for arrays in self.blocks(self.names, "export"):
-            if self.settings.to == "hats":
+            if self.leave_unplaced:
                 arrays = _placed(arrays)
             if "objid" in arrays:
                 self.seen.add(arrays["objid"])
@@ -202,7 +199,8 @@ def _placed(arrays: Arrays) -> Arrays:
 def _write(path: Path, info: TableInfo, source: _Source) -> int:
     """Write a table in one pass; returns how many rows had to be left out: none."""
     writer = open_writer(source.settings.to, path, info, source.settings.num_files)
-    _write_rows(writer, source)
+    _append_all(writer, source)
+    writer.close()
     return 0
 
 
@@ -210,7 +208,7 @@ def _write_hats(path: Path, info: TableInfo, source: _Source) -> int:
     """Write a HATS catalog in two passes; returns how many rows have no position."""
     from hpc_ae.formats.hats import HatsWriter
 
-    writer: HatsWriter = HatsWriter(path, info, source.settings.threshold)
+    writer = HatsWriter(path, info, source.settings.threshold)
     for arrays in source.blocks(["ra", "dec"], "export: positions"):
         writer.count(arrays["ra"], arrays["dec"])
     if writer.num_unplaced and not source.settings.drop_unplaced:
@@ -220,11 +218,16 @@ def _write_hats(path: Path, info: TableInfo, source: _Source) -> int:
             got=f"{writer.num_unplaced} stars without ra and dec, or outside the sphere",
             fix="--drop-unplaced leaves them out, and says how many",
         )
-    _write_rows(writer, source)
+    source.leave_unplaced = writer.num_unplaced > 0
+    _append_all(writer, source)
+    with Progress("export: pixels", source.seen.num_rows, "stars") as progress:
+        for num_done in writer.write_pixels():
+            progress.update(num_done)
+    writer.close()
     return writer.num_unplaced
 
 
-def _write_rows(writer: Writer, source: _Source) -> None:
+def _append_all(writer: Writer, source: _Source) -> None:
     try:
         for arrays in source.rows():
             writer.append(arrays)
@@ -232,18 +235,19 @@ def _write_rows(writer: Writer, source: _Source) -> None:
         with contextlib.suppress(Exception):
             writer.abandon()  # what failed first is what is said
         raise
-    writer.close()
 
 
 def _check_written(path: Path, info: TableInfo, source: _Source, num_rows: int) -> None:
     """Read the output back; WorkError where its rows or ids are not those that the catalog gave."""
     name = "objid" if "objid" in info.names else info.names[0]
     found = RowSum(ordered=source.seen.ordered)
-    for values in read_column(source.settings.to, path, info, name):
-        if name == "objid":
-            found.add(values)
-        else:
-            found.count(values.size // max(1, len(info.field(name).elements)))
+    with Progress("export: read back", num_rows, "stars") as progress:
+        for values in read_column(source.settings.to, path, info, name):
+            if name == "objid":
+                found.add(values)
+            else:
+                found.count(values.size // max(1, len(info.field(name).elements)))
+            progress.update(found.num_rows)
     if found != source.seen or found.num_rows != num_rows:
         raise WorkError(
             "the written output has not the rows of the catalog",

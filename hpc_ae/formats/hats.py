@@ -7,7 +7,7 @@ pixel, `close` sorts each of these in memory and writes its Parquet file. Shape 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +85,9 @@ class HatsWriter:
         self.num_rows = self.num_unplaced = 0
         self._dtype = record_dtype(self.info.fields, "<")
         self._counts = np.zeros(12 * 4**HIGHEST_ORDER, np.int64)
+        self._schema = parquet_schema(self.info)
         self._pixels: list[Pixel] = []
+        self._footers: list[Any] = []
         self._places = np.empty(0, np.int32)
 
     def count(self, ra: np.ndarray, dec: np.ndarray) -> None:
@@ -119,19 +121,24 @@ class HatsWriter:
     def _spill_path(self, place: int) -> Path:
         return self.path / _SPILL / f"{place:06d}"
 
-    def close(self) -> None:
-        """Write the file of every pixel, then the catalog's own files."""
+    def write_pixels(self) -> Iterator[int]:
+        """Sort and write the pixels that are left, and after each say how many rows are written in all."""
         if not self._pixels:
             self._cut()
-        schema, footers = parquet_schema(self.info), []
-        for place, pixel in enumerate(self._pixels):
-            footers.append(self._write_pixel(schema, place, pixel))
+        for place in range(len(self._footers), len(self._pixels)):
+            self._footers.append(self._write_pixel(place, self._pixels[place]))
+            yield self.num_rows
+
+    def close(self) -> None:
+        """Write the pixels that are left, then the catalog's own files."""
+        for _ in self.write_pixels():
+            pass
         (self.path / _SPILL).rmdir()
         dataset = self.path / "dataset"
         dataset.mkdir(mode=0o700, exist_ok=True)
-        for name, collected in (("_common_metadata", None), ("_metadata", footers)):
+        for name, collected in (("_common_metadata", None), ("_metadata", self._footers)):
             create_file(dataset / name).close()
-            pq.write_metadata(schema, dataset / name, metadata_collector=collected)
+            pq.write_metadata(self._schema, dataset / name, metadata_collector=collected)
         rows = [f"{pixel.order},{pixel.number}\n" for pixel in self._pixels]
         publish_bytes(self.path / "partition_info.csv", "".join(["Norder,Npix\n", *rows]).encode())
         for name in ("hats.properties", "properties"):  # the second is how older readers know it
@@ -140,7 +147,7 @@ class HatsWriter:
     def abandon(self) -> None:
         """Nothing is open between calls."""
 
-    def _write_pixel(self, schema: Any, place: int, pixel: Pixel) -> Any:
+    def _write_pixel(self, place: int, pixel: Pixel) -> Any:
         """Sort the rows of one pixel, write its file, and return the footer."""
         spill_path, path = self._spill_path(place), self.path / "dataset" / pixel.path
         records = np.fromfile(spill_path, self._dtype)
@@ -152,8 +159,8 @@ class HatsWriter:
         records = records[np.argsort(records[INDEX.name], kind="stable")]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         footers: list[Any] = []
-        with open_parquet_file(path, schema, footers) as writer:
-            table = arrow_table(schema, {name: records[name] for name in self.info.names})
+        with open_parquet_file(path, self._schema, footers) as writer:
+            table = arrow_table(self._schema, {name: records[name] for name in self.info.names})
             writer.write_table(table, row_group_size=GROUP_ROWS)
         footers[0].set_file_path(pixel.path)
         self.num_rows += len(records)

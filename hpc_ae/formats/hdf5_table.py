@@ -43,8 +43,8 @@ class Hdf5Writer:
     def close(self) -> None:
         """End the file."""
         self._file.close()
-        self._disk.check()
         self._disk.file.close()
+        self._disk.check()
 
     def abandon(self) -> None:
         """Let go of the file."""
