@@ -96,7 +96,8 @@ def _check(catalog: Catalog, out: Path, settings: ExportSettings) -> None:
         raise InputError("--drop-unplaced is for --to hats", where="--drop-unplaced", got=f"--to {settings.to}")
     if settings.threshold < 1:
         raise InputError("a file needs rows", where="--threshold", got=settings.threshold, expected="1 or more")
-    if out.resolve().is_relative_to(catalog.directory.resolve()):
+    inputs = [catalog.directory, *([catalog.stars.directory] if isinstance(catalog, JoinedCatalog) else [])]
+    if any(out.resolve().is_relative_to(directory.resolve()) for directory in inputs):
         raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
     if settings.to == "hats" and "ra" not in catalog:
         raise InputError(
@@ -218,6 +219,9 @@ def _write_hats(path: Path, info: TableInfo, source: _Source) -> int:
             got=f"{writer.num_unplaced} stars without ra and dec, or outside the sphere",
             fix="--drop-unplaced leaves them out, and says how many",
         )
+    if writer.num_unplaced == info.num_rows:
+        what = "there is no star to place in a HATS catalog"
+        raise InputError(what, where=source.catalog.directory, got=f"{info.num_rows} stars, none with a position")
     source.leave_unplaced = writer.num_unplaced > 0
     _append_all(writer, source)
     with Progress("export: pixels", source.seen.num_rows, "stars") as progress:

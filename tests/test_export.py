@@ -337,10 +337,51 @@ def test_stars_without_a_position_and_hats(places: tuple[Path, Path], tmp_path: 
     assert_array_equal(np.sort(ids), np.sort(expected))
 
 
+def test_nothing_to_place_is_said(tmp_path: Path) -> None:
+    """A HATS catalog without a star is refused; other formats have a table without rows."""
+    path = no_good_stars(tmp_path)
+    with pytest.raises(InputError, match="no star to place"):
+        export(path, tmp_path / "sky", ExportSettings("hats", good=True))
+    assert [one.name for one in tmp_path.iterdir()] == ["stars"]
+
+
+def no_good_stars(folder: Path) -> Path:
+    """A star catalog of 250 stars, all of them bad."""
+    path = make_stars(folder / "stars", 250, 100)
+    for index in range(3):
+        arrays = open_catalog(path).read_shard(index, open_catalog(path).columns)
+        arrays["magnitude"][:, 0], arrays["quality"][:] = -9999.0, 4
+        rewrite_shard(path, index, arrays)
+    return path
+
+
+@pytest.mark.parametrize("to", FILE_FORMATS)
+def test_no_rows_are_a_table_too(tmp_path: Path, to: str) -> None:
+    """Where no star is good --good gives a table of no rows, with its columns."""
+    done = export(no_good_stars(tmp_path), tmp_path / "out", ExportSettings(to, good=True))
+    assert (done.num_rows, done.num_bad) == (0, 250)
+    table = dict(READERS)[to](tmp_path / "out")
+    assert len(table) == 0 and "magnitude_u" in table.colnames
+
+
 def test_hats_needs_positions(places: tuple[Path, Path], tmp_path: Path) -> None:
     """An encoding catalog alone has none; the message says what adds them."""
     with pytest.raises(InputError, match="--join"):
         export(places[1], tmp_path / "sky", ExportSettings("hats"))
+
+
+def test_real_stars_reach_every_format(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The 290,327 real stars: raw file -> catalog -> each format, without a changed bit in ids and magnitudes."""
+    raw = shared_data / "sdss_photometric_stars.parquet"
+    assert in_process(capsys, "ingest", raw, "--out", tmp_path / "catalog")[0] == 0
+    truth = pq.read_table(raw)
+    for to, read in READERS:
+        export(tmp_path / "catalog", tmp_path / to, ExportSettings(to, overwrite=True))
+        table = read(tmp_path / to)
+        assert len(table) == 290_327
+        assert_array_equal(table["objid"], truth["objid"].to_numpy())
+        for band in "ugriz":
+            assert_array_equal(table[f"magnitude_{band}"], truth[band].to_numpy().astype(np.float32))
 
 
 # complete or not at all

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from hpc_ae.catalog.fields import Field
 
+ArrowTable = pa.Table
+
 
 def arrow_schema(fields: Sequence[Field], notes: Mapping[str, str]) -> pa.Schema:
     """The schema of some fields, a vector as a list of fixed length; `notes` become its metadata."""

@@ -19,8 +19,9 @@ from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, read_shard
 from hpc_ae.errors import DamageError, InputError
 
 if TYPE_CHECKING:
-    import pyarrow
     from astropy.table import Table
+
+    from hpc_ae.catalog.arrow import ArrowTable
 
 _MOST_LATENT = 65_536  # a manifest is not trusted with the memory for names
 
@@ -213,7 +214,7 @@ class Catalog:
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
-    ) -> pyarrow.Table:
+    ) -> ArrowTable:
         """An Arrow table of the columns (all by default) of a range of stars; units, UCDs in its fields' metadata."""
         from hpc_ae.catalog.arrow import arrow_schema, arrow_table
 

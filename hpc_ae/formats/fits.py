@@ -118,7 +118,7 @@ def _header(info: TableInfo, row_bytes: int, data_sum: int) -> bytes:
 
 def _add_column(header: fits.Header, number: int, field: Field) -> None:
     kind = np.dtype(field.dtype).str[1:]
-    header[f"TTYPE{number}"] = field.name
+    header[f"TTYPE{number}"] = _ascii(field.name)
     header[f"TFORM{number}"] = f"{len(field.elements) or ''}{_TYPES[kind]}"
     if kind == "u2":
         header[f"TSCAL{number}"], header[f"TZERO{number}"] = 1, _OFFSET

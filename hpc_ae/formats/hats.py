@@ -99,8 +99,7 @@ class HatsWriter:
 
     def append(self, arrays: Arrays) -> None:
         """Deal some rows out to the files of their pixels; those without a position are left out."""
-        if not self._pixels:
-            self._cut()
+        self._cut()
         index = healpix_29(arrays["ra"], arrays["dec"])
         order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
         records = fill_records(self._dtype, {**arrays, INDEX.name: index})[order]
@@ -111,6 +110,9 @@ class HatsWriter:
                 file.write(records[start:stop].data)
 
     def _cut(self) -> None:
+        """Decide the pixels, once, when all positions are counted."""
+        if len(self._places):
+            return
         self._pixels = cut_pixels(self._counts, self.threshold)
         self._places = np.full(len(self._counts), -1, np.int32)
         for place, pixel in enumerate(self._pixels):
@@ -123,8 +125,7 @@ class HatsWriter:
 
     def write_pixels(self) -> Iterator[int]:
         """Sort and write the pixels that are left, and after each say how many rows are written in all."""
-        if not self._pixels:
-            self._cut()
+        self._cut()
         for place in range(len(self._footers), len(self._pixels)):
             self._footers.append(self._write_pixel(place, self._pixels[place]))
             yield self.num_rows

@@ -92,7 +92,7 @@ def _sync_file(path: Path) -> None:
 
 def _remove_debris(out: Path) -> None:
     """Remove what killed writers of the same output on this machine left; that of a living one stays."""
-    pattern = re.compile(re.escape(f".{out.name}{TEMP_MARK}{socket.gethostname()}-") + r"(\d+)")
+    pattern = re.compile(re.escape(f".{out.name}{TEMP_MARK}{socket.gethostname()}-") + r"(\d+)(-old)?")
     for path in out.parent.glob(f".*{TEMP_MARK}*"):
         found = pattern.fullmatch(path.name)
         if found and not Path("/proc", found[1]).exists():
