@@ -197,6 +197,20 @@ def test_units_ucds_flags_and_provenance(joined: Catalog, tmp_path: Path, to: st
     assert digest == joined.digest
 
 
+def test_votable_follows_the_schema(stars: Catalog, tmp_path: Path) -> None:
+    """Elements stand in the order that VOTable 1.4's schema has; `nrows` is the number of rows."""
+    import xml.etree.ElementTree as tree
+
+    export(stars.directory, tmp_path / "out", ExportSettings("votable"))
+    space = "{http://www.ivoa.net/xml/VOTable/v1.3}"
+    resource = tree.parse(tmp_path / "out").getroot()[0]
+    names = list(dict.fromkeys(child.tag.removeprefix(space) for child in resource))
+    assert names == ["INFO", "COOSYS", "TABLE"]
+    table = resource.find(f"{space}TABLE")
+    assert table is not None and table.get("nrows") == "2500"
+    assert [child.tag.removeprefix(space) for child in table] == ["DESCRIPTION", *["FIELD"] * 15, "DATA"]
+
+
 def test_parquet_is_a_voparquet(stars: Catalog, tmp_path: Path) -> None:
     """astropy reads a Parquet export as VOParquet, as TOPCAT does, and pyarrow has units in its fields."""
     path = tmp_path / "stars.parquet"

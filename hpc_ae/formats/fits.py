@@ -99,6 +99,7 @@ def _header(info: TableInfo, row_bytes: int, data_sum: int) -> bytes:
         ("PCOUNT", 0, ""),
         ("GCOUNT", 1, ""),
         ("TFIELDS", len(info.fields), "columns"),
+        ("LONGSTRN", "OGIP 1.0", "long texts go on in CONTINUE"),
         ("EXTNAME", info.name, ""),
         ("RADESYS", "ICRS", "of ra and dec"),
         ("DATASUM", str(data_sum), "sum of the data's 32-bit words"),

@@ -72,8 +72,8 @@ def _head(info: TableInfo) -> str:
         [
             '<?xml version="1.0" encoding="UTF-8"?>\n',
             '<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">\n<RESOURCE type="results">\n',
+            *notes,  # the schema wants them before COOSYS
             '<COOSYS ID="icrs" system="ICRS"/>\n',
-            *notes,
             f'<TABLE name={_attribute(info.name)} nrows="{info.num_rows}">\n',
             f"<DESCRIPTION>{_text('; '.join(info.flags))}</DESCRIPTION>\n" if info.flags else "",
             *(_field(field) for field in info.fields),
