@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,21 @@ def test_join_has_both(encoding: Catalog, stars: Catalog) -> None:
         encoding.join(encoding.directory / "nothing")
     with pytest.raises(InputError, match="not the star catalog"):
         encoding.join(encoding.directory)
+
+
+def test_stars_that_have_moved_are_said_once(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog joined with stars at another place asks them for cones too, and from another working directory."""
+    moved = shutil.copytree(run_dir / "encoding", tmp_path / "encoding")
+    monkeypatch.chdir(tmp_path)
+    relative = open_catalog("encoding")
+    with pytest.raises(InputError, match="not there"):
+        relative.cone(100.0, -20.0, 900.0)
+    both = pickle.dumps(relative.join(run_dir / "catalog"))
+    monkeypatch.chdir("/")
+    rows, found = pickle.loads(both).cone(100.0, -20.0, 900.0, ["ra", "latent"])
+    expected, _ = open_catalog(moved).cone(100.0, -20.0, 900.0, stars=run_dir / "catalog")
+    assert len(rows) > 0 and found["latent"].shape == (len(rows), 2)
+    assert_array_equal(rows, expected)
 
 
 def test_arrow_is_exact(encoding: Catalog) -> None:

@@ -53,6 +53,9 @@ class Catalog:
             f"<{self.format} {self.directory}: {self.num_stars} stars, {self.num_good} good, {len(self.shards)} shards>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "directory": self.directory.absolute()}  # another process may stand elsewhere
+
     __iter__ = None  # else Python would read star by star; iter_chunks is the way
 
     def __contains__(self, name: object) -> bool:

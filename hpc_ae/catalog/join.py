@@ -51,12 +51,15 @@ class JoinedCatalog(Catalog):
 
 
 def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
-    """The star catalog of an encoding, where its manifest says or at `path`; a star catalog is its own.
+    """The star catalog of an encoding, the one it is joined with, or where its manifest says, or at `path`.
 
+    A star catalog is its own.
     InputError where it is not there or another one, DamageError where its shards are not those of the encoding.
     """
     if encoding.format == STAR_FORMAT:
         return encoding
+    if isinstance(encoding, JoinedCatalog) and path is None:
+        return encoding.stars
     recorded = encoding.manifest.get("inputs", {}).get("catalog", {})
     directory = Path(path) if path is not None else encoding.directory / str(recorded.get("path", ""))
     if not (directory / MANIFEST_NAME).is_file():
