@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ import pytest
 from astropy.io import fits, votable
 from astropy.table import Table
 from catalog_factory import make_encoding, make_model, make_stars, rewrite_shard
-from commands import command, environment, in_process
+from commands import REPOSITORY, command, environment, in_process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -32,6 +35,7 @@ from hpc_ae.export import ExportSettings, export
 from hpc_ae.formats.conservation import RowSum
 from hpc_ae.formats.table import TableInfo
 from hpc_ae.formats.writers import open_writer, read_column
+from jobs.__main__ import run_command
 
 FILE_FORMATS = ["fits", "parquet", "votable", "hdf5-table"]
 BIG_ID = 2**60
@@ -384,6 +388,24 @@ def test_hats_needs_positions(places: tuple[Path, Path], tmp_path: Path) -> None
         export(places[1], tmp_path / "sky", ExportSettings("hats"))
 
 
+def test_examples_of_the_page(places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands and the Python code of docs/export.md do what the page says."""
+    pytest.importorskip("pandas", reason="astropy reads Parquet with pandas, which is not installed")
+    page = (REPOSITORY / "docs" / "export.md").read_text()
+    shutil.copytree(places[0].parent, tmp_path / "runs" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^hpc-ae (export .*?)(?:#.*)?$", page, re.MULTILINE)
+    assert [run_command(shlex.split(words)) for words in commands] == [0] * 5
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    (tmp_path / "latents.fits").rename(tmp_path / "first.fits")
+    names: dict[str, Any] = {}
+    for block in reversed(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)):
+        exec(block, names)
+    assert before["latents.fits"] != (tmp_path / "latents.fits").stat().st_ino
+    assert len(Table.read("latents.fits")) == open_catalog(places[1]).num_good
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "first.fits"])
+
+
 def test_real_stars_reach_every_format(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The 290,327 real stars: raw file -> catalog -> each format, without a changed bit in ids and magnitudes."""
     raw = shared_data / "sdss_photometric_stars.parquet"
@@ -436,8 +458,6 @@ def test_join_needs_an_encoding_and_its_own_stars(places: tuple[Path, Path], tmp
 
 def test_stars_that_have_moved(places: tuple[Path, Path], tmp_path: Path) -> None:
     """--stars finds them where the manifest's relative path does not."""
-    import shutil
-
     encoding = shutil.copytree(places[1], tmp_path / "elsewhere" / "encoding")
     with pytest.raises(InputError, match="--stars"):
         export(encoding, tmp_path / "out", ExportSettings("fits"), join=True)
