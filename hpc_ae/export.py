@@ -45,13 +45,17 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: rows of the catalog, of the output, left out for `quality` and for want of a position."""
+    """What an export did: rows of the catalog, of the output, left out for `quality` and for want of a position.
+
+    `ids_compared` is whether ids were exported, and so read back too.
+    """
 
     num_stars: int
     num_rows: int
     num_bad: int
     num_unplaced: int
     num_bytes: int
+    ids_compared: bool
 
 
 def export(
@@ -74,7 +78,8 @@ def export(
         num_unplaced = _write_hats(path, info, source) if settings.to == "hats" else _write(path, info, source)
         _check_written(path, info, source, num_rows - num_unplaced)
         num_bytes = sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())
-    return Exported(catalog.num_stars, num_rows - num_unplaced, catalog.num_stars - num_rows, num_unplaced, num_bytes)
+    num_written, num_bad = num_rows - num_unplaced, catalog.num_stars - num_rows
+    return Exported(catalog.num_stars, num_written, num_bad, num_unplaced, num_bytes, "objid" in info.names)
 
 
 def _open(directory: Path, join: bool, stars: Path | None) -> Catalog:

@@ -43,4 +43,5 @@ def export(
     left_out = [f"{done.num_bad:,} left out by --good"] if good else []
     left_out += [f"{done.num_unplaced:,} left out without a position"] if done.num_unplaced else []
     account = ", ".join([f"{done.num_stars:,} stars in {directory}", f"{done.num_rows:,} rows in {out}", *left_out])
-    typer.echo(f"{account}; {done.num_bytes / 1e6:,.1f} MB, read back: the same rows and ids", err=True)
+    same = "rows and ids" if done.ids_compared else "number of rows (no ids were exported)"
+    typer.echo(f"{account}; {done.num_bytes / 1e6:,.1f} MB, read back: the same {same}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -600,15 +599,10 @@ def test_killed_export_leaves_nothing_under_its_name(many_shards: Path, tmp_path
 def test_full_disk_is_one_message(tmp_path: Path, to: str) -> None:
     """Where the file system takes no more bytes the export says so, status 1, and leaves nothing."""
     stars = make_stars(tmp_path / "stars", 20_000, 10_000)
-    limit = 50_000
-    done = subprocess.run(
-        command("export", stars, tmp_path / "out", "--to", to),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    code = f"import os, resource, sys; {limit}; os.execv(sys.argv[1], sys.argv[1:])"
+    words = [sys.executable, "-c", code, *command("export", stars, tmp_path / "out", "--to", to)]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "cannot write" in done.stderr and "Traceback" not in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["stars"]
@@ -621,6 +615,9 @@ def test_command_says_what_it_did(stars: Catalog, tmp_path: Path, capsys: pytest
     assert status == 0
     assert f"2,500 stars in {stars.directory}, {stars.num_good:,} rows in {tmp_path / 'a.fits'}" in said
     assert f"{num_bad} left out by --good" in said
+    assert "the same rows and ids" in said
+    words = ("export", stars.directory, tmp_path / "b.fits", "--to", "fits", "--columns", "magnitude_u")
+    assert "no ids were exported" in in_process(capsys, *words)[1]
     status, said = in_process(capsys, "export", stars.directory, tmp_path / "a.fits", "--to", "fits")
     assert status == 2 and "--overwrite" in said
 
