@@ -32,6 +32,7 @@ from hpc_ae.catalog.fields import Field
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.export import ExportSettings, export
 from hpc_ae.formats.conservation import RowSum
+from hpc_ae.formats.hats import cut_pixels
 from hpc_ae.formats.table import TableInfo
 from hpc_ae.formats.writers import open_writer, read_column
 from jobs.__main__ import run_command
@@ -329,6 +330,37 @@ def test_hats_partitions_are_adaptive(stars: Catalog, tmp_path: Path) -> None:
         if order:
             parent = int((every >> 2 * (29 - order + 1) == number // 4).sum())
             assert parent > 45
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), order=st.integers(0, 3), threshold=st.integers(1, 50))
+def test_pixels_cover_every_row_once(data: st.DataObject, order: int, threshold: int) -> None:
+    """Pixels are apart, in sky order, hold all rows, and are as large as the threshold lets them be."""
+    size = 12 * 4**order
+    counts = data.draw(npst.arrays(np.int64, size, elements=st.integers(0, 60) | st.just(0), fill=st.just(0)))
+    covered = np.zeros(size, int)
+    starts = []
+    for pixel in cut_pixels(counts, threshold):
+        span = 4 ** (order - pixel.order)
+        inside = slice(pixel.number * span, (pixel.number + 1) * span)
+        covered[inside] += 1
+        starts.append(inside.start)
+        assert counts[inside].sum() > 0 and (counts[inside].sum() <= threshold or pixel.order == order)
+        if pixel.order:
+            parent = pixel.number // 4 * 4 * span
+            assert counts[parent : parent + 4 * span].sum() > threshold
+    assert (covered <= 1).all() and (covered[counts > 0] == 1).all() and starts == sorted(starts)
+
+
+def test_stars_at_one_place_stay_together(tmp_path: Path) -> None:
+    """More stars at one position than the threshold are one file of the highest order: none is lost."""
+    path = make_stars(tmp_path / "stars", 250, 100)
+    arrays = open_catalog(path).read_shard(1, open_catalog(path).columns)
+    arrays["ra"][:80], arrays["dec"][:80] = 10.0, -90.0
+    rewrite_shard(path, 1, arrays)
+    assert export(path, tmp_path / "sky", ExportSettings("hats", threshold=50)).num_rows == 250
+    sizes = {one.parts[-3]: pq.read_metadata(one).num_rows for one in (tmp_path / "sky").rglob("Npix*")}
+    assert sizes["Norder=9"] == 80
 
 
 def bad_positions(places: tuple[Path, Path], tmp_path: Path) -> Path:
