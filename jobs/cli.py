@@ -9,6 +9,7 @@ import typer
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
+from jobs.cli_export import export
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+app.command()(export)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[

@@ -25,6 +25,7 @@ from hpc_ae.simulate import SimulateSettings, simulate
 
 COMMANDS = ["simulate", "ingest", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
 COMMANDS += ["status", "logs", "cancel", "init", "doctor", "model", "model import"]
+COMMANDS += ["export"]
 HEAVY = ("torch", "h5py", "pyarrow", "submitit", "matplotlib", "mpi4py", "astropy")
 WATCH = """
 import sys
