@@ -9,6 +9,8 @@ import typer
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
+from jobs.cli_fetch import fetch
+from jobs.cli_model import model_export
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -21,8 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
+model_app = typer.Typer(help="Models from and to elsewhere.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+model_app.command("export")(model_export)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
@@ -71,6 +74,9 @@ def simulate(
     from hpc_ae.simulate import simulate as make_catalog
 
     make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows), workers)
+
+
+app.command()(fetch)
 
 
 @app.command()
