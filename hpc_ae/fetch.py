@@ -8,6 +8,7 @@ next page has nothing new, not where a page is short: a server may cap or cut an
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -21,7 +22,7 @@ from hpc_ae.errors import InputError, WorkError
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.skyserver.answer import BadAnswer, Table
 from hpc_ae.skyserver.client import Client, Manners
-from hpc_ae.skyserver.partial import PartialFile, discard, is_complete
+from hpc_ae.skyserver.partial import PartialFile, is_complete
 from hpc_ae.skyserver.query import MOST_PAGE_ROWS, PagedQuery
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -65,12 +66,11 @@ def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool 
     if (record := is_complete(out, extraction.record())) is not None:
         print(f"fetch: {out} is there already and is what was fetched", file=sys.stderr, flush=True)
         return dict(record["state"])
-    if restart:
-        discard(out)
-    client = Client(extraction.url, manners)
-    with PartialFile(out, extraction.record()) as partial:
-        total = extraction.num_stars or 0
-        with Progress("fetch", total, "stars") as progress:
+    with (
+        contextlib.closing(Client(extraction.url, manners)) as client,
+        PartialFile(out, extraction.record(), restart=restart) as partial,
+    ):
+        with Progress("fetch", extraction.num_stars or 0, "stars") as progress:
             state = {**_START, **partial.state}
             progress.start_at(state["num_rows"])
             try:
@@ -136,7 +136,7 @@ class _Page:
 
 def _keep_page(partial: PartialFile, state: dict[str, Any], page: _Page, left: int | None) -> dict[str, Any]:
     if not page.rows:  # nothing at all: what has no rows has no last key whose rows would be here again
-        discard(partial.out)
+        partial.discard()
         raise InputError("the query has no rows", where=partial.query["sql"], fix="check its conditions and bounds")
     num_rows, num_kept = len(page.rows), page.last_begins
     enough = left is not None and num_rows >= left

@@ -27,8 +27,8 @@ _NOTHING = re.compile(r"no (?:objects|rows|entries|data) (?:have been |were )?fo
 _RATE = re.compile(r"queries allowed per minute", re.IGNORECASE)
 _SQL_FAULT = re.compile(
     r"incorrect syntax|invalid (?:column|object) name|ambiguous column|could not be bound|must be a select"
-    r"|limit is +top|multi-part identifier|conversion failed|cannot find|not a recognized|permission was denied"
-    r"|divide by zero|is not contained in|does not exist|unclosed quotation|specified multiple times|overflow",
+    r"|limit is +top|multi-part identifier|conversion failed|cannot find either|not a recognized|permission was denied"
+    r"|divide by zero|is not contained in|does not exist|unclosed quotation|specified multiple times|arithmetic overflow",
     re.IGNORECASE,
 )
 

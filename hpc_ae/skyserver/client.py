@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -31,6 +31,7 @@ URL = "https://skyserver.sdss.org/{release}/SkyServerWS/SearchTools/SqlSearch"
 _CONNECT_SECONDS = 30.0
 _MOST_URL = 1_800  # a longer query is sent as a form: servers cut addresses at 2,048 letters
 _MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 307, 308)
 _READ_BYTES = 1 << 16
 _ROW_BYTES, _PAGE_BYTES = 16_384, 1 << 20
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -39,8 +40,8 @@ Checked = TypeVar("Checked")
 
 @dataclass(frozen=True)
 class Manners:
-    """How a server is treated: seconds between the starts of requests, tries after a failure, the first and longest
-    pause before one, seconds that an answer may take, and the longest that a server's Retry-After is waited for.
+    """How a server is treated: seconds between an answer and the next request, tries after a failure, the first and the
+    longest pause before one, seconds that an answer may take, and the longest that a Retry-After is waited for.
     """
 
     pause_seconds: float = 2.0
@@ -59,8 +60,7 @@ class Client:
         self.url, self.manners = url, manners
         self.num_requests = 0
         self._next_start = 0.0
-        self._session = _Session()
-        self._session.max_redirects = _MOST_REDIRECTS
+        self._session = requests.Session()
         self._session.auth = _no_password
         self._session.headers["User-Agent"] = f"hpc_ae/{__version__} (star catalogs; hpc-ae fetch)"
         self._session.headers["Accept"] = "text/csv, text/plain, */*;q=0.1"
@@ -82,9 +82,12 @@ class Client:
                 self._prepare_retry(attempt, error)
         raise AssertionError("the last try ends in an error or an answer")
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._session.close()
+
     def _wait_turn(self) -> None:
         time.sleep(max(0.0, self._next_start - time.monotonic()))
-        self._next_start = time.monotonic() + self.manners.pause_seconds
 
     def _prepare_retry(self, attempt: int, error: BadAnswer) -> None:
         if attempt == self.manners.retries or error.wait_seconds > self.manners.most_wait_seconds:
@@ -114,44 +117,58 @@ class Client:
                 return read_answer(response.status_code, _text(data, response.status_code), wait)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise InputError("not an address that can be asked", where=self.url, got=str(error)[:200]) from error
-        except requests.exceptions.TooManyRedirects as error:
-            raise WorkError("the server sends from address to address", where=self.url, got=str(error)[:200]) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if "certificate" in str(error).lower():
                 raise _certificate_error(self.url, error) from error
             raise BadAnswer("SkyServer cannot be reached, or stopped in its answer", got=_reason(error)) from error
+        finally:
+            self._next_start = time.monotonic() + self.manners.pause_seconds
 
     def _send(self, sql: str) -> requests.Response:
+        """The answer's head. A redirected form stays a form: requests, like browsers, would drop it."""
         fields = {"cmd": sql, "format": "csv"}
+        url, form = f"{self.url}{'&' if '?' in self.url else '?'}{urlencode(fields)}", None
+        if len(url) > _MOST_URL:
+            url, form = self.url, fields
         limits = (_CONNECT_SECONDS, self.manners.timeout_seconds)
-        short = len(self.url) + len(urlencode(fields)) < _MOST_URL
-        if short:
-            return self._session.get(self.url, params=fields, timeout=limits, stream=True, verify=self._verify)
-        return self._session.post(self.url, data=fields, timeout=limits, stream=True, verify=self._verify)
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._session.request(
+                "GET" if form is None else "POST",
+                url,
+                data=form,
+                timeout=limits,
+                stream=True,
+                allow_redirects=False,
+                verify=self._verify,
+            )
+            try:
+                target = _next_url(response, form)
+            except WorkError:
+                response.close()
+                raise
+            if target is None:
+                return response
+            response.close()
+            url = target
+        raise WorkError("the server sends from address to address", where=self.url, got=url[:200])
 
 
-class _Session(requests.Session):
-    """Follows a redirect to http or https only, never from https to http, and keeps a form a form."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Where a redirect leads, absolute or not."""
-        target = super().get_redirect_target(resp)
-        if target is not None:
-            allowed = {"", "https"} if urlsplit(resp.url).scheme == "https" else {"", "http", "https"}
-            if urlsplit(target).scheme.lower() not in allowed:
-                raise WorkError(
-                    "the server sends to an address that is not followed",
-                    where=resp.url,
-                    got=target[:200],
-                    expected=" or ".join(sorted(allowed - {""})),
-                    fix="check --url; nothing was read from there",
-                )
-        return target
-
-    def rebuild_method(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """A redirected query stays one: browsers, and requests, would drop its form."""
-        if response.status_code == requests.codes.see_other:
-            super().rebuild_method(prepared_request, response)
+def _next_url(response: requests.Response, form: dict[str, str] | None) -> str | None:
+    """Where a redirect leads, None where an answer is none; only http and https, never from https to http."""
+    target = response.headers.get("Location")
+    if response.status_code not in _REDIRECTS or not target:
+        return None
+    url = urljoin(response.url, target)
+    allowed = ("https",) if urlsplit(response.url).scheme == "https" else ("http", "https")
+    if urlsplit(url).scheme not in allowed or (form is None and not urlsplit(url).query):
+        raise WorkError(
+            "the server sends to an address that is not followed",
+            where=response.url[:200],
+            got=url[:200],
+            expected=f"{' or '.join(allowed)}, with the query",
+            fix="check --url; nothing was read from there",
+        )
+    return url
 
 
 def check_url(url: str) -> None:

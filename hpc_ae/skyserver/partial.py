@@ -7,6 +7,7 @@ The record is published after the bytes are on disk, so that what it says is alw
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import os
 from pathlib import Path
@@ -14,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from hpc_ae.errors import DamageError, InputError, StaleError
-from hpc_ae.files import digest_file, make_dir, publish_json, read_json, seal, sync_dir, write_error
-from hpc_ae.provenance import differences, provenance
+from hpc_ae.files import TEMP_MARK, digest_file, make_dir, publish_json, read_json, seal, sync_dir, write_error
+from hpc_ae.provenance import provenance
 
 FETCH_FORMAT = "hpc_ae/fetch"
 FETCH_VERSION = 1
@@ -33,10 +34,13 @@ def partial_path(out: Path) -> Path:
 
 
 class PartialFile:
-    """The growing file of one query, held by one process. `state` is what the caller keeps to go on."""
+    """The growing file of one query, held by one process. `state` is what the caller keeps to go on.
 
-    def __init__(self, out: Path, query: dict[str, Any]) -> None:
-        self.out, self.query = out, query
+    `restart` throws away what an earlier process has left.
+    """
+
+    def __init__(self, out: Path, query: dict[str, Any], *, restart: bool = False) -> None:
+        self.out, self.query, self.restart = out, query, restart
         self.state: dict[str, Any] = {}
         self.num_bytes = 0
         self._digest = hashlib.sha256()
@@ -47,6 +51,8 @@ class PartialFile:
         make_dir(self.out.parent)
         self._descriptor = self._lock()
         try:
+            for path in self.out.parent.glob(f".{glob.escape(record_path(self.out).name)}{TEMP_MARK}*"):
+                path.unlink(missing_ok=True)  # a killed writer's
             self._resume()
         except BaseException:
             os.close(self._descriptor)
@@ -78,6 +84,8 @@ class PartialFile:
 
     def _resume(self) -> None:
         path = record_path(self.out)
+        if self.restart:
+            path.unlink(missing_ok=True)
         if not path.exists():
             os.ftruncate(self._descriptor, 0)
             return
@@ -131,6 +139,11 @@ class PartialFile:
         record |= {"num_bytes": self.num_bytes, "content_digest": self.digest, "state": self.state}
         return seal({**record, "provenance": self._provenance})
 
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for path in (record_path(self.out), partial_path(self.out)):
+            path.unlink(missing_ok=True)
+
     def publish(self) -> None:
         """Give the complete file its name; InputError where something of that name has come up meanwhile."""
         if self.out.exists() or self.out.is_symlink():
@@ -148,15 +161,27 @@ def read_record(out: Path, query: dict[str, Any]) -> dict[str, Any]:
     record = read_json(path, sealed=True)
     if record.get("format") != FETCH_FORMAT or record.get("version") != FETCH_VERSION:
         raise InputError("not a record of this format", where=path, got=record.get("format"), expected=FETCH_FORMAT)
-    if changed := differences(record["query"], query):
+    if changed := _changed(record["query"], query):
         raise StaleError(
             "this file was begun with another query",
             where=path,
-            got="; ".join(changed)[:600],
+            got="; ".join(changed)[:400],
             expected="the same query",
             fix="choose another OUT, or --restart to throw away what was fetched",
         )
     return record
+
+
+def _changed(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What differs, each value from where it begins to."""
+    found = []
+    for key in sorted(recorded.keys() | wanted.keys()):
+        old, new = str(recorded.get(key)), str(wanted.get(key))
+        if old != new:
+            differing = (i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1])
+            same = max(0, next(differing, min(len(old), len(new))) - 20)
+            found.append(f"{key}: {old[same:][:120]} -> {new[same:][:120]}")
+    return found
 
 
 def is_complete(out: Path, query: dict[str, Any]) -> dict[str, Any] | None:
@@ -179,9 +204,3 @@ def is_complete(out: Path, query: dict[str, Any]) -> dict[str, Any] | None:
             fix="move it away and run the same command again",
         )
     return record
-
-
-def discard(out: Path) -> None:
-    """Throw away what an earlier command has fetched of a file that is not complete."""
-    for path in (record_path(out), partial_path(out)):
-        path.unlink(missing_ok=True)
