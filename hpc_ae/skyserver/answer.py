@@ -28,7 +28,8 @@ _RATE = re.compile(r"queries allowed per minute", re.IGNORECASE)
 _SQL_FAULT = re.compile(
     r"incorrect syntax|invalid (?:column|object) name|ambiguous column|could not be bound|must be a select"
     r"|limit is +top|multi-part identifier|conversion failed|cannot find either|not a recognized|permission was denied"
-    r"|divide by zero|is not contained in|does not exist|unclosed quotation|specified multiple times|arithmetic overflow",
+    r"|divide by zero|is not contained in|does not exist|unclosed quotation|specified multiple times"
+    r"|arithmetic overflow",
     re.IGNORECASE,
 )
 
