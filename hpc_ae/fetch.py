@@ -3,7 +3,8 @@
 A page is the rows with the lowest keys above the last one. Several rows may share a key (a star with several spectra),
 and a page may end between them: so the rows of a page's last key are not kept, but asked for again with the next page.
 No row can get lost or come twice that way, in whatever order the server sends rows of one key. The end is where the
-next page has nothing new, not where a page is short: a server may cap or cut an answer without saying so.
+next page has nothing new, not where a page is short: a server may cap or cut an answer without saying so. An answer
+whose end is not marked has to say it twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from hpc_ae.skyserver.partial import PartialFile, is_complete
 from hpc_ae.skyserver.query import MOST_PAGE_ROWS, PagedQuery
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_START = {"num_rows": 0, "num_pages": 0, "num_repeated": 0, "header": None, "last_key": None, "pending": 0}
+_START = {
+    "num_rows": 0,
+    "num_pages": 0,
+    "num_repeated": 0,
+    "header": None,
+    "last_key": None,
+    "pending": 0,
+    "seen_end": False,
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class _Page:
     rows: list[list[str]]
     keys: list[int]
     is_full: bool
+    sound: bool = True
 
     @property
     def last_begins(self) -> int:
@@ -140,7 +150,8 @@ def _keep_page(partial: PartialFile, state: dict[str, Any], page: _Page, left: i
         raise InputError("the query has no rows", where=partial.query["sql"], fix="check its conditions and bounds")
     num_rows, num_kept = len(page.rows), page.last_begins
     enough = left is not None and num_rows >= left
-    complete = enough or (num_kept == 0 and str(page.keys[-1]) == state["last_key"])
+    nothing_new = num_kept == 0 and str(page.keys[-1]) == state["last_key"]
+    complete = enough or (nothing_new and (page.sound or state["seen_end"]))
     if complete:
         num_kept = left if enough and left is not None else num_rows
     after = {
@@ -149,6 +160,7 @@ def _keep_page(partial: PartialFile, state: dict[str, Any], page: _Page, left: i
         "num_repeated": state["num_repeated"] + num_kept - len(set(page.keys[:num_kept])),
         "header": page.header,
         "last_key": str(page.keys[-1]),
+        "seen_end": nothing_new,
         "pending": 0 if complete else num_rows - num_kept,
         "complete": complete,
     }
@@ -181,7 +193,7 @@ class _PageCheck:
             raise BadAnswer("more rows than asked for", got=len(table.rows), expected=f"at most {self.asked}")
         keys = self._keys(table)
         self._check_order(keys)
-        return _Page(header, table.rows, keys, len(keys) == self.asked)
+        return _Page(header, table.rows, keys, len(keys) == self.asked, table.sound)
 
     def _check_header(self, table: Table) -> None:
         names = [name.lower() for name in table.header]

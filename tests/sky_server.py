@@ -174,6 +174,11 @@ def short_in_a_line(handler: Handler, text: str) -> None:
     send_bare(handler, text.encode()[:cut])
 
 
+def unmarked(handler: Handler, text: str) -> None:
+    """Whole, without a length."""
+    send_bare(handler, text.encode())
+
+
 def short_at_a_line(handler: Handler, text: str) -> None:
     """Half of the answer, cut at a line's end: nothing in it tells."""
     send(handler, text[: text.rindex("\n", 0, len(text) // 2) + 1])

@@ -135,6 +135,8 @@ FAULTS = {
     "short_of_length": (sky_server.short_of_length, "stopped in its answer"),
     "short_in_a_line": (sky_server.short_in_a_line, "cut off"),
     "short_at_a_line": (sky_server.short_at_a_line, ""),
+    "short_after_the_first": (replaced, ""),
+    "unmarked": (sky_server.unmarked, ""),
     "reset": (sky_server.reset, "stopped in its answer"),
     "silent": (sky_server.silent, "stopped in its answer"),
     "slow": (sky_server.slow, "takes too long"),
@@ -162,6 +164,8 @@ def play(name: str) -> sky_server.Fault:
 
     def fault(handler: sky_server.Handler, text: str) -> None:
         lines = text.splitlines(keepends=True)
+        if name == "short_after_the_first":
+            return sky_server.send_bare(handler, "".join(lines[:3]).encode())
         made: dict[str, str | bytes] = {
             "empty": "",
             "not_sorted": "".join([*lines[:4], *lines[5:6], *lines[4:5], *lines[6:]]) if len(lines) > 6 else text,
@@ -194,13 +198,17 @@ def test_faults_lose_nothing(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_mixture_of_faults(seed: int, sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of all answers are faults, drawn by chance: every row is there once."""
+    """Half of all answers are faults, drawn by chance: every row is there once; a fault that swaps two rows of one id
+    is none.
+    """
     monkeypatch.setattr(answer, "RATE_WINDOW_SECONDS", 0.02)
-    names = sorted(FAULTS.keys() - {"slow", "damaged_id", "old_rows", "lost_first", "packed_bomb"})
+    names = sorted(FAULTS.keys() - {"slow", "damaged_id", "old_rows", "lost_first", "other_id", "packed_bomb"})
     drawn = np.random.default_rng(seed).choice([*names, *[""] * len(names)], 200)
     sky.faults = [play(str(name)) if name else None for name in drawn]
     fetch(tmp_path / "stars.csv", extraction(sky, page_rows=60), replace(QUICK, retries=30, most_backoff_seconds=0.05))
-    assert read_csv(tmp_path / "stars.csv") == [HEADER, *sky.rows]
+    found = read_csv(tmp_path / "stars.csv")
+    assert [row[0] for row in found] == ["objid", *(row[0] for row in sky.rows)]
+    assert sorted(found[1:]) == sorted(sky.rows)
 
 
 def test_first_answer_with_other_columns_is_refused(sky: Sky, tmp_path: Path) -> None:
@@ -580,6 +588,45 @@ def test_keys_that_do_not_serve(key: str, said: str, sky: Sky, tmp_path: Path) -
     with pytest.raises(InputError, match=said):
         fetch(tmp_path / "s.csv", replace(extraction(sky), query=parse_query(lecture_query(), key, "test")), QUICK)
     assert len(sky.requests) <= 1
+
+
+PIECES = [
+    "#Table1\n",
+    "objid,u\n",
+    "1,2\n",
+    "<html>",
+    "<![x",
+    "</script>",
+    "error_message\n",
+    '"',
+    "{",
+    '{"ErrorMessage": 3}',
+    "\x00",
+    "\r",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([200, 404, 429, 500, 503]),
+    st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=8).map("".join),
+)
+def test_any_text_is_a_table_or_an_error(status: int, text: str) -> None:
+    """Whatever a server sends is a table with one value for each column, or one of the package's errors."""
+    try:
+        table = read_answer(status, text)
+    except HpcAeError as error:
+        assert str(error)
+    else:
+        assert status == 200 and all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_an_address_that_never_answers(sky: Sky, tmp_path: Path) -> None:
+    """No network, or a wrong address: three tries, not all of them, and nothing is left but the wish."""
+    far = replace(extraction(sky), url="http://127.0.0.1:9/SqlSearch")
+    with pytest.raises(WorkError, match="3 tries"):
+        fetch(tmp_path / "stars.csv", far, QUICK)
+    assert not (tmp_path / "stars.csv").exists() and not record_path(tmp_path / "stars.csv").exists()
 
 
 def test_what_a_server_sends_steers_no_terminal() -> None:

@@ -122,6 +122,17 @@ def test_onnx_says_what_it_is(onnx_path: Path, model_dir: Path, session: onnxrun
     assert onnx_path.stat().st_mode & 0o777 == 0o600
 
 
+def test_decoder_alone(onnx_path: Path, model_dir: Path, tmp_path: Path) -> None:
+    """The part from latent to reconstruction can be cut out, as the page says: it is our decoder with its scaling."""
+    onnx.utils.extract_model(onnx_path, tmp_path / "decoder.onnx", ["latent"], ["reconstruction"])
+    latent = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
+    decoder = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])
+    model = read_model(model_dir)[0]
+    with torch.no_grad():
+        ours = model.scaling.inverse(model.decoder(torch.from_numpy(latent))).numpy()
+    np.testing.assert_allclose(decoder.run(None, {"latent": latent})[0], ours, atol=TOLERANCE_MAG, rtol=0)
+
+
 def test_torch_export_in_a_fresh_process(model_dir: Path, tmp_path: Path) -> None:
     """torch alone, in a process that knows nothing of this package, loads it and computes what we compute."""
     path = tmp_path / "model.pt2"

@@ -44,10 +44,14 @@ class BadAnswer(WorkError):
 
 @dataclass(frozen=True)
 class Table:
-    """Column names and rows of an answer, every value as the text that came."""
+    """Column names and rows of an answer, every value as the text that came.
+
+    `sound`: its end was marked, by a length or a packing. Otherwise a broken connection looks like an end.
+    """
 
     header: list[str]
     rows: list[list[str]]
+    sound: bool = True
 
 
 def read_answer(status: int, text: str, wait_seconds: float = 0.0) -> Table:
@@ -85,7 +89,7 @@ def find_complaint(text: str) -> str:
     if start.startswith("{"):
         return _json_message(start)
     if start.startswith("<"):
-        return _clean(" ".join(_Page(start).texts)) or "an HTML page without text"
+        return _clean(_page_text(start)) or "an HTML page without text"
     body = start[_end_of_mark(start) :]
     if _ERROR_LINE.match(body) and not _is_column_list(body):
         return _clean(body.removeprefix("error_message"))
@@ -133,6 +137,13 @@ class _Page(HTMLParser):
         """Text between tags."""
         if not self._hidden:
             self.texts.append(data)
+
+
+def _page_text(text: str) -> str:
+    try:
+        return " ".join(_Page(text).texts)
+    except (AssertionError, ValueError):  # what Python's parser says of some damaged pages
+        return text
 
 
 def _clean(text: str) -> str:

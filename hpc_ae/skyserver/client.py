@@ -16,7 +16,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -33,6 +33,7 @@ _MOST_URL = 1_800  # a longer query is sent as a form: servers cut addresses at 
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 307, 308)
 _READ_BYTES = 1 << 16
+_FIRST_RETRIES = 2  # of an address that has never answered: more likely it is wrong, or there is no network
 _ROW_BYTES, _PAGE_BYTES = 16_384, 1 << 20
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 Checked = TypeVar("Checked")
@@ -60,6 +61,7 @@ class Client:
         self.url, self.manners = url, manners
         self.num_requests = 0
         self._next_start = 0.0
+        self._answered = False
         self._session = requests.Session()
         self._session.auth = _no_password
         self._session.headers["User-Agent"] = f"hpc_ae/{__version__} (star catalogs; hpc-ae fetch)"
@@ -90,7 +92,8 @@ class Client:
         time.sleep(max(0.0, self._next_start - time.monotonic()))
 
     def _prepare_retry(self, attempt: int, error: BadAnswer) -> None:
-        if attempt == self.manners.retries or error.wait_seconds > self.manners.most_wait_seconds:
+        most = self.manners.retries if self._answered else min(self.manners.retries, _FIRST_RETRIES)
+        if attempt == most or error.wait_seconds > self.manners.most_wait_seconds:
             asked = (
                 f"{attempt + 1} tries" if error.wait_seconds <= self.manners.most_wait_seconds else "to be left alone"
             )
@@ -112,9 +115,11 @@ class Client:
         deadline = time.monotonic() + self.manners.timeout_seconds
         try:
             with self._send(sql) as response:
+                self._answered = True
                 data = _read_body(response, _PAGE_BYTES + num_rows * _ROW_BYTES, deadline)
                 wait = _retry_after(response.headers.get("Retry-After", ""))
-                return read_answer(response.status_code, _text(data, response.status_code), wait)
+                table = read_answer(response.status_code, _text(data, response.status_code), wait)
+                return replace(table, sound=_end_is_marked(response))
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise InputError("not an address that can be asked", where=self.url, got=str(error)[:200]) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -218,6 +223,13 @@ def _read_body(response: requests.Response, most_bytes: int, deadline: float) ->
     if len(data) > most_bytes:
         raise _too_long(most_bytes)
     return data
+
+
+def _end_is_marked(response: requests.Response) -> bool:
+    """Whether the end of an answer can be told from a broken connection."""
+    headers = response.headers
+    packed = "gzip" in headers.get("Content-Encoding", "").lower()
+    return packed or "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "").lower()
 
 
 def _too_long(most_bytes: int) -> BadAnswer:
