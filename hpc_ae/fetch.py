@@ -2,9 +2,9 @@
 
 A page is the rows with the lowest keys above the last one. Several rows may share a key (a star with several spectra),
 and a page may end between them: so the rows of a page's last key are not kept, but asked for again with the next page.
-No row can get lost or come twice that way, in whatever order the server sends rows of one key. The end is where the
-next page has nothing new, not where a page is short: a server may cap or cut an answer without saying so. An answer
-whose end is not marked has to say it twice.
+No row can get lost or come twice that way, in whatever order the server sends rows of one key. A short page is not yet
+the end, as a server may cap or cut an answer without saying so: at the end the next page has nothing new, and there is
+no row with a greater key.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hpc_ae.skyserver.client import Client, Manners
 from hpc_ae.skyserver.partial import PartialFile, is_complete
 from hpc_ae.skyserver.query import MOST_PAGE_ROWS, PagedQuery
 
+_END_TRIES = 3
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _START = {
     "num_rows": 0,
@@ -61,9 +62,9 @@ class Extraction:
             "until": bounds[1],
         }
 
-    def page_sql(self, num_rows: int, last_key: int | None) -> str:
-        """The SQL of a page; the rows of the last key are in it again."""
-        return self.query.page(num_rows, self.above if last_key is None else last_key - 1, self.until)
+    def page_sql(self, num_rows: int, above: int | None) -> str:
+        """The SQL of a page: at most num_rows rows whose keys are greater than `above`."""
+        return self.query.page(num_rows, above, self.until)
 
 
 def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool = False) -> dict[str, Any]:
@@ -100,18 +101,35 @@ def _say_kept(state: dict[str, Any]) -> None:
 
 def _fetch_page(partial: PartialFile, state: dict[str, Any], extraction: Extraction, client: Client) -> dict[str, Any]:
     """Ask for the next page, keep its rows, and return the state after it."""
-    last_key = None if state["last_key"] is None else int(state["last_key"])
     left = None if extraction.num_stars is None else extraction.num_stars - state["num_rows"]
+    for _ in range(_END_TRIES):
+        page = _ask_page(state, extraction, client, left)
+        if left is not None and len(page.rows) >= left:
+            return _keep_page(partial, state, page, left, complete=True)
+        if not page.is_one_key or str(page.keys[-1]) != state["last_key"]:
+            return _keep_page(partial, state, page, page.last_begins)
+        above = page.keys[-1]
+        check = _PageCheck(extraction, {**state, "pending": 0}, 1, above)
+        if not client.ask(extraction.page_sql(1, above), 1, check).rows:
+            return _keep_page(partial, state, page, len(page.rows), complete=True)
+    raise WorkError(
+        "the server leaves rows out",
+        where=extraction.url,
+        got=f"{len(page.rows)} rows of key {above} and none of the greater keys that there are",
+        expected=f"up to {extraction.page_rows} rows",
+        fix="where it has a limit of its own, a key with fewer rows of one value may do: --key",
+    )
+
+
+def _ask_page(state: dict[str, Any], extraction: Extraction, client: Client, left: int | None) -> _Page:
+    """The next page: the rows of the last key again, and what follows. Larger than asked where one key fills it."""
+    above = extraction.above if state["last_key"] is None else int(state["last_key"]) - 1
     asked = extraction.page_rows
     while True:
         asked = asked if left is None else min(asked, left)
-        page = client.ask(
-            extraction.page_sql(asked, last_key),
-            asked,
-            _PageCheck(extraction, state, asked),
-        )
-        if not page.is_one_full_key or (left is not None and len(page.rows) >= left):
-            break
+        page = client.ask(extraction.page_sql(asked, above), asked, _PageCheck(extraction, state, asked, above))
+        if not (page.is_full and page.is_one_key) or asked == left:
+            return page
         if asked >= MOST_PAGE_ROWS:
             raise WorkError(
                 f"more than {MOST_PAGE_ROWS:,} rows have one key",
@@ -120,7 +138,6 @@ def _fetch_page(partial: PartialFile, state: dict[str, Any], extraction: Extract
                 fix="page by a column with fewer rows of one value: --key p.objid",
             )
         asked = min(2 * asked, MOST_PAGE_ROWS)
-    return _keep_page(partial, state, page, left)
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,6 @@ class _Page:
     rows: list[list[str]]
     keys: list[int]
     is_full: bool
-    sound: bool = True
 
     @property
     def last_begins(self) -> int:
@@ -139,29 +155,25 @@ class _Page:
         return next((i for i, key in enumerate(self.keys) if key == self.keys[-1]), 0)
 
     @property
-    def is_one_full_key(self) -> bool:
-        """Whether a page has room for a part of one key's rows only."""
-        return self.is_full and self.last_begins == 0
+    def is_one_key(self) -> bool:
+        """Whether all rows have one key."""
+        return bool(self.keys) and self.last_begins == 0
 
 
-def _keep_page(partial: PartialFile, state: dict[str, Any], page: _Page, left: int | None) -> dict[str, Any]:
+def _keep_page(
+    partial: PartialFile, state: dict[str, Any], page: _Page, num_kept: int, *, complete: bool = False
+) -> dict[str, Any]:
+    """Write the first rows of a page; the state says where to go on."""
     if not page.rows:  # nothing at all: what has no rows has no last key whose rows would be here again
         partial.discard()
         raise InputError("the query has no rows", where=partial.query["sql"], fix="check its conditions and bounds")
-    num_rows, num_kept = len(page.rows), page.last_begins
-    enough = left is not None and num_rows >= left
-    nothing_new = num_kept == 0 and str(page.keys[-1]) == state["last_key"]
-    complete = enough or (nothing_new and (page.sound or state["seen_end"]))
-    if complete:
-        num_kept = left if enough and left is not None else num_rows
     after = {
         "num_rows": state["num_rows"] + num_kept,
         "num_pages": state["num_pages"] + 1,
         "num_repeated": state["num_repeated"] + num_kept - len(set(page.keys[:num_kept])),
         "header": page.header,
         "last_key": str(page.keys[-1]),
-        "seen_end": nothing_new,
-        "pending": 0 if complete else num_rows - num_kept,
+        "pending": 0 if complete else len(page.rows) - num_kept,
         "complete": complete,
     }
     lines = ([page.header] if partial.num_bytes == 0 else []) + page.rows[:num_kept]
@@ -182,6 +194,7 @@ class _PageCheck:
     extraction: Extraction
     state: dict[str, Any]
     asked: int
+    above: int | None
 
     def __call__(self, table: Table) -> _Page:
         """The checked page."""
@@ -193,7 +206,7 @@ class _PageCheck:
             raise BadAnswer("more rows than asked for", got=len(table.rows), expected=f"at most {self.asked}")
         keys = self._keys(table)
         self._check_order(keys)
-        return _Page(header, table.rows, keys, len(keys) == self.asked, table.sound)
+        return _Page(header, table.rows, keys, len(keys) == self.asked)
 
     def _check_header(self, table: Table) -> None:
         names = [name.lower() for name in table.header]
@@ -236,8 +249,7 @@ class _PageCheck:
             raise BadAnswer(
                 "the rows are not in the order of the key", expected=f"ORDER BY {self.extraction.query.key}"
             )
-        above = self.extraction.above if last_key is None else int(last_key) - 1
-        until = self.extraction.until
+        above, until = self.above, self.extraction.until
         if keys and ((above is not None and keys[0] <= above) or (until is not None and keys[-1] > until)):
             raise BadAnswer(
                 "rows that were not asked for", got=f"{keys[0]} to {keys[-1]}", expected=f"keys above {above}"

@@ -47,7 +47,7 @@ def fetch(
     extraction = _extraction(sql, key, (release, url), stars, all_rows=all_rows)
     extraction = _bounded(extraction, page_rows, above, until)
     if show_sql:
-        typer.echo(extraction.page_sql(min(page_rows, extraction.num_stars or page_rows), None))
+        typer.echo(extraction.page_sql(min(page_rows, extraction.num_stars or page_rows), above))
         return
     manners = Manners(pause_seconds=pause, retries=retries, timeout_seconds=timeout)
     done = fetch_stars(out, extraction, manners, restart=restart)

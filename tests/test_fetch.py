@@ -181,6 +181,18 @@ def play(name: str) -> sky_server.Fault:
     return fault if known is replaced else known
 
 
+def test_a_server_that_caps_below_one_key(tmp_path: Path) -> None:
+    """Where a server's own limit hides what follows the rows of one key, that is an error, not an end."""
+    rows = [[str(FIRST_ID + number), str(number // 8)] for number in range(40)]
+    query = parse_query("SELECT objid, htmid FROM PhotoObj", "htmid", "test")
+    with serve(Sky(rows, header=["objid", "htmid"], row_cap=8)) as sky:
+        with pytest.raises(WorkError, match="leaves rows out"):
+            fetch(tmp_path / "stars.csv", Extraction(sky.url, query, None, 100), QUICK)
+        sky.row_cap = None
+        fetch(tmp_path / "stars.csv", Extraction(sky.url, query, None, 100), QUICK)
+    assert read_csv(tmp_path / "stars.csv") == [["objid", "htmid"], *rows]
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_lose_nothing(
     name: str, sky: Sky, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -44,14 +44,10 @@ class BadAnswer(WorkError):
 
 @dataclass(frozen=True)
 class Table:
-    """Column names and rows of an answer, every value as the text that came.
-
-    `sound`: its end was marked, by a length or a packing. Otherwise a broken connection looks like an end.
-    """
+    """Column names and rows of an answer, every value as the text that came."""
 
     header: list[str]
     rows: list[list[str]]
-    sound: bool = True
 
 
 def read_answer(status: int, text: str, wait_seconds: float = 0.0) -> Table:

@@ -16,7 +16,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -118,8 +118,7 @@ class Client:
                 self._answered = True
                 data = _read_body(response, _PAGE_BYTES + num_rows * _ROW_BYTES, deadline)
                 wait = _retry_after(response.headers.get("Retry-After", ""))
-                table = read_answer(response.status_code, _text(data, response.status_code), wait)
-                return replace(table, sound=_end_is_marked(response))
+                return read_answer(response.status_code, _text(data, response.status_code), wait)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise InputError("not an address that can be asked", where=self.url, got=str(error)[:200]) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -223,13 +222,6 @@ def _read_body(response: requests.Response, most_bytes: int, deadline: float) ->
     if len(data) > most_bytes:
         raise _too_long(most_bytes)
     return data
-
-
-def _end_is_marked(response: requests.Response) -> bool:
-    """Whether the end of an answer can be told from a broken connection."""
-    headers = response.headers
-    packed = "gzip" in headers.get("Content-Encoding", "").lower()
-    return packed or "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "").lower()
 
 
 def _too_long(most_bytes: int) -> BadAnswer:
