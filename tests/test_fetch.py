@@ -29,6 +29,7 @@ from sky_server import FIRST_ID, HEADER, Sky, json_error, make_rows, redirect, r
 from hpc_ae import open_catalog
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.fetch import Extraction, fetch
+from hpc_ae.runtime.progress import Progress
 from hpc_ae.skyserver import answer
 from hpc_ae.skyserver.answer import BadAnswer, read_answer
 from hpc_ae.skyserver.client import Manners
@@ -60,7 +61,7 @@ def sky() -> Iterator[Sky]:
         yield sky
 
 
-def extraction(sky: Sky, num_stars: int | None = None, page_rows: int = 150, **more: Any) -> Extraction:
+def extraction(sky: Sky, num_stars: int | None = None, page_rows: int = 250, **more: Any) -> Extraction:
     """The lecture's query at a server, in small pages."""
     query = parse_query(lecture_query(), "p.objid", "test")
     return Extraction(sky.url, query, num_stars, page_rows, **more)
@@ -89,7 +90,7 @@ def test_the_query_is_the_lectures_with_its_id() -> None:
 
 
 def test_pages_hold_every_row_once(sky: Sky, tmp_path: Path) -> None:
-    """Seven pages of a query whose ids repeat: every row, in order, as the server's own text; the record says so."""
+    """Pages of a query whose ids repeat: every row, in order, as the server's own text; the record says so."""
     out = tmp_path / "new" / "stars.csv"
     done = fetch(out, extraction(sky), QUICK)
     assert read_csv(out) == [HEADER, *sky.rows]
@@ -249,7 +250,7 @@ def test_final_errors_are_not_asked_again(fault: Any, said: str, sky: Sky, tmp_p
     with pytest.raises(HpcAeError, match=re.escape(said)) as caught:
         fetch(tmp_path / "stars.csv", extraction(sky), replace(QUICK, retries=0))
     assert len(sky.requests) == 1
-    assert not (tmp_path / "stars.csv").exists()
+    assert list(tmp_path.iterdir()) == []
     assert "redirect" in str(fault) or caught.value.exit_status == 2
 
 
@@ -364,24 +365,26 @@ def kept_rows(out: Path) -> int:
         return 0
 
 
-def test_killed_at_any_moment(sky: Sky, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [7, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_killed_at_any_moment(rounds: int, sky: Sky, tmp_path: Path) -> None:
     """SIGKILL again and again, at other moments each time: it goes on where it was; no row lost, none twice."""
     out = tmp_path / "stars.csv"
     sky.delay_seconds = 0.02
+    sky.rows = make_rows(140 * rounds, repeat_every=10)
     words = ["fetch", out, "--url", sky.url, "--page-rows", 40, "--pause", 0, "--all"]
     num_kills = 0
-    for number in range(7):
+    for number in range(rounds):
         before = kept_rows(out)
         running = start(*words)
         deadline = time.monotonic() + 30
         while running.poll() is None and kept_rows(out) < before + 60 and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(0.005 * number)
+        time.sleep(0.005 * (number % 8))
         num_kills += running.poll() is None
         running.kill()
         running.communicate()
         assert not out.exists() or read_csv(out) == [HEADER, *sky.rows]
-    assert num_kills >= 4
+    assert num_kills >= rounds // 2
     done = hpc_ae(*words)
     assert done.returncode == 0, done.stderr
     assert read_csv(out) == [HEADER, *sky.rows]
@@ -462,6 +465,11 @@ def test_damaged_leftovers_are_refused(sky: Sky, tmp_path: Path) -> None:
         partial_path(out).write_bytes(damaged)
         with pytest.raises(DamageError, match="not what its record says"):
             fetch(out, wanted, QUICK)
+    record = record_path(out).read_bytes()
+    record_path(out).write_bytes(record[:-9])
+    with pytest.raises(DamageError, match="--restart"):
+        fetch(out, wanted, QUICK)
+    record_path(out).write_bytes(record)
     partial_path(out).write_bytes(whole + b"1237648702984781955,half a ro")
     fetch(out, wanted, QUICK)
     assert read_csv(out) == [HEADER, *sky.rows]
@@ -634,11 +642,18 @@ def test_any_text_is_a_table_or_an_error(status: int, text: str) -> None:
 
 
 def test_an_address_that_never_answers(sky: Sky, tmp_path: Path) -> None:
-    """No network, or a wrong address: three tries, not all of them, and nothing is left but the wish."""
+    """No network, or a wrong address: three tries, not all of them, and nothing is left behind."""
     far = replace(extraction(sky), url="http://127.0.0.1:9/SqlSearch")
     with pytest.raises(WorkError, match="3 tries"):
         fetch(tmp_path / "stars.csv", far, QUICK)
-    assert not (tmp_path / "stars.csv").exists() and not record_path(tmp_path / "stars.csv").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_without_a_total(tmp_path: Path) -> None:
+    """Where nobody knows how many rows there are, no share and no time left is made up."""
+    with Progress("fetch", 0, "stars", quiet=True) as progress:
+        progress.update(1200, "page 3")
+        assert re.fullmatch(r"fetch: 1,200 stars, [\d,]+ stars/s, page 3", progress.line())
 
 
 def test_what_a_server_sends_steers_no_terminal() -> None:

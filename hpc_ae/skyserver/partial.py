@@ -21,6 +21,7 @@ from hpc_ae.provenance import provenance
 FETCH_FORMAT = "hpc_ae/fetch"
 FETCH_VERSION = 1
 _READ_BYTES = 1 << 22
+_RESTART = "--restart throws it away and begins again"
 
 
 def record_path(out: Path) -> Path:
@@ -62,6 +63,8 @@ class PartialFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not record_path(self.out).exists():  # nothing was kept: leave nothing behind
+            partial_path(self.out).unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _lock(self) -> int:
@@ -89,7 +92,12 @@ class PartialFile:
         if not path.exists():
             os.ftruncate(self._descriptor, 0)
             return
-        record = read_record(self.out, self.query)
+        try:
+            record = read_record(self.out, self.query)
+        except DamageError as error:
+            raise DamageError(
+                error.what, where=error.where, got=error.got, expected=error.expected, fix=_RESTART
+            ) from error
         size = os.fstat(self._descriptor).st_size
         if record["complete"] and size == 0 and record["num_bytes"] != 0:
             path.unlink()  # OUT was made and has been taken away since: begin again
@@ -108,7 +116,7 @@ class PartialFile:
                 where=partial_path(self.out),
                 got=f"{size:,} bytes, {self.digest}",
                 expected=f"{record['num_bytes']:,} bytes, {record['content_digest']}",
-                fix="--restart throws it away and begins again",
+                fix=_RESTART,
             )
         os.ftruncate(self._descriptor, self.num_bytes)
         self.state = record["state"]
