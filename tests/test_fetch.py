@@ -31,7 +31,7 @@ from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError, WorkE
 from hpc_ae.fetch import Extraction, fetch
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.skyserver import answer
-from hpc_ae.skyserver.answer import BadAnswer, read_answer
+from hpc_ae.skyserver.answer import BadAnswer, Table, read_answer
 from hpc_ae.skyserver.client import Manners
 from hpc_ae.skyserver.partial import partial_path, record_path
 from hpc_ae.skyserver.query import lecture_query, parse_query
@@ -302,6 +302,14 @@ def test_redirects_keep_the_query(status: int, sky: Sky, tmp_path: Path) -> None
     fetch(tmp_path / "stars.csv", replace(extraction(sky, 300), query=query), QUICK)
     assert {asked.method for asked in sky.requests} == {"POST"}
     assert read_csv(tmp_path / "stars.csv") == [HEADER, *sky.rows[:300]]
+
+
+def test_redirects_in_a_circle_end(sky: Sky, tmp_path: Path) -> None:
+    """Six addresses at most are asked, then it is an error."""
+    sky.every = redirect("/moved?cmd=x")
+    with pytest.raises(WorkError, match="from address to address"):
+        fetch(tmp_path / "stars.csv", extraction(sky), QUICK)
+    assert len(sky.requests) == 6
 
 
 def test_certificates_are_checked(tmp_path: Path) -> None:
@@ -669,6 +677,19 @@ def test_a_real_answer_is_read(shared_data: Path) -> None:
     table = read_answer(200, text)
     assert table.header[:2] == ["objid", "run"] and len(table.rows) == text.count("\n") - 2
     assert table.rows[0][0] == "1237648721229774920"
+
+
+def test_dialects_of_an_answer() -> None:
+    """Byte-order mark, CRLF, quoted fields with commas, lines without a mark: the same table."""
+    expected = Table(["objid", "class"], [["1237648721229774920", "STAR, hot"], ["1237648721229774921", ""]])
+    plain = 'objid,class\n1237648721229774920,"STAR, hot"\n1237648721229774921,\n'
+    for text in (
+        plain,
+        f"#Table1\n{plain}",
+        f"\ufeff#Table1\n{plain}\n",
+        f"\r\n#Table1\n{plain}".replace("\n", "\r\n"),
+    ):
+        assert read_answer(200, text) == expected
 
 
 def test_fetched_stars_become_a_catalog(sky: Sky, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,7 +23,7 @@ import hpc_ae as package
 from hpc_ae import model_export
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
-from hpc_ae.model.files import read_model, write_model
+from hpc_ae.model.files import WEIGHTS_NAME, read_model, write_model
 from hpc_ae.model.forward import TorchForward
 from hpc_ae.model_export import METADATA_NAME, OUTPUTS, TOLERANCE_MAG, export_model
 
@@ -190,7 +191,12 @@ def test_mistakes_are_one_message(
 ) -> None:
     """No model, a file that is there, a format that is not, a damaged model: a status and nothing written."""
     (tmp_path / "there").write_text("mine")
+    shutil.copytree(model_dir, tmp_path / "damaged")
+    weights = bytearray((model_dir / WEIGHTS_NAME).read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "damaged" / WEIGHTS_NAME).write_bytes(weights)
     for words, status in (
+        ([tmp_path / "damaged", tmp_path / "x", "--to", "torch-export"], 1),
         ([tmp_path / "none", tmp_path / "x", "--to", "onnx"], 2),
         ([model_dir, tmp_path / "there", "--to", "onnx"], 2),
         ([model_dir, tmp_path / "x", "--to", "tflite"], 2),
