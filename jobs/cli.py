@@ -10,6 +10,8 @@ import typer
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
 from jobs.cli_export import export
+from jobs.cli_fetch import fetch
+from jobs.cli_model import model_export
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -22,9 +24,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
+model_app = typer.Typer(help="Models from and to elsewhere.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.command()(export)
+model_app.command("export")(model_export)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
@@ -73,6 +76,9 @@ def simulate(
     from hpc_ae.simulate import simulate as make_catalog
 
     make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows), workers)
+
+
+app.command()(fetch)
 
 
 @app.command()

@@ -31,8 +31,11 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
 DOORS = {
     "h5py": ("hpc_ae/catalog/", "hpc_ae/formats/hdf5_table.py"),
     "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/catalog/arrow.py", "hpc_ae/formats/"),
+    "onnx": ("hpc_ae/model_export",),
+    "onnxruntime": ("hpc_ae/model_export",),
     "torch.distributed": ("hpc_ae/runtime/",),
     "mpi4py": ("hpc_ae/runtime/",),
+    "requests": ("hpc_ae/skyserver/",),
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),
@@ -174,7 +177,7 @@ def test_sizes(name: str) -> None:
     assert len(path.read_text().splitlines()) <= 400
     long = {one.name: one.end_lineno - one.lineno + 1 for one in functions(path) if one.end_lineno is not None}
     assert not {key: lines for key, lines in long.items() if lines > 60}
-    if not name.startswith("jobs/cli"):
+    if not re.fullmatch(r"jobs/cli\w*\.py", name):
         assert not {one.name for one in functions(path) if num_parameters(one) > 6}
 
 
