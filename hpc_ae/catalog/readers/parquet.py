@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, bad_value, unreadable
 
 BATCH_ROWS = 65_536
@@ -30,7 +31,7 @@ def scan_parquet(raw: RawFile) -> Scan:
         for name, index in raw.wanted.items():
             kind = file.schema_arrow.field(index).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if any(is_kind(kind) for is_kind in _NO_NUMBERS):
+            if not name.startswith(RAW_PREFIX) and any(is_kind(kind) for is_kind in _NO_NUMBERS):
                 raise bad_value(raw, name, 1, f"values of type {kind}")
         return Scan(raw, file.metadata.num_rows)
 

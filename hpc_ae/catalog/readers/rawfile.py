@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hpc_ae.catalog.readers.conversion import Conversion
 from hpc_ae.errors import InputError
 
 Kind = Literal["csv", "parquet"]
@@ -24,6 +25,10 @@ class RawFile:
     delimiter: str = ","
     data_start: int = 0  # first byte after the header, of a CSV
     data_stop: int = 0  # one past the last byte
+    units: tuple[str, ...] = ()  # of the columns, where the format has them; "" for none
+    conversion: Conversion = field(default_factory=Conversion)
+    reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
+    notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
 
 
 @dataclass(frozen=True)

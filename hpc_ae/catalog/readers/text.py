@@ -9,6 +9,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from hpc_ae.catalog.readers.columns import NULL_WORDS
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
@@ -107,6 +109,16 @@ def row_ends(data: np.ndarray, look_back: int) -> np.ndarray:
     return ends[~blank] if blank.any() else ends
 
 
+def cut_text(raw: RawFile) -> RawFile:
+    """The file up to the last whole line of its first segment: what a look at its beginning needs."""
+    stop = min(raw.data_start + SEGMENT_BYTES, raw.data_stop)
+    if stop == raw.data_stop:
+        return raw
+    with raw.data_path.open("rb", buffering=0) as file:
+        size = _read_at(file.fileno(), raw.data_start, stop).rfind(b"\n") + 1
+    return replace(raw, data_stop=raw.data_start + size)
+
+
 def count_tasks(raw: RawFile) -> list[tuple[Path, int, int]]:
     """The stretches of a file that `count_rows` is called on."""
     return [
@@ -181,13 +193,18 @@ def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
     raise wrong_count(raw, mark.num_rows + len(ends), row)
 
 
+def _type_of(name: str) -> pa.DataType:
+    return pa.string() if name.startswith(RAW_PREFIX) else _TYPES.get(name, pa.float32())
+
+
 class _Parser:
     """pyarrow.csv with explicit header and types; a column that is not plain numbers is read as text."""
 
     def __init__(self, raw: RawFile) -> None:
         self.raw = raw
-        self.names = {index: name for name, index in raw.wanted.items()}
-        self.types = {str(index): _TYPES.get(name, pa.float32()) for index, name in self.names.items()}
+        # A column that is wanted twice is parsed as text where a condition needs it as it stands, and named by its use.
+        self.names = {index: name for name, index in reversed(raw.wanted.items())}
+        self.types = {str(index): _type_of(name) for name, index in raw.wanted.items()}
 
     def parse(self, data: pa.Buffer, first_row: int) -> pa.Table:
         """The wanted columns of whole lines, called by their index; InputError names row and column."""
