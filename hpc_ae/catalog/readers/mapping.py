@@ -2,8 +2,8 @@
 
 Precedence, highest first: explicit mapping; for the bands the first family of `FAMILIES` of which all five are there,
 magnitudes before fluxes; the errors likewise (a lone `zErr` is the redshift's); for everything else the first name of
-its list. The trap of `z`: beside u, g, r and i it is the band, beside five bands of another naming it is the redshift, and
-where both could be it is an error that asks.
+its list. The trap of `z`: beside u, g, r and i it is the band, beside five bands of another naming it is the redshift,
+and where both could be it is an error that asks.
 """
 
 from __future__ import annotations

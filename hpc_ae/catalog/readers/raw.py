@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from hpc_ae.files import write_error
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _UNPACK_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 23
 HEAD_ROWS = 1_000
 _FOREIGN = {
     b"SIMPLE  =": "a FITS file",
@@ -57,19 +59,37 @@ def _head(path: Path) -> bytes:
         ) from error
 
 
-def unpack(path: Path, data_path: Path) -> None:
-    """Decompress a gzip file to `data_path`; InputError where it is damaged or cut short."""
+def unpack(path: Path, data_path: Path, limit: float = inf) -> None:
+    """Decompress a gzip file to `data_path`, no more than the block that reaches `limit` bytes.
+
+    InputError where it is damaged or cut short.
+    """
     written = 0
     try:
         with gzip.open(path) as source, data_path.open("xb", buffering=0) as target:
             os.fchmod(target.fileno(), 0o600)
-            while block := _next_block(source, path):
+            while written < limit and (block := _next_block(source, path)):
                 view = memoryview(block)
                 while view:
                     view = view[target.write(view) :]
                 written += len(block)
     except OSError as error:
         raise write_error(data_path, written + _UNPACK_BYTES, error) from error
+
+
+def unpack_head(path: Path, data_path: Path) -> None:
+    """Decompress the beginning of a gzip file that is text, up to a whole line; all of it where it is not text."""
+    unpack(path, data_path, _HEAD_BYTES)
+    with data_path.open("r+b") as file:
+        data = file.read()
+        if len(data) < _HEAD_BYTES:
+            return
+        is_text_file = b"\0" not in data
+        if is_text_file:
+            file.truncate(data.rfind(b"\n") + 1)
+    if not is_text_file:
+        data_path.unlink()
+        unpack(path, data_path)
 
 
 def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
@@ -112,13 +132,18 @@ def read_head(raw: RawFile, indices: Sequence[int], num_rows: int = HEAD_ROWS) -
     Reads the beginning of the file only. InputError where it cannot be read.
     """
     names = [f"{RAW_PREFIX}{index}" for index in indices]
-    scan = scan_head(replace(raw, wanted=dict(zip(names, indices, strict=True))))
-    stop = min(num_rows, scan.num_rows)
-    if not stop:
+    piece = head_piece(replace(raw, wanted=dict(zip(names, indices, strict=True))), num_rows)
+    if not names or not piece.stop:
         return [pa.chunked_array([pa.array([], pa.float64())]) for _ in indices]
-    piece = Piece(0, scan.raw, 0, stop, scan.mark(0), scan.mark(stop))
     batches = [batch for _, batch in read_batches(piece)]
     return [pa.chunked_array([part for batch in batches for part in batch[name].chunks]) for name in names]
+
+
+def head_piece(raw: RawFile, num_rows: int) -> Piece:
+    """The first rows of a raw file, `num_rows` at most."""
+    scan = scan_head(raw)
+    stop = min(num_rows, scan.num_rows)
+    return Piece(0, scan.raw, 0, stop, scan.mark(0), scan.mark(stop))
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

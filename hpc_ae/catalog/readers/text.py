@@ -173,9 +173,21 @@ def read_text(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
             if not size:
                 raise unreadable(piece.raw.path, f"a line longer than {CHUNK_BYTES} bytes after row {row:,}")
             table = parser.parse(pa.py_buffer(chunk).slice(0, size), row)
-            yield row, {name: table.column(str(index)) for name, index in piece.raw.wanted.items()}
+            yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
+
+
+def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without bytes that are no UTF-8: they become the replacement character."""
+    if pa.types.is_string(column.type):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            values = column.cast(pa.binary()).to_pylist()
+            texts = [None if value is None else value.decode(errors="replace") for value in values]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+    return column
 
 
 def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
@@ -232,6 +244,7 @@ class _Parser:
                 include_columns=list(self.types),
                 null_values=list(NULL_WORDS),
                 strings_can_be_null=True,
+                check_utf8=False,
             ),
         )
 
