@@ -25,9 +25,9 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes,
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.mapping import check_mapping
-from hpc_ae.catalog.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, TARGETS
+from hpc_ae.catalog.readers.names import ERROR_PREFIX
 from hpc_ae.catalog.readers.parquet import scan_parquet
-from hpc_ae.catalog.readers.raw import is_gzip, open_raw, read_piece, unpack
+from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, cut_pieces
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
 from hpc_ae.catalog.schema import (
@@ -134,7 +134,7 @@ def ingest(
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return
-        packed = [is_gzip(path) for path in raw_paths]
+        packed = [is_packed(path) for path in raw_paths]
         new = not out_dir.exists()
         known = (out_dir / MANIFEST_NAME).exists()
         digests = [digest_file(path) for path in raw_paths] if known else []
@@ -219,8 +219,7 @@ def _scan(
     for line in describe_notes(raws):
         print(f"ingest: {line}", file=sys.stderr)
     scans = _count(mapper, raws)
-    known = {*TARGETS, *(EXTINCTION_PREFIX + band for band in DEFAULT_BANDS)}
-    return scans, _Plan(out_dir, settings, mark, frozenset(known & {name for raw in raws for name in raw.wanted}))
+    return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
 
 
 def _unpack(job: tuple[Path, Path]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,15 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes,
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, SELECTORS
-from hpc_ae.catalog.readers.raw import head_piece, is_gzip, map_raw, read_piece, recognise, unpack_head
+from hpc_ae.catalog.readers.raw import (
+    compression_name,
+    head_piece,
+    is_packed,
+    map_raw,
+    open_tables,
+    read_piece,
+    unpack_head,
+)
 from hpc_ae.catalog.readers.rawfile import RawFile
 from hpc_ae.catalog.readers.sample import dialect_of, sample_columns
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
@@ -63,22 +71,22 @@ def option_words(mapping: Mapping[str, str], reading: Reading) -> list[str]:
 
 def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows: int) -> dict[str, Any]:
     with TemporaryDirectory(prefix="hpc-ae-inspect-") as folder:
-        packed = is_gzip(path)
-        data_path = Path(folder) / "raw" if packed else path
-        if packed:
+        data_path = path
+        if is_packed(path):
+            data_path = Path(folder) / "raw"
             unpack_head(path, data_path)
-        raw = recognise(path, data_path)
-        samples = sample_columns(raw, num_rows, _NUM_VALUES)
-        question, counts = "", {}
+        raw, question = _choose(open_tables(path, data_path), mapping, reading)
+        samples = sample_columns(replace(raw, wanted={}), num_rows, _NUM_VALUES)
+        counts: dict[str, int] = {}
         try:
-            raw = map_raw(raw, mapping, reading)
-            counts = _count(raw, num_rows)
+            counts = {} if question else _count(raw, num_rows)
         except InputError as error:
             question = str(error)
         return {
             "path": str(path),
             "format": raw.kind,
-            "compression": "gzip" if packed else None,
+            "compression": compression_name(path) or None,
+            "table": raw.table or None,
             "dialect": dialect_of(raw),
             "num_rows_looked_at": samples[0].num_rows if samples else 0,
             "columns": [
@@ -95,6 +103,21 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
             "counts": counts,
             "question": question,
         }
+
+
+def _choose(tables: list[RawFile], mapping: Mapping[str, str], reading: Reading) -> tuple[RawFile, str]:
+    """The one table that an ingest would take; else the first, and the question that an ingest would ask."""
+    found, questions = [], []
+    for table in tables:
+        try:
+            found.append(map_raw(table, mapping, reading))
+        except InputError as error:
+            questions.append(str(error))
+    if len(found) == 1:
+        return found[0], ""
+    listed = "; ".join(f"{table.table} with {', '.join(table.columns[:12])}" for table in tables)
+    several = f"{len(found)} of the {len(tables)} tables of {tables[0].path} have the five bands: {listed}"
+    return tables[0], questions[0] if len(tables) == 1 else several
 
 
 def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
@@ -155,7 +178,8 @@ def findings_text(findings: dict[str, Any]) -> str:
 
 def _file_text(entry: dict[str, Any]) -> str:
     looked, columns = entry["num_rows_looked_at"], entry["columns"]
-    head = ", ".join([entry["format"], *filter(None, [entry["compression"]]), *_dialect_words(entry["dialect"])])
+    extra = [word for word in (entry["compression"], entry["table"]) if word]
+    head = ", ".join([entry["format"], *extra, *_dialect_words(entry["dialect"])])
     lines = [f"{entry['path']}: {head}", f"{len(columns)} columns, the first {looked:,} rows were looked at", ""]
     rows = [["column", "type", "unit", "taken for", "missing", *(f"row {row + 1}" for row in range(_NUM_VALUES))]]
     for column in columns:

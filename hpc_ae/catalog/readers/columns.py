@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpc_ae.catalog.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX
+from hpc_ae.catalog.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, RAW_PREFIX
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 
 NULL_WORDS = ("", "null", "NULL", "Null", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "--", "\\N")
@@ -33,7 +33,7 @@ class StarRows:
     """The raw columns of N stars, filled batch by batch; a column that a batch has not is missing there."""
 
     def __init__(self, num_rows: int, names: Collection[str]) -> None:
-        self.names = frozenset(names) | {"objid", "ra", "dec"}
+        self.names = {name for name in names if not name.startswith(RAW_PREFIX)} | {"objid", "ra", "dec"}
         self.objid = np.empty(num_rows, np.int64)
         self.damaged = np.zeros(num_rows, bool)
         self.ra = np.empty(num_rows)

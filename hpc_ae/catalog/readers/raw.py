@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +39,14 @@ _FOREIGN = {
 }
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether a raw file is gzip, by its first bytes. InputError where it cannot be read."""
-    return _head(path).startswith(_GZIP)
+def is_packed(path: Path) -> bool:
+    """Whether `unpack` must come before `open_raw`, by the first bytes. InputError where the file cannot be read."""
+    return bool(compression_name(path))
+
+
+def compression_name(path: Path) -> str:
+    """What a raw file is compressed with; empty for nothing. InputError where it cannot be read."""
+    return "gzip" if _head(path).startswith(_GZIP) else ""
 
 
 def _head(path: Path) -> bytes:
@@ -59,16 +63,13 @@ def _head(path: Path) -> bytes:
         ) from error
 
 
-def unpack(path: Path, data_path: Path, limit: float = inf) -> None:
-    """Decompress a gzip file to `data_path`, no more than the block that reaches `limit` bytes.
-
-    InputError where it is damaged or cut short.
-    """
+def unpack(path: Path, data_path: Path) -> None:
+    """Decompress a gzip file to `data_path`; InputError where it is damaged or cut short."""
     written = 0
     try:
         with gzip.open(path) as source, data_path.open("xb", buffering=0) as target:
             os.fchmod(target.fileno(), 0o600)
-            while written < limit and (block := _next_block(source, path)):
+            while block := _next_block(source, path):
                 view = memoryview(block)
                 while view:
                     view = view[target.write(view) :]
@@ -78,18 +79,16 @@ def unpack(path: Path, data_path: Path, limit: float = inf) -> None:
 
 
 def unpack_head(path: Path, data_path: Path) -> None:
-    """Decompress the beginning of a gzip file that is text, up to a whole line; all of it where it is not text."""
-    unpack(path, data_path, _HEAD_BYTES)
-    with data_path.open("r+b") as file:
-        data = file.read()
-        if len(data) < _HEAD_BYTES:
-            return
-        is_text_file = b"\0" not in data
-        if is_text_file:
-            file.truncate(data.rfind(b"\n") + 1)
-    if not is_text_file:
-        data_path.unlink()
+    """As `unpack`, but of a long gzip file of text only the beginning, up to a whole line."""
+    data = b""
+    if compression_name(path) == "gzip":
+        with gzip.open(path) as source:
+            while len(data) < _HEAD_BYTES and (block := _next_block(source, path)):
+                data += block
+    if len(data) < _HEAD_BYTES or b"\0" in data or data.lstrip().startswith(b"<"):
         unpack(path, data_path)
+    else:
+        data_path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
@@ -104,16 +103,16 @@ def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str], reading: R
 
     InputError where it is neither CSV nor Parquet, lacks a band, or it is unclear what a column holds.
     """
-    return map_raw(recognise(path, data_path), mapping, reading or Reading())
+    return map_raw(open_tables(path, data_path)[0], mapping, reading or Reading())
 
 
-def recognise(path: Path, data_path: Path) -> RawFile:
-    """Recognise a raw file by its content: its columns, none of them wanted yet. InputError where it is none."""
+def open_tables(path: Path, data_path: Path) -> list[RawFile]:
+    """The tables of a raw file, recognised by its content, no column wanted yet. InputError where it is none."""
     head = _head(data_path)
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
-    return open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)
+    return [open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)]
 
 
 def map_raw(raw: RawFile, mapping: Mapping[str, str], reading: Reading) -> RawFile:
@@ -158,8 +157,8 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 def scan_head(raw: RawFile) -> Scan:
     """A scan of the whole file where its format tells the number of rows, of the first segment of a text."""
-    if raw.kind == "parquet":
-        return scan_parquet(raw)
+    if raw.kind != "csv":
+        return Scan(raw, raw.num_rows) if raw.num_rows >= 0 else scan_parquet(raw)
     short = cut_text(raw)
     return scan_text(short, [num for task in count_tasks(short) for num in count_rows(task)])
 

@@ -25,7 +25,9 @@ class RawFile:
     delimiter: str = ","
     data_start: int = 0  # first byte after the header, of a CSV
     data_stop: int = 0  # one past the last byte
-    units: tuple[str, ...] = ()  # of the columns, where the format has them; "" for none
+    units: tuple[str, ...] = ()
+    num_rows: int = -1  # -1 where rows must be counted
+    table: str = ""  # which table of the file
     conversion: Conversion = field(default_factory=Conversion)
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
