@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import REPOSITORY
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, run
 
@@ -116,6 +116,7 @@ def test_five_columns_mapped_by_hand_bring_their_errors() -> None:
     assert found["err_u"] == "modelmagerr_u" and found["u"] == "modelmag_u"
 
 
+@settings(deadline=None)
 @given(st.permutations([*five("psfmag_{b}").split(","), *five("psfmagerr_{b}").split(","), "ra", "dec", "objid", "z"]))
 def test_the_order_of_columns_does_not_matter(names: list[str]) -> None:
     """Whatever their order, the columns are taken for the same."""
@@ -181,7 +182,7 @@ def test_the_redshift_is_named_where_it_was_guessed(tmp_path: Path) -> None:
 
 
 def test_units_of_the_file_decide() -> None:
-    """Radians, hours and fluxes are known by the file's units; a unit that contradicts is refused, the mapping believed."""
+    """Radians, hours and fluxes are known by the file's units; another unit is refused, the mapping is believed."""
     header = "ra,dec,u,g,r,i,z"
     found = understand(Columns(Path("x"), header.split(","), ("rad", "rad", *["mag"] * 5)), {}, Reading(), no_head)
     assert found.conversion.ra_factor == found.conversion.dec_factor == pytest.approx(57.29577951308232)
@@ -225,6 +226,7 @@ def test_impossible_errors_and_redshifts_are_no_values(tmp_path: Path) -> None:
     assert catalog.num_good == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=5, max_size=5))
 def test_only_usable_errors_are_left(values: list[float]) -> None:
     """Whatever the numbers, what is left of errors is finite and positive and unchanged, the rest NaN."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy import units
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, refused, run
 
@@ -76,6 +76,7 @@ def test_asinh_is_pogson_where_stars_are_bright() -> None:
     assert np.isfinite(to_asinh(np.array([0.0, -1.0]), np.ones(2), np.array(22.5), B[0])).all()
 
 
+@settings(deadline=None)
 @given(st.floats(-100, 1e6), st.floats(1e-3, 10), st.integers(0, 4))
 def test_errors_are_the_derivative(flux: float, error: float, band: int) -> None:
     """An error is the slope of the magnitude times the flux's error, by a central difference in float64."""

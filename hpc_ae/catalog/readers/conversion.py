@@ -14,7 +14,7 @@ import pyarrow as pa
 from hpc_ae.catalog.flux import SOFTENING, ZERO_POINTS, error_of_inverse_variance, to_asinh, to_pogson
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.names import FAMILIES
+from hpc_ae.catalog.readers.names import FAMILIES, RAW_PREFIX
 from hpc_ae.catalog.readers.selection import CUTS, Condition, fulfils, parse_condition
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
@@ -108,8 +108,9 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
     if conversion.deredden:
         _deredden(rows.magnitude[part], rows.extinction[part], rows.missing[part])
     for condition in conversion.conditions:
-        column = batch.get(condition.column)
-        if column is None:
+        if condition.column.startswith(RAW_PREFIX):
+            column = batch[condition.column]
+        else:  # what the star catalog gets, not what the file says
             column = pa.chunked_array([pa.array(rows.values(condition.column)[part])])
         rows.kept[part] &= fulfils(condition, column)
 

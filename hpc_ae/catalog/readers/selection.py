@@ -108,6 +108,8 @@ def _compare(operator: str, column: pa.ChunkedArray, number: float | int) -> np.
         value = pa.scalar(number, pa.int64())
         column = column.cast(pa.decimal128(20, 0)) if column.type == pa.uint64() else column.cast(pa.int64())
         value = value.cast(pa.decimal128(20, 0)) if pa.types.is_decimal(column.type) else value
+    elif pa.types.is_float32(column.type):  # 19.1 is what float32 has for it
+        value = pa.scalar(np.float32(number), pa.float32())
     else:
         column, value = column.cast(pa.float64(), safe=False), pa.scalar(float(number))
     met = _OPERATORS[operator](column, value)
