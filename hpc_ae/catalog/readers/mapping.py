@@ -57,7 +57,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
     if reading.deredden:
         _choose_extinctions(columns, bands)
     conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
-    order = {target: columns.wanted[target] for target in TARGETS if target in columns.wanted}
+    order = {target: columns.wanted[target] for target in (*DEFAULT_BANDS, *TARGETS) if target in columns.wanted}
     conversion = Conversion(
         ra_factor,
         dec_factor,
