@@ -46,7 +46,7 @@ class Source(Section):
     raw: list[PathText] | None = Field(None, description="raw files to ingest; may have * wildcards")
     columns: dict[str, str] = Field({}, description="name=column where the automatic mapping does not do")
     magnitudes: str = Field("", description="which magnitudes or fluxes of several: psfMag, modelMag, dered, flux, ...")
-    flux: Literal["nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None = Field(
+    flux: Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None = Field(
         None, description="the bands are fluxes in this unit; null: magnitudes, or as file and names say"
     )
     zero_point: float | list[float] | None = Field(None, description="magnitude of one count, or one for each band")

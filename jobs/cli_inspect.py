@@ -21,7 +21,8 @@ Magnitudes = Annotated[
     str, typer.Option(metavar="FAMILY", help="Which magnitudes or fluxes: psfMag, modelMag, dered, flux, ...")
 ]
 Flux = Annotated[
-    Literal["nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None, typer.Option(help="The bands are fluxes in this.")
+    Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None,
+    typer.Option(help="The bands are fluxes in this."),
 ]
 ZeroPoint = Annotated[
     str | None, typer.Option(metavar="Z", help="Magnitude of one count, or five with commas: with --flux counts.")

@@ -170,6 +170,34 @@ def test_rows_in_are_stars_dropped_and_not_kept(tmp_path: Path) -> None:
     assert [catalog.manifest[key] for key in keys] == [7, 1, 2, 4]
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["15", "-9999", "", "25", "nan"]), st.integers(0, 3)), min_size=1, max_size=60
+    ),
+    bad=st.sampled_from(["flag", "drop"]),
+    shard_rows=st.integers(1, 25),
+)
+def test_every_row_has_one_fate(
+    rows: list[tuple[str, int]], bad: Any, shard_rows: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Random rows, shards and policies: the stars are those asked for (and usable), in order; the sums are the rows."""
+    folder = tmp_path_factory.mktemp("fates")
+    content = lines(
+        *(f"{index},1,1,{u},15,15,15,15,{kind}" for index, (u, kind) in enumerate(rows)), header=HEADER + ",type"
+    )
+    asked = [index for index, (_, kind) in enumerate(rows) if kind >= 2]
+    stars = [index for index in asked if bad == "flag" or rows[index][0] in ("15", "25")]
+    values: dict[str, Any] = {"bad": bad, "shard_rows": shard_rows, "reading": Reading(keep=("type>=2",))}
+    if not stars:
+        assert "no star is left" in refused(folder, content, **values)
+        return
+    catalog = run(folder, content, **values)
+    assert catalog["objid"][:].tolist() == stars
+    keys = ("num_rows", "num_dropped", "num_not_kept")
+    assert [catalog.manifest[key] for key in keys] == [len(rows), len(asked) - len(stars), len(rows) - len(asked)]
+
+
 def test_stop_looks_at_kept_rows_only(tmp_path: Path) -> None:
     """A row that is not asked for may be unusable; the first that is asked for and unusable is named by its own row."""
     rows = [*STARS[:2], "3,1,1,-9999,15,25,15,15"]

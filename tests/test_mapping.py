@@ -195,6 +195,47 @@ def test_units_of_the_file_decide() -> None:
     assert "parsec" in asked(header, units=("parsec", "deg", *["mag"] * 5))
 
 
+@pytest.mark.parametrize(
+    ("unit", "wrong"),
+    [
+        ("mag", False),
+        ("mag(AB)", False),
+        ("ABmag", False),
+        ("---", False),
+        ("Mags", False),
+        ("luptitude", False),
+        ("mag/arcsec2", True),
+        ("deg", True),
+        ("m/s", True),
+    ],
+)
+def test_units_of_magnitudes(unit: str, wrong: bool) -> None:
+    """What files write for magnitudes is one, surface brightness and anything else is not."""
+    units = ("deg", "deg", *[unit] * 5)
+    if wrong:
+        assert unit in asked("ra,dec,u,g,r,i,z", units=units)
+    else:
+        assert taken("ra,dec,u,g,r,i,z", units)["u"] == "u"
+
+
+def test_units_in_brackets(tmp_path: Path) -> None:
+    """A unit behind a column's name is the file's unit."""
+    header = "id,ra [rad],dec (rad),u[nmgy],g[nmgy],r[nmgy],i[nmgy],z[nmgy]"
+    catalog = run(tmp_path, lines("7,3,-1,1,10,100,1000,1", header=header))
+    assert catalog["ra"][0] == pytest.approx(np.degrees(3)) and catalog["dec"][0] == pytest.approx(-np.degrees(1))
+    np.testing.assert_allclose(catalog["magnitude"][0], [22.5, 20, 17.5, 15, 22.5], atol=1e-6)
+
+
+def test_inverse_variances_by_hand() -> None:
+    """Errors mapped by hand are inverse variances where their names say so, and then all of them."""
+    header = f"{five('psfflux_{b}')},{five('my_ivar_{b}')},{five('my_err_{b}')}"
+    by_hand = {f"err_{band}": f"my_ivar_{band}" for band in BANDS}
+    found = understand(Columns(Path("x"), header.split(",")), by_hand, Reading(), no_head)
+    assert found.conversion.inverse_variance
+    with pytest.raises(InputError, match="inverse variances"):
+        understand(Columns(Path("x"), header.split(",")), {**by_hand, "err_z": "my_err_z"}, Reading(), no_head)
+
+
 def test_text_coordinates_give_way_to_degrees() -> None:
     """VizieR's RAJ2000 in "h:m:s" is not taken where _RA in degrees is there too."""
     units = ('"h:m:s"', '"d:m:s"', "deg", "deg", *["mag"] * 5)

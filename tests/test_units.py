@@ -215,6 +215,16 @@ def test_angles_that_may_be_either_are_asked_for(tmp_path: Path) -> None:
     assert "--angles rad" in catalog.manifest["inputs"]["raw"][0]["notes"][0] and catalog["ra"][100] == 1.0
 
 
+def test_files_of_different_units_are_one_catalog(tmp_path: Path) -> None:
+    """Each file is converted by its own units: radians and nanomaggies beside degrees and magnitudes."""
+    of_fluxes = lines("1,3.0,-1.0,1,10,100,1000,1", header="objid,ra_rad,dec_rad," + FLUX_HEADER)
+    of_magnitudes = lines("2,183.5,-0.5,15,16,17,18,19")
+    catalog = run(tmp_path, of_fluxes, of_magnitudes, of_fluxes.replace("\n1,", "\n3,"))
+    assert catalog["objid"][:].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(catalog["ra"][:], [np.degrees(3.0), 183.5, np.degrees(3.0)])
+    np.testing.assert_allclose(catalog["magnitude"][:][:, 1], [20, 16, 20], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("reading", "word"),
     [

@@ -15,7 +15,7 @@ import numpy as np
 POGSON = 2.5 / np.log(10.0)  # mag of a relative change by e
 SOFTENING = (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)  # b of SDSS u, g, r, i, z, in f / f0
 # The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0.
-ZERO_POINTS = {"nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
+ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
 
 
 def to_pogson(flux: np.ndarray, error: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ def error_of_inverse_variance(inverse_variance: np.ndarray) -> np.ndarray:
 
 def angle_factor(unit: str) -> float | None:
     """Degrees in one `unit` of angle as files write it (deg, rad, h of right ascension); None: no such angle."""
-    return _ANGLES.get(unit.strip().strip("'\"").lower())
+    return _ANGLES.get(unit.strip().strip("'\".").lower())
 
 
 def flux_unit(unit: str) -> str | None:
@@ -69,6 +69,7 @@ _ANGLES = {
 }
 _FLUXES = {
     **dict.fromkeys(("nanomaggy", "nanomaggies", "nmgy", "nanomgy", "nmaggy", "1e-9 mgy"), "nanomaggy"),
+    **dict.fromkeys(("maggy", "maggies", "mgy"), "maggy"),
     **dict.fromkeys(("njy", "nanojansky"), "nJy"),
     **dict.fromkeys(("ujy", "µjy", "μjy", "microjansky"), "uJy"),
     **dict.fromkeys(("mjy", "millijansky"), "mJy"),

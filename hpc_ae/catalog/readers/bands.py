@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from hpc_ae.catalog.readers.known import Columns
 from hpc_ae.catalog.readers.names import (
     BARE,
     ERROR_PREFIX,
+    ERRORS,
     FAMILIES,
     NAMES,
     REDSHIFT_COMPANY,
@@ -21,7 +23,7 @@ from hpc_ae.catalog.readers.names import (
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 
-_MAGNITUDE_UNITS = ("mag", "mags", "magnitude", "magnitudes", "abmag", "asinhmag", "luptitude", "luptitudes", "dex")
+_MAGNITUDE_UNIT = re.compile(r"^[^/]*(mag|luptitude)(s|nitudes?)?\b[^/]*$", re.IGNORECASE)  # mag(AB), not mag/arcsec2
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,12 @@ def _choose_errors(
         if wanted and all(name.format(b=band) in columns for band in DEFAULT_BANDS):
             for target in wanted:
                 columns.take(target, columns.find(name.format(b=target[-1]), target), f"errors of {family.label}")
-            return name in inverse
-    return False
+            break
+    names = [columns.names[columns.wanted[target]].lower() for target in ERRORS if target in columns.wanted]
+    are_inverse = {"ivar" in name for name in names} if is_flux else {False}
+    if len(are_inverse) > 1:
+        raise columns.error("some errors are inverse variances, others not", ERRORS[0], "five of one kind")
+    return True in are_inverse
 
 
 def _zero_points(columns: Columns, family: Family, mapping: Mapping[str, str], reading: Reading) -> tuple[float, ...]:
@@ -159,6 +165,8 @@ def _zero_points(columns: Columns, family: Family, mapping: Mapping[str, str], r
         return reading.zero_point * (len(DEFAULT_BANDS) // len(reading.zero_point))
     said = {band: flux_unit(unit) for band, unit in units.items()}
     if reading.flux:
+        if not family.is_flux and not any(said.values()):
+            columns.notes.append(f"the columns of {family.label} are read as fluxes, as --flux says")
         _note_other(columns, units, {band: known or "" for band, known in said.items()}, reading.flux)
         return (ZERO_POINTS[reading.flux],) * len(DEFAULT_BANDS)
     is_flux = family.is_flux or any(said.values())
@@ -189,8 +197,7 @@ def _note_other(columns: Columns, units: Mapping[str, str], said: Mapping[str, s
 def _check_magnitude_units(columns: Columns, units: Mapping[str, str], mapping: Mapping[str, str]) -> None:
     """InputError where the file says that a column is something else than magnitudes; the mapping is believed."""
     for band, unit in units.items():
-        plain = unit.lower().split("(")[0].strip()
-        if plain and plain not in _MAGNITUDE_UNITS and not mapping.get(band):
+        if unit and not _MAGNITUDE_UNIT.search(unit) and not mapping.get(band):
             raise columns.error(
                 f"column {columns.names[columns.wanted[band]]} is in {unit}, which is no magnitude",
                 band,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from hpc_ae.errors import InputError
 
 _SHOWN = 60
+_WITH_UNIT = re.compile(r"\s*(.*\S)\s*(?:\[([^\[\]]*)\]|\(([^()]*)\))\s*")
+_NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless")
 
 
 @dataclass
@@ -26,13 +29,19 @@ class Columns:
         self._places: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
             self._places.setdefault(name.strip().lower(), []).append(index)
+        for index, name in enumerate(self.names):  # `ra [deg]` is ra too, where no column is just called so
+            if (found := _WITH_UNIT.fullmatch(name)) and found[1].lower() not in self._places:
+                self._places[found[1].lower()] = [index]
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._places
 
     def unit(self, index: int) -> str:
         """The unit that the file says for a column; empty where it says none."""
-        return self.units[index].strip() if index < len(self.units) else ""
+        unit = self.units[index].strip() if index < len(self.units) else ""
+        if not unit and (found := _WITH_UNIT.fullmatch(self.names[index])):
+            unit = (found[2] or found[3] or "").strip()
+        return "" if unit.lower() in _NO_UNIT else unit
 
     def places(self, name: str) -> list[int]:
         """Indices of the columns called `name`, whatever its case."""

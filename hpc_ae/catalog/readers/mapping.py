@@ -51,6 +51,8 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
         if name:
             columns.take(target, columns.find(name, target, exactly=True), "mapped by hand")
     bands = choose_bands(columns, mapping, reading)
+    if reading.asinh and not bands.zero_points:
+        columns.notes.append("--asinh changes nothing: the bands are magnitudes already")
     choose_positions(columns, mapping)
     _choose_others(columns, mapping)
     ra_factor, dec_factor = angle_factors(columns, reading, head)

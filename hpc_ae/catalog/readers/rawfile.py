@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpc_ae.catalog.readers.conversion import Conversion
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.errors import InputError
 
 Kind = Literal["csv", "parquet"]
@@ -93,6 +94,14 @@ def unreadable(path: Path, got: object, fix: str = "") -> InputError:
 def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
     """A value that is no number; `row` counts the stars of the file from 1."""
     column = raw.columns[raw.wanted[name]] if name in raw.wanted else name
+    if name.startswith(RAW_PREFIX):
+        return InputError(
+            "a value that a condition compares is not a number",
+            where=f"{raw.path}, row {row:,}, column {column}",
+            got=repr(text[:80]),
+            expected="a number, or nothing where there is no value",
+            fix="correct the row, or compare with = or != instead",
+        )
     return InputError(
         "a value is not a number",
         where=f"{raw.path}, row {row:,}, column {column} (read as {name})",
