@@ -82,6 +82,8 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
             counts = {} if question else _count(raw, num_rows)
         except InputError as error:
             question = str(error)
+        if not any(sample.num_rows for sample in samples):
+            question = question or f"{path} holds no stars"
         return {
             "path": str(path),
             "format": raw.kind,

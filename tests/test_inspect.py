@@ -186,6 +186,12 @@ def test_a_file_that_cannot_be_read_is_the_error_of_ingest(
     assert messages[0] == messages[1] and str(path) in messages[0]
 
 
+def test_a_file_without_stars_is_a_question(tmp_path: Path) -> None:
+    """A header alone: its columns are shown, and that there are no stars."""
+    entry = look(write(tmp_path / "raw", HEADER + "\n"))
+    assert taken(entry)["u"] == "u" and "no stars" in entry["question"] and entry["command"] is None
+
+
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
     """No file, a file that is not there, and a reading that cannot be."""
     with pytest.raises(InputError, match="no raw files"):

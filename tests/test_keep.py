@@ -240,6 +240,12 @@ def test_conditions_are_on_converted_values_or_on_columns(tmp_path: Path) -> Non
     assert "typo" in message and "the columns z, psfFlux_u" in message
 
 
+def test_a_missing_id_fulfils_no_condition(tmp_path: Path) -> None:
+    """An id that is not there is stored as -1, and is no number below others."""
+    content = lines(STARS[0], STARS[1].replace("2,", ",", 1), STARS[2])
+    assert run(tmp_path, content, reading=Reading(keep=("objid<3",)))["objid"][:].tolist() == [1]
+
+
 def test_text_that_is_ordered_is_named_by_row(tmp_path: Path) -> None:
     """A word in a column that is compared with < is an error with file, row and column."""
     content = lines("1,1,1,15,15,15,15,15,3", "2,1,1,15,15,15,15,15,many", header=HEADER + ",nobs")

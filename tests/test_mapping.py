@@ -78,6 +78,51 @@ def test_usual_headers(header: str, tmp_path: Path) -> None:
     assert (catalog["ra"][0], catalog["dec"][0]) == (183.5, -0.5)
 
 
+PHOTO_OBJ = (
+    "objID,type,clean,psfMag_u,psfMag_g,psfMag_r,psfMag_i,psfMag_z,u,g,r,i,z,Err_u,Err_g,Err_r,Err_i,Err_z,ra,dec,"
+    "extinction_u,extinction_g,extinction_r,extinction_i,extinction_z"
+)
+SPEC_PHOTO = (
+    "specObjID,objID,ra,dec,class,subClass,z,zErr,zWarning,psfMag_u,psfMag_g,psfMag_r,psfMag_i,psfMag_z,psfMagErr_u,"
+    "psfMagErr_g,psfMagErr_r,psfMagErr_i,psfMagErr_z,dered_u,dered_g,dered_r,dered_i,dered_z"
+)
+VIZIER = (
+    "_RAJ2000,_DEJ2000,mode,class,SDSS12,RA_ICRS,DE_ICRS,ObsDate,Q,objID,umag,e_umag,gmag,e_gmag,rmag,e_rmag,imag,e_imag,"
+    "zmag,e_zmag,zsp,zph,e_zph"
+)
+SKYMAPPER = (
+    "object_id,raj2000,dej2000,u_psf,e_u_psf,v_psf,e_v_psf,g_psf,e_g_psf,r_psf,e_r_psf,i_psf,e_i_psf,z_psf,e_z_psf"
+)
+RUBIN = (
+    "objectId,coord_ra,coord_dec,u_psfFlux,u_psfFluxErr,g_psfFlux,g_psfFluxErr,r_psfFlux,r_psfFluxErr,i_psfFlux,"
+    "i_psfFluxErr,z_psfFlux,z_psfFluxErr,y_psfFlux,y_psfFluxErr,refExtendedness"
+)
+SWEEP = "RA,DEC,THING_ID," + ",".join(
+    f"{name}_{band}" for name in ("PSFFLUX", "PSFFLUX_IVAR", "MODELFLUX", "EXTINCTION") for band in BANDS
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (PHOTO_OBJ, {"objid": "objID", "z": "z", "err_z": "Err_z", "redshift": None, "ra": "ra"}),
+        (SPEC_PHOTO, {"objid": "objID", "z": "psfMag_z", "err_z": "psfMagErr_z", "redshift": "z"}),
+        (
+            VIZIER,
+            {"objid": "objID", "z": "zmag", "err_z": "e_zmag", "redshift": "zsp", "ra": "RA_ICRS", "dec": "DE_ICRS"},
+        ),
+        (SKYMAPPER, {"objid": "object_id", "u": "u_psf", "err_u": "e_u_psf", "redshift": None, "ra": "raj2000"}),
+        (RUBIN, {"objid": "objectId", "z": "z_psfFlux", "err_z": "z_psfFluxErr", "dec": "coord_dec"}),
+        (SWEEP, {"objid": None, "u": "PSFFLUX_u", "err_u": "PSFFLUX_IVAR_u", "ra": "RA"}),
+    ],
+    ids=["PhotoObj", "SpecPhoto", "VizieR", "SkyMapper", "Rubin", "sweep"],
+)
+def test_tables_of_surveys(header: str, expected: dict[str, str | None]) -> None:
+    """The columns of well-known tables are taken for what their documentation says."""
+    found = taken(header, reading=Reading(angles="deg"))
+    assert {name: found.get(name) for name in expected} == expected
+
+
 def test_vizier_names_of_a_real_file(shared_data: Path) -> None:
     """The columns of VizieR's table of RR Lyrae: amplitudes and periods beside umag ... are not taken."""
     header = (shared_data / "raw" / "vizier_rrlyrae.fits").read_bytes()[: 20 * 2880].decode("ascii", "replace")
@@ -170,6 +215,15 @@ def test_an_undecidable_z_asks(header: str) -> None:
     message = asked(header)
     assert "--map z=" in message
     assert taken(header, z="z")["z"] == "z"
+
+
+def test_columns_of_one_name_are_told_by_number(tmp_path: Path) -> None:
+    """Two columns z, as a join gives them: the question says how to choose by number, and the other may be redshift."""
+    header = "u,g,r,i,z,z"
+    assert "--map z=#5 or --map z=#6" in asked(header)
+    catalog = run(tmp_path, lines("15,16,17,18,19,0.5", header=header), mapping={"z": "#5", "redshift": "#6"})
+    assert catalog["magnitude"][0][4] == 19 and catalog["redshift"][0] == 0.5
+    assert "#7" in asked(header, z="#7")
 
 
 def test_the_redshift_is_named_where_it_was_guessed(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
         if condition.column.startswith(RAW_PREFIX):
             column = batch[condition.column]
         else:  # what the star catalog gets, not what the file says
-            column = pa.chunked_array([pa.array(rows.values(condition.column)[part])])
+            values = rows.values(condition.column)[part]
+            column = pa.chunked_array([pa.array(values, mask=values == -1 if condition.column == "objid" else None)])
         rows.kept[part] &= fulfils(condition, column)
 
 

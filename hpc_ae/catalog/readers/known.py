@@ -10,6 +10,7 @@ from pathlib import Path
 from hpc_ae.errors import InputError
 
 _SHOWN = 60
+_NUMBER = re.compile(r"#(\d{1,6})")
 _WITH_UNIT = re.compile(r"\s*(.*\S)\s*(?:\[([^\[\]]*)\]|\(([^()]*)\))\s*")
 _NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless")
 
@@ -48,17 +49,22 @@ class Columns:
         return self._places.get(name.strip().lower(), [])
 
     def find(self, name: str, target: str, *, exactly: bool = False) -> int:
-        """Index of the one column called `name` whatever its case; with `exactly`, its own spelling settles a tie.
-
-        InputError where there is none, or several.
+        """Index of the one column called `name` whatever its case; with `exactly`, its own spelling settles a tie, and
+        #5 is the fifth column, where no name can tell two apart. InputError where there is none, or several.
         """
         same = self.places(name)
+        if exactly and not same and (number := _NUMBER.fullmatch(name)) and 0 < int(number[1]) <= len(self.names):
+            return int(number[1]) - 1
         if exactly and len(spelled := [index for index in same if self.names[index].strip() == name]) == 1:
             return spelled[0]
         if not same:
             raise self.error("a column is missing", target, f"a column {name}")
         if len(same) > 1:
-            raise self.error("several columns could be meant", target, f"one column {name}, whatever its case")
+            numbers = " or ".join(f"--map {target}=#{index + 1}" for index in same)
+            what, expected = "several columns could be meant", f"one column {name}, whatever its case"
+            raise self.error(
+                what, target, expected, f"say which with --map {target}=COLUMN, or by its number: {numbers}"
+            )
         return same[0]
 
     def take(self, target: str, index: int, why: str) -> None:
