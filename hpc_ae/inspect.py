@@ -17,18 +17,11 @@ from hpc_ae.catalog.identity import flag_ids, flag_repeated
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
+from hpc_ae.catalog.readers.head import head_piece, map_raw
 from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, SELECTORS
-from hpc_ae.catalog.readers.raw import (
-    compression_name,
-    head_piece,
-    is_packed,
-    map_raw,
-    open_tables,
-    read_piece,
-    unpack_head,
-)
+from hpc_ae.catalog.readers.raw import compression_name, is_packed, open_tables, read_piece
 from hpc_ae.catalog.readers.rawfile import RawFile
-from hpc_ae.catalog.readers.sample import dialect_of, sample_columns
+from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
@@ -87,6 +80,7 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
         return {
             "path": str(path),
             "format": raw.kind,
+            "described": raw.dialect or None,
             "compression": compression_name(path) or None,
             "table": raw.table or None,
             "dialect": dialect_of(raw),
@@ -98,6 +92,7 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
                     **_taken_for(raw, index),
                     "num_missing": sample.num_missing,
                     **asdict(sample),
+                    **({"type": raw.dtypes[index]} if index < len(raw.dtypes) and raw.dtypes[index] else {}),
                 }
                 for index, (name, sample) in enumerate(zip(raw.columns, samples, strict=True))
             ],
@@ -181,7 +176,7 @@ def findings_text(findings: dict[str, Any]) -> str:
 def _file_text(entry: dict[str, Any]) -> str:
     looked, columns = entry["num_rows_looked_at"], entry["columns"]
     extra = [word for word in (entry["compression"], entry["table"]) if word]
-    head = ", ".join([entry["format"], *extra, *_dialect_words(entry["dialect"])])
+    head = ", ".join([entry["described"] or entry["format"], *extra, *_dialect_words(entry["dialect"])])
     lines = [f"{entry['path']}: {head}", f"{len(columns)} columns, the first {looked:,} rows were looked at", ""]
     rows = [["column", "type", "unit", "taken for", "missing", *(f"row {row + 1}" for row in range(_NUM_VALUES))]]
     for column in columns:

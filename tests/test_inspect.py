@@ -15,7 +15,7 @@ import pytest
 from raw_files import HEADER, STARS, lines, write
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.readers import raw, text
+from hpc_ae.catalog.readers import sample, text
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files, option_words
@@ -132,7 +132,7 @@ def test_types_and_rows_of_parquet(tmp_path: Path) -> None:
 def test_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong value behind the first segment, or behind the rows looked at, is not seen; gzip is unpacked in part."""
     monkeypatch.setattr(text, "SEGMENT_BYTES", 4_000)
-    monkeypatch.setattr(raw, "_HEAD_BYTES", 100_000)
+    monkeypatch.setattr(sample, "_HEAD_BYTES", 100_000)
     good = [STARS[0]] * 50_000
     path = write(tmp_path / "raw", lines(*good, "4,1,1,bad,15,15,15,15"))
     entry = look(path, 100_000)

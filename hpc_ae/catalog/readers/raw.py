@@ -1,34 +1,28 @@
-"""Any raw file: recognise it by its content, unpack it, scan it, read a piece of it."""
+"""Any raw file: recognise it by its content, unpack it, read a piece of it."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from hpc_ae.catalog.readers.columns import BadValue, StarRows, clean_text, is_text
+from hpc_ae.catalog.readers.batches import read_batches
+from hpc_ae.catalog.readers.columns import BadValue, StarRows
 from hpc_ae.catalog.readers.conversion import Reading, convert
-from hpc_ae.catalog.readers.known import Columns
-from hpc_ae.catalog.readers.mapping import understand
-from hpc_ae.catalog.readers.names import RAW_PREFIX
-from hpc_ae.catalog.readers.parquet import open_parquet, read_parquet, scan_parquet
-from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, bad_value, unreadable, wrong_count
-from hpc_ae.catalog.readers.text import count_rows, count_tasks, cut_text, open_text, read_text, scan_text
+from hpc_ae.catalog.readers.head import map_raw
+from hpc_ae.catalog.readers.parquet import open_parquet
+from hpc_ae.catalog.readers.rawfile import Piece, RawFile, bad_value, unreadable, wrong_count
+from hpc_ae.catalog.readers.text import open_text
 from hpc_ae.errors import InputError
 from hpc_ae.files import write_error
 
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _UNPACK_BYTES = 1 << 20
-_HEAD_BYTES = 1 << 23
-HEAD_ROWS = 1_000
 _FOREIGN = {
     b"SIMPLE  =": "a FITS file",
     b"\x89HDF": "an HDF5 file",
@@ -45,7 +39,7 @@ def is_packed(path: Path) -> bool:
 
 
 def compression_name(path: Path) -> str:
-    """What a raw file is compressed with; empty for nothing. InputError where it cannot be read."""
+    """What a raw file is compressed with, gzip; "" for nothing. InputError where it cannot be read."""
     return "gzip" if _head(path).startswith(_GZIP) else ""
 
 
@@ -78,19 +72,6 @@ def unpack(path: Path, data_path: Path) -> None:
         raise write_error(data_path, written + _UNPACK_BYTES, error) from error
 
 
-def unpack_head(path: Path, data_path: Path) -> None:
-    """As `unpack`, but of a long gzip file of text only the beginning, up to a whole line."""
-    data = b""
-    if compression_name(path) == "gzip":
-        with gzip.open(path) as source:
-            while len(data) < _HEAD_BYTES and (block := _next_block(source, path)):
-                data += block
-    if len(data) < _HEAD_BYTES or b"\0" in data or data.lstrip().startswith(b"<"):
-        unpack(path, data_path)
-    else:
-        data_path.write_bytes(data[: data.rfind(b"\n") + 1])
-
-
 def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
     try:
         return source.read(_UNPACK_BYTES)
@@ -113,59 +94,6 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
     return [open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)]
-
-
-def map_raw(raw: RawFile, mapping: Mapping[str, str], reading: Reading) -> RawFile:
-    """The raw file with its columns understood; InputError where they are not."""
-
-    def head(indices: list[int]) -> list[np.ndarray]:
-        return [_numbers(values) for values in read_head(raw, indices)]
-
-    found = understand(Columns(raw.path, raw.columns, raw.units), mapping, reading, head)
-    return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=found.notes)
-
-
-def read_head(raw: RawFile, indices: Sequence[int], num_rows: int = HEAD_ROWS) -> list[pa.ChunkedArray]:
-    """The first values of some columns as they stand in the file (text, where it is text), `num_rows` at most.
-
-    Reads the beginning of the file only. InputError where it cannot be read.
-    """
-    names = [f"{RAW_PREFIX}{index}" for index in indices]
-    piece = head_piece(replace(raw, wanted=dict(zip(names, indices, strict=True))), num_rows)
-    if not names or not piece.stop:
-        return [pa.chunked_array([pa.array([], pa.float64())]) for _ in indices]
-    batches = [batch for _, batch in read_batches(piece)]
-    return [pa.chunked_array([part for batch in batches for part in batch[name].chunks]) for name in names]
-
-
-def head_piece(raw: RawFile, num_rows: int) -> Piece:
-    """The first rows of a raw file, `num_rows` at most."""
-    scan = scan_head(raw)
-    stop = min(num_rows, scan.num_rows)
-    return Piece(0, scan.raw, 0, stop, scan.mark(0), scan.mark(stop))
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """float64 (N,), NaN for what is no number."""
-    if is_text(column.type):
-        text, reads = clean_text(column)
-        column = pc.if_else(reads, text, pa.scalar(None, text.type)).cast(pa.float64())
-    elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        return np.full(len(column), np.nan)
-    return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
-
-
-def scan_head(raw: RawFile) -> Scan:
-    """A scan of the whole file where its format tells the number of rows, of the first segment of a text."""
-    if raw.kind != "csv":
-        return Scan(raw, raw.num_rows) if raw.num_rows >= 0 else scan_parquet(raw)
-    short = cut_text(raw)
-    return scan_text(short, [num for task in count_tasks(short) for num in count_rows(task)])
-
-
-def read_batches(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
-    """Yield (first row in the file, columns by the names of `wanted`) for the rows of a piece."""
-    return read_parquet(piece) if piece.raw.kind == "parquet" else read_text(piece)
 
 
 def read_piece(piece: Piece, rows: StarRows, at: int) -> int:

@@ -27,8 +27,10 @@ class RawFile:
     data_start: int = 0  # first byte after the header, of a CSV
     data_stop: int = 0  # one past the last byte
     units: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
     num_rows: int = -1  # -1 where rows must be counted
     table: str = ""  # which table of the file
+    dialect: str = ""  # in words
     conversion: Conversion = field(default_factory=Conversion)
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood

@@ -4,7 +4,11 @@ first values. Needs no knowledge of what the columns are.
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +17,12 @@ import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.catalog.readers.columns import clean_text, is_text
-from hpc_ae.catalog.readers.raw import read_head
+from hpc_ae.catalog.readers.head import read_head
+from hpc_ae.catalog.readers.raw import compression_name, unpack
 from hpc_ae.catalog.readers.rawfile import RawFile
 
 _LOOK_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 23
 _INTEGER = r"^-?[0-9]+$"
 
 
@@ -79,6 +85,18 @@ def _read(column: pa.ChunkedArray) -> tuple[str, np.ndarray, int]:
         return "text", none, text.null_count
     whole = pc.all(pc.match_substring_regex(given, _INTEGER)).as_py()
     return "integer" if whole else "number", given.cast(pa.float64()).to_numpy(), text.null_count
+
+
+def unpack_head(path: Path, data_path: Path) -> None:
+    """As `unpack`, but of a long gzip file of text only the beginning, up to a whole line."""
+    data = b""
+    if compression_name(path) == "gzip":
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as source:  # `unpack` says what is wrong
+            data = source.read(_HEAD_BYTES)
+    if len(data) < _HEAD_BYTES or b"\0" in data or data.lstrip().startswith(b"<"):
+        unpack(path, data_path)
+    else:
+        data_path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def dialect_of(raw: RawFile) -> dict[str, Any]:
