@@ -126,7 +126,9 @@ def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
     for what, names in SELECTORS.items():
         if name in names:
             return {"taken_for": "", "why": f"a {what}: rows can be chosen by it with --keep"}
-    if any(pattern.format(b=band) == name for pattern in EXTINCTIONS for band in DEFAULT_BANDS):
+    names = {column.strip().lower() for column in raw.columns}
+    families = [[pattern.format(b=band) for band in DEFAULT_BANDS] for pattern in EXTINCTIONS]
+    if any(name in family and names.issuperset(family) for family in families):
         return {"taken_for": "", "why": "an extinction: --deredden subtracts it"}
     return {"taken_for": "", "why": ""}
 
@@ -175,8 +177,9 @@ def findings_text(findings: dict[str, Any]) -> str:
 
 def _file_text(entry: dict[str, Any]) -> str:
     looked, columns = entry["num_rows_looked_at"], entry["columns"]
-    extra = [word for word in (entry["compression"], entry["table"]) if word]
-    head = ", ".join([entry["described"] or entry["format"], *extra, *_dialect_words(entry["dialect"])])
+    what = entry["described"] or entry["format"]
+    extra = [word for word in (entry["compression"], entry["table"]) if word and word not in what]
+    head = ", ".join([what, *extra, *_dialect_words(entry["dialect"])])
     lines = [f"{entry['path']}: {head}", f"{len(columns)} columns, the first {looked:,} rows were looked at", ""]
     rows = [["column", "type", "unit", "taken for", "missing", *(f"row {row + 1}" for row in range(_NUM_VALUES))]]
     for column in columns:
