@@ -126,9 +126,9 @@ def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
     for what, names in SELECTORS.items():
         if name in names:
             return {"taken_for": "", "why": f"a {what}: rows can be chosen by it with --keep"}
-    names = {column.strip().lower() for column in raw.columns}
+    there = {column.strip().lower() for column in raw.columns}
     families = [[pattern.format(b=band) for band in DEFAULT_BANDS] for pattern in EXTINCTIONS]
-    if any(name in family and names.issuperset(family) for family in families):
+    if any(name in family and there.issuperset(family) for family in families):
         return {"taken_for": "", "why": "an extinction: --deredden subtracts it"}
     return {"taken_for": "", "why": ""}
 

@@ -143,6 +143,14 @@ def test_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "row 4, column u" in look(write(tmp_path / "b" / "raw", lines(*STARS, "4,1,1,bad,15,15,15,15")))["question"]
 
 
+def test_hints_on_columns_that_are_not_taken(tmp_path: Path) -> None:
+    """Extinctions of all bands can be subtracted, of one band not; classes can be chosen by."""
+    header = "u,g,r,i,z,A_r,Class," + ",".join(f"extinction_{band}" for band in "ugriz")
+    entry = look(write(tmp_path / "raw", lines("15,15,15,15,15,0.1,STAR,.1,.1,.1,.1,.1", header=header)))
+    why = {column["name"]: column["why"] for column in entry["columns"]}
+    assert "--deredden" in why["extinction_r"] and "--keep" in why["Class"] and not why["A_r"]
+
+
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the file nothing appears, and nothing is left in the directory of temporary files."""
     (tmp_path / "tmp").mkdir()
