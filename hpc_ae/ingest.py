@@ -48,6 +48,7 @@ from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
 _NAMED_ROWS = 5
+_NOTICED_FILES = 16  # whose first values are looked at for doubts: 4 ms each, much for thousands of files
 _REMOVERS = dict(zip(REMOVED, (drop_errors, drop_redshifts), strict=True))
 
 
@@ -214,8 +215,10 @@ def _scan(
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
         pass
-    paths = zip(raw_paths, data_paths, strict=True)
-    raws = [open_raw(path, data, settings.mapping, settings.reading) for path, data in paths]
+    raws = [
+        open_raw(path, data, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
+        for index, (path, data) in enumerate(zip(raw_paths, data_paths, strict=True))
+    ]
     for line in describe_notes(raws):
         print(f"ingest: {line}", file=sys.stderr)
     scans = _count(mapper, raws)

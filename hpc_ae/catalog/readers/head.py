@@ -20,13 +20,16 @@ from hpc_ae.catalog.readers.rawfile import Piece, RawFile
 HEAD_ROWS = 1_000
 
 
-def map_raw(raw: RawFile, mapping: Mapping[str, str], reading: Reading) -> RawFile:
-    """The raw file with its columns understood; InputError where they are not."""
+def map_raw(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, notice: bool = True) -> RawFile:
+    """The raw file with its columns understood; with `notice` its first values may raise doubts, as notes.
+
+    InputError where the columns are not understood.
+    """
 
     def head(indices: list[int]) -> list[np.ndarray]:
         return [numbers_of(values) for values in read_head(raw, indices)]
 
-    found = understand(Columns(raw.path, raw.columns, raw.units), mapping, reading, head)
+    found = understand(Columns(raw.path, raw.columns, raw.units, notice), mapping, reading, head)
     return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=found.notes)
 
 

@@ -22,6 +22,7 @@ class Columns:
     path: Path
     names: Sequence[str]
     units: Sequence[str] = ()
+    notice: bool = True  # whether values are looked at for doubts that stop nothing
     wanted: dict[str, int] = field(default_factory=dict)  # our name -> index
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why
     notes: list[str] = field(default_factory=list)  # what a user should know

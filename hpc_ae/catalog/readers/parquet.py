@@ -48,7 +48,8 @@ def read_parquet(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]
 def _read_groups(file: pq.ParquetFile, piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
     groups, row = _groups_of(file.metadata, piece.start, piece.stop)
     names = sorted({piece.raw.columns[index] for index in piece.raw.wanted.values()})
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+    size = min(BATCH_ROWS, piece.stop - row)  # no more than the first rows where only these are looked at
+    for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
         low, high = max(piece.start - row, 0), min(piece.stop - row, batch.num_rows)
         if low < high:
             part = batch.slice(low, high - low)

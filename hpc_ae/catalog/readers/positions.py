@@ -50,7 +50,13 @@ def _is_assumed(columns: Columns, reading: Reading, known: list[str]) -> bool:
     """Whether degrees are nothing but the usual unit of columns called ra and dec."""
     said = [columns.unit(columns.wanted[target]) for target in known]
     names = [columns.names[columns.wanted[target]].strip().lower() for target in known]
-    return bool(known) and not reading.angles and not any(said) and not any(name in RADIANS for name in names)
+    return (
+        columns.notice
+        and bool(known)
+        and not reading.angles
+        and not any(said)
+        and not any(name in RADIANS for name in names)
+    )
 
 
 def _factor(columns: Columns, target: str, reading: Reading) -> float | None:

@@ -79,12 +79,14 @@ def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
         raise unreadable(path, f"a damaged gzip file: {error}") from error
 
 
-def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str], reading: Reading | None = None) -> RawFile:
-    """Recognise a raw file by its content and decide what its columns are.
+def open_raw(
+    path: Path, data_path: Path, mapping: Mapping[str, str], reading: Reading | None = None, *, notice: bool = True
+) -> RawFile:
+    """Recognise a raw file by its content and decide what its columns are; `notice` as `map_raw` has it.
 
     InputError where it is neither CSV nor Parquet, lacks a band, or it is unclear what a column holds.
     """
-    return map_raw(open_tables(path, data_path)[0], mapping, reading or Reading())
+    return map_raw(open_tables(path, data_path)[0], mapping, reading or Reading(), notice=notice)
 
 
 def open_tables(path: Path, data_path: Path) -> list[RawFile]:
