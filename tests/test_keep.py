@@ -78,6 +78,11 @@ def test_numbers_in_text_and_truth() -> None:
     with pytest.raises(BadValue) as caught:
         met("t<6", ["5", None, "A6"])
     assert (caught.value.row, caught.value.text) == (2, "A6")
+    assert (
+        met("clean=1", ["True", "false", "", "1"])
+        == met("clean=TRUE", ["true", "0", "", "1"])
+        == [True, False, False, True]
+    )
     assert met("clean=1", [True, False, None]) == met("clean=true", [True, False, None]) == [True, False, False]
     assert met("m<20", pa.array([19.0, np.nan, None])) == [True, False, False]
     assert met("m!=20", pa.array([19.0, np.nan, None])) == [True, False, False]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy import units
 from hypothesis import given, settings
@@ -134,6 +136,24 @@ def test_fluxes_of_unknown_unit_are_asked_for(tmp_path: Path) -> None:
     catalog = run(tmp_path / "b", content, reading=reading)
     np.testing.assert_allclose(catalog["magnitude"][0], [20, 18.5, 17, 15.5, 24], atol=1e-6)
     assert catalog.manifest["fingerprint"]["zero_point"] == [20, 21, 22, 23, 24]
+
+
+def test_real_asinh_magnitudes_come_back(shared_data: Path, tmp_path: Path) -> None:
+    """Real SDSS magnitudes and errors, made fluxes in nanomaggies by the inverse formula, come back with --asinh."""
+    table = pq.read_table(shared_data / "sdss_photometric_stars.parquet").slice(0, 20_000)
+    magnitude = np.stack([table[band].to_numpy() for band in "ugriz"], axis=1).astype(np.float64)
+    error = np.stack([table[f"err_{band}"].to_numpy() for band in "ugriz"], axis=1).astype(np.float64)
+    scale = np.log(10) / 2.5
+    flux = 1e9 * 2 * B * np.sinh(-scale * magnitude - np.log(B))
+    flux_error = error * scale * np.hypot(flux, 2e9 * B)
+    names = {f"psfFlux_{band}": flux[:, index] for index, band in enumerate("ugriz")}
+    names |= {f"psfFluxErr_{band}": flux_error[:, index] for index, band in enumerate("ugriz")}
+    pq.write_table(pa.table(names), tmp_path / "fluxes")
+    catalog = run(tmp_path, tmp_path / "fluxes", reading=Reading(asinh=True), shard_rows=7_000)
+    np.testing.assert_allclose(catalog["magnitude"][:], magnitude, rtol=0, atol=4e-6)
+    usable = error > 0
+    np.testing.assert_allclose(catalog["magnitude_error"][:][usable], error[usable], rtol=1e-5)
+    assert usable.mean() > 0.99 and (flux < 5e9 * B).any()  # faint ones too, where the scales differ
 
 
 def test_fluxes_that_are_not_positive_are_flagged(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ _CONDITION = re.compile(r"\s*([^\s=<>!][^=<>!]*?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\
 _INTEGER = re.compile(r"[+-]?\d+")
 _WHOLE = r"^-?([0-9]{1,18}|[1-8][0-9]{18})$"  # what an int64 surely holds
 _EXACT = 2**53
+_TRUTH = {"true": 1, "false": 0}
 _LOW, _HIGH = MAGNITUDE_RANGE
 _RANGE = ((">=", _LOW), ("<=", _HIGH))
 # The lecture's query says: WHERE u BETWEEN 0 AND 30 AND g BETWEEN 0 AND 30 AND ...
@@ -78,7 +79,8 @@ def _wrong(text: str) -> InputError:
 def fulfils(condition: Condition, column: pa.ChunkedArray) -> np.ndarray:
     """Which rows of a column fulfil a condition: bool (N,).
 
-    Text that reads as a number is compared as one, other text with the value as it stands, blanks around it aside.
+    Text that reads as a number is compared as one (true is 1, false is 0), other text with the value as it stands,
+    blanks around it aside.
     BadValue where text stands in a column that is ordered, InputError where a column of numbers is compared with text.
     """
     if pa.types.is_dictionary(column.type):
@@ -88,7 +90,7 @@ def fulfils(condition: Condition, column: pa.ChunkedArray) -> np.ndarray:
     if is_text(column.type):
         return _fulfils_text(condition, column)
     if pa.types.is_boolean(column.type):
-        number = {"true": 1, "false": 0}.get(condition.value.lower(), condition.number)
+        number = _TRUTH.get(condition.value.lower(), condition.number)
         column = column.cast(pa.int8())
     else:
         number = condition.number
@@ -119,8 +121,11 @@ def _compare(operator: str, column: pa.ChunkedArray, number: float | int) -> np.
 
 
 def _fulfils_text(condition: Condition, column: pa.ChunkedArray) -> np.ndarray:
+    for word, digit in _TRUTH.items():  # a CSV of truths says what a Parquet file of them says
+        same = pc.equal(pc.utf8_lower(pc.utf8_trim_whitespace(column)), word)
+        column = pc.if_else(same, pa.scalar(str(digit), column.type), column)
     text, reads = clean_text(column)
-    number = condition.number
+    number = _TRUTH.get(condition.value.lower(), condition.number)
     if number is None:
         return np.asarray(_OPERATORS[condition.operator](text, condition.value).fill_null(False).to_numpy())
     bad = np.flatnonzero(~reads.fill_null(True).to_numpy())
