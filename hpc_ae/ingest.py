@@ -21,11 +21,13 @@ import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
 from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifest, write_manifest
-from hpc_ae.catalog.quality import flag_magnitudes, flag_positions, flag_zeros
+from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.mapping import ERROR_PREFIX, check_mapping
+from hpc_ae.catalog.readers.conversion import Reading
+from hpc_ae.catalog.readers.mapping import check_mapping
+from hpc_ae.catalog.readers.names import ERROR_PREFIX
 from hpc_ae.catalog.readers.parquet import scan_parquet
-from hpc_ae.catalog.readers.raw import is_gzip, open_raw, read_piece, unpack
+from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, cut_pieces
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
 from hpc_ae.catalog.schema import (
@@ -38,7 +40,7 @@ from hpc_ae.catalog.schema import (
     shard_name,
 )
 from hpc_ae.catalog.shard import Arrays, write_shard
-from hpc_ae.catalog.tally import Part, count_files, count_parts, recount
+from hpc_ae.catalog.tally import REMOVED, Part, count_files, count_parts, describe_counts, describe_notes, recount
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import TEMP_MARK, digest_file, remove_debris
 from hpc_ae.provenance import provenance
@@ -46,22 +48,27 @@ from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
 _NAMED_ROWS = 5
+_NOTICED_FILES = 16  # whose first values are looked at for doubts: 4 ms each, much for thousands of files
+_REMOVERS = dict(zip(REMOVED, (drop_errors, drop_redshifts), strict=True))
 
 
 @dataclass(frozen=True)
 class IngestSettings:
     """What decides the catalog beside the raw files: the same give the same bytes, for any number of workers.
 
-    `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes.
+    `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes,
+    `reading` what the columns hold and which rows are taken.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)
     shard_rows: int = DEFAULT_SHARD_ROWS
     bad: Literal["flag", "drop", "stop"] = "flag"
+    reading: Reading = field(default_factory=Reading)
 
     def check(self) -> None:
         """InputError where a value cannot be."""
         check_mapping(self.mapping)
+        self.reading.check()
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
             raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
         if self.bad not in ("flag", "drop", "stop"):
@@ -75,6 +82,7 @@ class IngestSettings:
             "mapping": dict(self.mapping),
             "shard_rows": self.shard_rows,
             "bad": self.bad,
+            **self.reading.fingerprint(),  # only what was said: catalogs made before there was a choice stay the same
         }
 
 
@@ -127,7 +135,7 @@ def ingest(
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return
-        packed = [is_gzip(path) for path in raw_paths]
+        packed = [is_packed(path) for path in raw_paths]
         new = not out_dir.exists()
         known = (out_dir / MANIFEST_NAME).exists()
         digests = [digest_file(path) for path in raw_paths] if known else []
@@ -207,7 +215,12 @@ def _scan(
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
         pass
-    raws = [open_raw(path, data, settings.mapping) for path, data in zip(raw_paths, data_paths, strict=True)]
+    raws = [
+        open_raw(path, data, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
+        for index, (path, data) in enumerate(zip(raw_paths, data_paths, strict=True))
+    ]
+    for line in describe_notes(raws):
+        print(f"ingest: {line}", file=sys.stderr)
     scans = _count(mapper, raws)
     return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
 
@@ -246,18 +259,19 @@ def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path:
 
 
 def _write_one(plan: _Plan, task: tuple[int, list[Piece]]) -> _Shard:
-    """Read the rows of one shard, flag them, write it."""
+    """Read the rows of one shard, leave out those not asked for, flag the others, write them."""
     start, pieces = task
     rows = StarRows(sum(piece.stop - piece.start for piece in pieces), plan.names)
     at = 0
     for piece in pieces:
         at += read_piece(piece, rows, at)
     arrays = _flagged(plan, rows, start)
+    removed = {name: drop(arrays[name]) for name, drop in _REMOVERS.items() if name in arrays}
     bad = arrays["quality"] != 0
-    if plan.settings.bad == "stop" and bad.any():
-        raise _bad_rows(pieces, rows.magnitude, arrays["quality"])
-    keep = ~bad if plan.settings.bad == "drop" else np.ones(len(bad), bool)
-    parts = count_parts(pieces, arrays, keep)
+    if plan.settings.bad == "stop" and (bad & rows.kept).any():
+        raise _bad_rows(pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
+    keep = rows.kept & ~bad if plan.settings.bad == "drop" else rows.kept
+    parts = count_parts(pieces, {**arrays, **removed}, rows.kept, keep)
     if not keep.all():
         arrays = {name: values[keep] for name, values in arrays.items()}
     index = start // plan.settings.shard_rows
@@ -330,13 +344,18 @@ def _mark(job: tuple[Path, list[Shared]]) -> tuple[dict[str, Any], np.ndarray]:
 def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[str]) -> None:
     """Check that no row was lost, write the manifest, print the counts."""
     files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
-    num_rows, num_stars = (sum(entry[key] for entry in files) for key in ("num_rows", "num_stars"))
+    num_rows, num_stars, num_dropped, num_not_kept = (
+        sum(entry[key] for entry in files) for key in ("num_rows", "num_stars", "num_dropped", "num_not_kept")
+    )
     records = _close_gaps(plan.out_dir, [shard.record for shard in shards if shard.record is not None])
     written = sum(record["num_stars"] for record in records)
-    if num_rows != sum(scan.num_rows for scan in scans) or num_stars != written:
-        raise WorkError("rows were lost", where=plan.out_dir, got=f"{num_rows} read, {written} written")
+    sums = (num_rows, num_stars, num_stars + num_dropped + num_not_kept)
+    if sums != (sum(scan.num_rows for scan in scans), written, num_rows):
+        got = f"{num_rows} read, {written} written, {num_dropped} dropped, {num_not_kept} not kept"
+        raise WorkError("rows were lost", where=plan.out_dir, got=got)
     if not written:
-        raise InputError("no star is left", where=plan.out_dir, got=f"{num_rows:,} rows, all dropped as unusable")
+        got = f"{num_rows:,} rows: {num_not_kept:,} not kept by --keep and --cuts, {num_dropped:,} dropped as unusable"
+        raise InputError("no star is left", where=plan.out_dir, got=got)
     fingerprint = plan.settings.fingerprint(digests)
     details = {
         "objid": "column" if "objid" in plan.names else "generated",
@@ -344,12 +363,15 @@ def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[
         "columns": plan.columns,
         "inputs": {"raw": files},
         "num_rows": num_rows,
-        "num_dropped": num_rows - num_stars,
+        "num_dropped": num_dropped,
+        "num_not_kept": num_not_kept,
         "fingerprint": fingerprint,
         "provenance": provenance(fingerprint),
     }
     write_manifest(plan.out_dir, STAR_FORMAT, records, details)
-    _print_counts(files, num_rows, num_stars)
+    _print_counts(files)
+    not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
+    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}", file=sys.stderr)
 
 
 def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -363,8 +385,6 @@ def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, 
     return closed
 
 
-def _print_counts(files: list[dict[str, Any]], num_rows: int, num_stars: int) -> None:
+def _print_counts(files: list[dict[str, Any]]) -> None:
     for entry in files:
-        reasons = ", ".join(f"{name} {num:,}" for name, num in entry["counts"].items()) or "nothing to remark"
-        print(f"ingest: {entry['name']}: {entry['num_rows']:,} rows; {reasons}", file=sys.stderr)
-    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_rows - num_stars:,} dropped", file=sys.stderr)
+        print(f"ingest: {describe_counts(entry)}", file=sys.stderr)

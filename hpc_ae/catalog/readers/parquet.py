@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan, bad_value, unreadable
 
 BATCH_ROWS = 65_536
@@ -30,7 +31,7 @@ def scan_parquet(raw: RawFile) -> Scan:
         for name, index in raw.wanted.items():
             kind = file.schema_arrow.field(index).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if any(is_kind(kind) for is_kind in _NO_NUMBERS):
+            if not name.startswith(RAW_PREFIX) and any(is_kind(kind) for is_kind in _NO_NUMBERS):
                 raise bad_value(raw, name, 1, f"values of type {kind}")
         return Scan(raw, file.metadata.num_rows)
 
@@ -47,7 +48,8 @@ def read_parquet(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]
 def _read_groups(file: pq.ParquetFile, piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
     groups, row = _groups_of(file.metadata, piece.start, piece.stop)
     names = sorted({piece.raw.columns[index] for index in piece.raw.wanted.values()})
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+    size = min(BATCH_ROWS, piece.stop - row)  # no more than the first rows where only these are looked at
+    for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
         low, high = max(piece.start - row, 0), min(piece.stop - row, batch.num_rows)
         if low < high:
             part = batch.slice(low, high - low)

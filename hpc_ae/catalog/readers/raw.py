@@ -1,4 +1,4 @@
-"""Any raw file: recognise it by its content, unpack it, scan it, read a piece of it."""
+"""Any raw file: recognise it by its content, unpack it, read a piece of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import gzip
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from hpc_ae.catalog.readers.batches import read_batches
 from hpc_ae.catalog.readers.columns import BadValue, StarRows
-from hpc_ae.catalog.readers.mapping import map_columns
-from hpc_ae.catalog.readers.parquet import open_parquet, read_parquet
+from hpc_ae.catalog.readers.conversion import Reading, convert
+from hpc_ae.catalog.readers.head import map_raw
+from hpc_ae.catalog.readers.parquet import open_parquet
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, bad_value, unreadable, wrong_count
-from hpc_ae.catalog.readers.text import open_text, read_text
+from hpc_ae.catalog.readers.text import open_text
 from hpc_ae.errors import InputError
 from hpc_ae.files import write_error
 
@@ -32,9 +33,14 @@ _FOREIGN = {
 }
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether a raw file is gzip, by its first bytes. InputError where it cannot be read."""
-    return _head(path).startswith(_GZIP)
+def is_packed(path: Path) -> bool:
+    """Whether `unpack` must come before `open_raw`, by the first bytes. InputError where the file cannot be read."""
+    return bool(compression_name(path))
+
+
+def compression_name(path: Path) -> str:
+    """What a raw file is compressed with, gzip; "" for nothing. InputError where it cannot be read."""
+    return "gzip" if _head(path).startswith(_GZIP) else ""
 
 
 def _head(path: Path) -> bytes:
@@ -73,17 +79,23 @@ def _next_block(source: gzip.GzipFile, path: Path) -> bytes:
         raise unreadable(path, f"a damaged gzip file: {error}") from error
 
 
-def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str]) -> RawFile:
-    """Recognise a raw file by its content and map its columns.
+def open_raw(
+    path: Path, data_path: Path, mapping: Mapping[str, str], reading: Reading | None = None, *, notice: bool = True
+) -> RawFile:
+    """Recognise a raw file by its content and decide what its columns are; `notice` as `map_raw` has it.
 
-    InputError where it is neither CSV nor Parquet, or lacks a band.
+    InputError where it is neither CSV nor Parquet, lacks a band, or it is unclear what a column holds.
     """
+    return map_raw(open_tables(path, data_path)[0], mapping, reading or Reading(), notice=notice)
+
+
+def open_tables(path: Path, data_path: Path) -> list[RawFile]:
+    """The tables of a raw file, recognised by its content, no column wanted yet. InputError where it is none."""
     head = _head(data_path)
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
-    raw = open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)
-    return replace(raw, wanted=map_columns(path, raw.columns, mapping))
+    return [open_parquet(path, data_path) if head.startswith(_PARQUET) else open_text(path, data_path)]
 
 
 def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
@@ -91,14 +103,15 @@ def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
 
     InputError where a value is no number, a row is ragged, or not every row that was counted is there.
     """
-    batches = read_parquet(piece) if piece.raw.kind == "parquet" else read_text(piece)
     num_rows = 0
-    for first_row, batch in batches:
+    for first_row, batch in read_batches(piece):
         length = len(next(iter(batch.values())))
         if num_rows + length > piece.stop - piece.start:
             raise wrong_count(piece.raw, piece.start + num_rows + length, piece.stop)
         try:
-            num_rows += rows.fill(at + num_rows, batch)
+            rows.fill(at + num_rows, batch)
+            convert(piece.raw.conversion, rows, slice(at + num_rows, at + num_rows + length), batch)
+            num_rows += length
         except BadValue as bad:
             raise bad_value(piece.raw, bad.name, first_row + bad.row + 1, bad.text) from None
         except pa.ArrowException as error:

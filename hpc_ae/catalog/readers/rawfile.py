@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hpc_ae.catalog.readers.conversion import Conversion
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.errors import InputError
 
 Kind = Literal["csv", "parquet"]
@@ -24,6 +26,14 @@ class RawFile:
     delimiter: str = ","
     data_start: int = 0  # first byte after the header, of a CSV
     data_stop: int = 0  # one past the last byte
+    units: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    num_rows: int = -1  # -1 where rows must be counted
+    table: str = ""  # which table of the file
+    dialect: str = ""  # in words
+    conversion: Conversion = field(default_factory=Conversion)
+    reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
+    notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,14 @@ def unreadable(path: Path, got: object, fix: str = "") -> InputError:
 def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
     """A value that is no number; `row` counts the stars of the file from 1."""
     column = raw.columns[raw.wanted[name]] if name in raw.wanted else name
+    if name.startswith(RAW_PREFIX):
+        return InputError(
+            "a value that a condition compares is not a number",
+            where=f"{raw.path}, row {row:,}, column {column}",
+            got=repr(text[:80]),
+            expected="a number, or nothing where there is no value",
+            fix="correct the row, or compare with = or != instead",
+        )
     return InputError(
         "a value is not a number",
         where=f"{raw.path}, row {row:,}, column {column} (read as {name})",

@@ -9,6 +9,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from hpc_ae.catalog.readers.columns import NULL_WORDS
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
@@ -107,6 +109,16 @@ def row_ends(data: np.ndarray, look_back: int) -> np.ndarray:
     return ends[~blank] if blank.any() else ends
 
 
+def cut_text(raw: RawFile) -> RawFile:
+    """The file up to the last whole line of its first segment: what a look at its beginning needs."""
+    stop = min(raw.data_start + SEGMENT_BYTES, raw.data_stop)
+    if stop == raw.data_stop:
+        return raw
+    with raw.data_path.open("rb", buffering=0) as file:
+        size = _read_at(file.fileno(), raw.data_start, stop).rfind(b"\n") + 1
+    return replace(raw, data_stop=raw.data_start + size)
+
+
 def count_tasks(raw: RawFile) -> list[tuple[Path, int, int]]:
     """The stretches of a file that `count_rows` is called on."""
     return [
@@ -161,9 +173,21 @@ def read_text(piece: Piece) -> Iterator[tuple[int, dict[str, pa.ChunkedArray]]]:
             if not size:
                 raise unreadable(piece.raw.path, f"a line longer than {CHUNK_BYTES} bytes after row {row:,}")
             table = parser.parse(pa.py_buffer(chunk).slice(0, size), row)
-            yield row, {name: table.column(str(index)) for name, index in piece.raw.wanted.items()}
+            yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
+
+
+def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without bytes that are no UTF-8: they become the replacement character."""
+    if pa.types.is_string(column.type):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            values = column.cast(pa.binary()).to_pylist()
+            texts = [None if value is None else value.decode(errors="replace") for value in values]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+    return column
 
 
 def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
@@ -181,13 +205,18 @@ def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
     raise wrong_count(raw, mark.num_rows + len(ends), row)
 
 
+def _type_of(name: str) -> pa.DataType:
+    return pa.string() if name.startswith(RAW_PREFIX) else _TYPES.get(name, pa.float32())
+
+
 class _Parser:
     """pyarrow.csv with explicit header and types; a column that is not plain numbers is read as text."""
 
     def __init__(self, raw: RawFile) -> None:
         self.raw = raw
-        self.names = {index: name for name, index in raw.wanted.items()}
-        self.types = {str(index): _TYPES.get(name, pa.float32()) for index, name in self.names.items()}
+        # A column that is wanted twice is parsed as text where a condition needs it as it stands, and named by its use.
+        self.names = {index: name for name, index in reversed(raw.wanted.items())}
+        self.types = {str(index): _type_of(name) for name, index in raw.wanted.items()}
 
     def parse(self, data: pa.Buffer, first_row: int) -> pa.Table:
         """The wanted columns of whole lines, called by their index; InputError names row and column."""
@@ -215,6 +244,7 @@ class _Parser:
                 include_columns=list(self.types),
                 null_values=list(NULL_WORDS),
                 strings_can_be_null=True,
+                check_utf8=False,
             ),
         )
 
