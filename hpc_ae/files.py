@@ -53,9 +53,14 @@ def check_private(path: Path) -> None:
         )
 
 
+def temp_mark() -> str:
+    """What the temporary files of this process have in their names."""
+    return f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
+
+
 def publish_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that the name appears only when every byte is on disk (mode 0600)."""
-    temp_path = path.with_name(f".{path.name}{TEMP_MARK}{socket.gethostname()}-{os.getpid()}")
+    temp_path = path.with_name(f".{path.name}{temp_mark()}")
     try:
         _write_synced(temp_path, data)
         temp_path.replace(path)
