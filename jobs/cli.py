@@ -30,6 +30,7 @@ Overrides = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 BadRows = Literal["flag", "drop", "stop"]
+Order = Literal["input", "healpix"]
 ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one shard.")]
 
 
@@ -82,6 +83,7 @@ def ingest(
     ] = None,
     shard_rows: ShardRows = 500_000,
     bad: Annotated[BadRows, typer.Option(help="Unusable rows: flag them, drop them, or stop.")] = "flag",
+    order: Annotated[Order, typer.Option(help="Stars as the raw files have them, or by place in the sky.")] = "input",
     workers: Workers = 2,
 ) -> None:
     """Turn raw files into a star catalog; no row is lost, unusable ones are flagged with their reasons."""
@@ -89,7 +91,7 @@ def ingest(
     from hpc_ae.ingest import ingest as make_catalog
     from jobs.stages import expand_paths
 
-    make_catalog(expand_paths(raw), out, IngestSettings(_parse_mapping(map or []), shard_rows, bad), workers)
+    make_catalog(expand_paths(raw), out, IngestSettings(_parse_mapping(map or []), shard_rows, bad, order), workers)
 
 
 def _parse_mapping(entries: list[str]) -> dict[str, str]:

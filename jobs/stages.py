@@ -78,7 +78,8 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
     source = config.catalog.source
     if source is None or not source.raw:
         raise InputError("the config names no raw files", where="catalog.source.raw")
-    settings = IngestSettings(dict(source.columns), config.catalog.shard_rows, config.catalog.bad)
+    catalog = config.catalog
+    settings = IngestSettings(dict(source.columns), catalog.shard_rows, catalog.bad, catalog.order)
     return expand_paths(source.raw), settings
 
 

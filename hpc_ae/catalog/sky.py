@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.errors import InputError
+from hpc_ae.catalog.manifest import MANIFEST_NAME
+from hpc_ae.errors import DamageError, InputError
 
 HEALPIX_LEVEL = 29
 SKY_ORDER = "healpix"  # what a manifest's field `order` says
@@ -165,13 +166,18 @@ def range_record(numbers: np.ndarray) -> dict[str, str] | None:
 def shards_in_cone(catalog: Catalog, ra_deg: float, dec_deg: float, radius_arcmin: float) -> list[int]:
     """The shards that can have stars within `radius_arcmin` of a position; all where there is no sky order.
 
-    InputError where this is no cone.
+    InputError where this is no cone, DamageError where the manifest's ranges do not hold.
     """
     cone = Cone(ra_deg, dec_deg, radius_arcmin)
     cone.check()
     if not is_sky_ordered(catalog):
         return list(range(len(catalog.shards)))
-    return overlapping([sky_range(shard) for shard in catalog.shards], cone_ranges(cone))
+    try:
+        spans = [sky_range(shard) for shard in catalog.shards]
+    except (KeyError, TypeError, ValueError) as error:
+        where = catalog.directory / MANIFEST_NAME
+        raise DamageError("a shard's range in the sky is missing or wrong", where=where, got=repr(error)) from error
+    return overlapping(spans, cone_ranges(cone))
 
 
 def overlapping(spans: Sequence[tuple[int, int] | None], ranges: np.ndarray) -> list[int]:
