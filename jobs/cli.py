@@ -9,6 +9,7 @@ import typer
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
+from jobs import cli_query
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+app.command()(cli_query.order)
+app.command()(cli_query.query)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
