@@ -74,7 +74,12 @@ def publish_bytes(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def published_text(path: Path) -> Iterator[TextIO]:
-    """A text file to write part by part, whose name appears when it is complete and synced (mode 0600)."""
+    """A text file to write part by part, whose name appears when it is complete and synced (mode 0600).
+
+    InputError where the name is that of something else than a file, which would be replaced.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError("not a file", where=path, expected="a new name, or that of a regular file")
     temp_path = path.with_name(f".{path.name}{temp_mark()}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
