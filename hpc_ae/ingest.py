@@ -1,17 +1,16 @@
 """VERB ingest: raw files of other people's making to a star catalog.
 
 Two passes: the rows of every file are counted (CSV by byte segments, in parallel), then each shard is one task that
-reads just its rows. Ids are compared over all shards at the end. Memory does not grow with the number of stars.
+reads just its rows. Ids are compared over all shards at the end; then, where sky order is asked for, all is sorted.
+Memory does not grow with the number of stars.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,13 @@ from typing import Any, Literal
 import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
-from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifest, write_manifest
+from hpc_ae.catalog.manifest import (
+    MANIFEST_NAME,
+    prepare_catalog,
+    read_manifest,
+    unfinished_cleared,
+    write_manifest,
+)
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
@@ -40,9 +45,11 @@ from hpc_ae.catalog.schema import (
     shard_name,
 )
 from hpc_ae.catalog.shard import Arrays, write_shard
+from hpc_ae.catalog.sky import SKY_ORDER
+from hpc_ae.catalog.skysort import SkySort, sort_shards
 from hpc_ae.catalog.tally import REMOVED, Part, count_files, count_parts, describe_counts, describe_notes, recount
 from hpc_ae.errors import InputError, WorkError
-from hpc_ae.files import TEMP_MARK, digest_file, remove_debris
+from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
@@ -57,13 +64,15 @@ class IngestSettings:
     """What decides the catalog beside the raw files: the same give the same bytes, for any number of workers.
 
     `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes,
-    `reading` what the columns hold and which rows are taken.
+    `reading` what the columns hold and which rows are taken; `order` is that of the stars: as the raw files have them,
+    or by their place in the sky.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)
     shard_rows: int = DEFAULT_SHARD_ROWS
     bad: Literal["flag", "drop", "stop"] = "flag"
     reading: Reading = field(default_factory=Reading)
+    order: Literal["input", "healpix"] = "input"
 
     def check(self) -> None:
         """InputError where a value cannot be."""
@@ -73,6 +82,8 @@ class IngestSettings:
             raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
         if self.bad not in ("flag", "drop", "stop"):
             raise InputError("wrong policy for bad rows", got=self.bad, expected="flag, drop or stop")
+        if self.order not in ("input", SKY_ORDER):
+            raise InputError("wrong order of the stars", got=self.order, expected=f"input or {SKY_ORDER}")
 
     def fingerprint(self, digests: Sequence[str]) -> dict[str, Any]:
         """What the manifest records to recognise the same catalog; `digests` are those of the raw files in order."""
@@ -83,6 +94,7 @@ class IngestSettings:
             "shard_rows": self.shard_rows,
             "bad": self.bad,
             **self.reading.fingerprint(),  # only what was said: catalogs made before there was a choice stay the same
+            **({"order": self.order} if self.order != "input" else {}),  # catalogs made before there was a choice
         }
 
 
@@ -142,7 +154,7 @@ def ingest(
         if prepare_catalog(out_dir, settings.fingerprint(digests), "ingest"):
             print(f"ingest: {out_dir} is there already, made from the same files", file=sys.stderr)
             return
-        with _cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
+        with unfinished_cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
             stats = [path.stat() for path in raw_paths]
             hashing = [hasher.submit(digest_file, path) for path in raw_paths]
             try:
@@ -150,7 +162,10 @@ def ingest(
                 shards = _write_shards(mapper, scans, plan, progress_path)
                 if "objid" in plan.names:
                     shards = _mark_repeated(mapper, shards, plan)
-                _finish(plan, scans, shards, _digests(raw_paths, hashing, stats))
+                records = _close_gaps(out_dir, [shard.record for shard in shards if shard.record is not None])
+                if settings.order == SKY_ORDER:
+                    records = _sorted(mapper, plan, records, progress_path)
+                _finish(plan, scans, shards, records, _digests(raw_paths, hashing, stats))
             finally:
                 for future in hashing:
                     future.cancel()
@@ -177,24 +192,6 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
 
 
-@contextmanager
-def _cleared(out_dir: Path, new: bool) -> Iterator[None]:
-    """Leave no temporary file, no shard of a catalog that was not finished, and no `new` directory of one."""
-    for path in out_dir.glob("shard-*.h5"):
-        path.unlink()
-    try:
-        yield
-    except BaseException:
-        for path in out_dir.glob("shard-*.h5"):
-            path.unlink(missing_ok=True)
-        remove_debris(out_dir)
-        if new:
-            with suppress(OSError):
-                out_dir.rmdir()
-        raise
-    remove_debris(out_dir)
-
-
 def _digests(raw_paths: list[Path], hashing: list[Future[str]], stats: list[os.stat_result]) -> list[str]:
     """The digests of the raw files; InputError where one changed while it was read."""
     digests = [future.result() for future in hashing]
@@ -209,7 +206,7 @@ def _scan(
     mapper: Mapper, raw_paths: list[Path], packed: list[bool], out_dir: Path, settings: IngestSettings
 ) -> tuple[list[Scan], _Plan]:
     """Unpack what is gzip, recognise every file and count its rows."""
-    mark = f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
+    mark = temp_mark()
     plan = _Plan(out_dir, settings, mark, frozenset())
     data_paths = [plan.temp_path("raw", index) if gz else raw_paths[index] for index, gz in enumerate(packed)]
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
@@ -341,13 +338,24 @@ def _mark(job: tuple[Path, list[Shared]]) -> tuple[dict[str, Any], np.ndarray]:
     return mark_shared(*job)
 
 
-def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[str]) -> None:
+def _sorted(
+    mapper: Mapper, plan: _Plan, records: list[dict[str, Any]], progress_path: Path | None
+) -> list[dict[str, Any]]:
+    """The shards written again in sky order, in place of those that have the order of the raw files."""
+    sort = SkySort(plan.out_dir, plan.mark, tuple(plan.columns), DEFAULT_BANDS, plan.settings.shard_rows)
+    sources = [(plan.out_dir / record["file"], record["num_stars"]) for record in records]
+    with Progress("order", sum(num for _, num in sources), "stars", path=progress_path) as progress:
+        return sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=True)
+
+
+def _finish(
+    plan: _Plan, scans: list[Scan], shards: list[_Shard], records: list[dict[str, Any]], digests: list[str]
+) -> None:
     """Check that no row was lost, write the manifest, print the counts."""
     files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
     num_rows, num_stars, num_dropped, num_not_kept = (
         sum(entry[key] for entry in files) for key in ("num_rows", "num_stars", "num_dropped", "num_not_kept")
     )
-    records = _close_gaps(plan.out_dir, [shard.record for shard in shards if shard.record is not None])
     written = sum(record["num_stars"] for record in records)
     sums = (num_rows, num_stars, num_stars + num_dropped + num_not_kept)
     if sums != (sum(scan.num_rows for scan in scans), written, num_rows):
@@ -359,6 +367,7 @@ def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[
     fingerprint = plan.settings.fingerprint(digests)
     details = {
         "objid": "column" if "objid" in plan.names else "generated",
+        **({"order": plan.settings.order} if plan.settings.order != "input" else {}),
         "bands": list(DEFAULT_BANDS),
         "columns": plan.columns,
         "inputs": {"raw": files},

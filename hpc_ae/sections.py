@@ -70,6 +70,15 @@ class CatalogSection(Section):
     source: Source | None = Field(None, description="how to make it when it is not there yet")
     shard_rows: int = Field(500_000, ge=1, le=4_000_000, description="stars in one shard")
     bad: Literal["flag", "drop", "stop"] = Field("flag", description="what to do with unusable rows of raw files")
+    order: Literal["input", "healpix"] = Field(
+        "input", description="of the stars of raw files: as they come, or by their place in the sky (for query --cone)"
+    )
+
+    @model_validator(mode="after")
+    def _order_of_raw_files(self) -> CatalogSection:
+        if self.order != "input" and self.source and self.source.simulate:
+            raise ValueError("order is for raw files; hpc-ae order sorts a simulated catalog")
+        return self
 
 
 class Divide(Section):

@@ -10,6 +10,7 @@ import typer
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
 from jobs import cli_inspect as options
+from jobs import cli_query
 from jobs.cli_export import export
 from jobs.cli_fetch import fetch
 from jobs.cli_model import model_export
@@ -29,6 +30,8 @@ model_app = typer.Typer(help="Models from and to elsewhere.", no_args_is_help=Tr
 app.add_typer(model_app, name="model")
 app.command()(export)
 model_app.command("export")(model_export)
+app.command()(cli_query.order)
+app.command()(cli_query.query)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
@@ -36,6 +39,7 @@ Overrides = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 BadRows = Literal["flag", "drop", "stop"]
+Order = Literal["input", "healpix"]
 ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one shard.")]
 
 
@@ -97,6 +101,7 @@ def ingest(
     cuts: options.Cuts = None,
     shard_rows: ShardRows = 500_000,
     bad: Annotated[BadRows, typer.Option(help="Unusable rows: flag them, drop them, or stop.")] = "flag",
+    order: Annotated[Order, typer.Option(help="Stars as the raw files have them, or by place in the sky.")] = "input",
     workers: Workers = 2,
 ) -> None:
     """Turn raw files into a star catalog; no row is lost unless --keep or --cuts leave it out or --bad drop drops it,
@@ -107,7 +112,7 @@ def ingest(
     from hpc_ae.ingest import ingest as make_catalog
     from jobs.stages import expand_paths
 
-    settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading)
+    settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading, order)
     make_catalog(expand_paths(raw), out, settings, workers)
 
 
