@@ -116,8 +116,9 @@ def send(handler: Handler, text: str | bytes, status: int = 200, **headers: str)
     """A whole answer."""
     data = text.encode() if isinstance(text, str) else text
     handler.send_response(status)
-    for name, value in {"Content-Type": "text/plain", "Content-Length": str(len(data)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    for name, value in {"Content-Type": "text/plain", "Content-Length": str(len(data)), **given}.items():
+        handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(data)
 

@@ -312,6 +312,28 @@ def test_redirects_in_a_circle_end(sky: Sky, tmp_path: Path) -> None:
     assert len(sky.requests) == 6
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Location": "http://[x\x1b[2J", "Retry_After": "\xb2"},
+        {"Location": "\\\\host\\x", "Retry_After": "Mon, 99 Foo 99999 99:99:99 GMT"},
+        {"Content_Encoding": "\x1b[2J"},
+        {"Content_Length": "9" * 5000},
+        {"Retry_After": "9" * 400},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 302, 503])
+def test_hostile_headers(status: int, headers: dict[str, str], sky: Sky, tmp_path: Path) -> None:
+    """Headers that make no sense end in the rows or in one of the package's errors, without control characters."""
+    sky.every = lambda handler, text: sky_server.send(handler, text, status, **headers)
+    try:
+        fetch(tmp_path / "stars.csv", extraction(sky), replace(QUICK, retries=1, timeout_seconds=1))
+    except HpcAeError as error:
+        assert "\x1b" not in str(error)
+    else:
+        assert read_csv(tmp_path / "stars.csv") == [HEADER, *sky.rows]
+
+
 def test_certificates_are_checked(tmp_path: Path) -> None:
     """A server whose certificate nobody vouches for is refused, status 2, nothing sent; with its authority it is read,
     and from https no redirect leads to http.

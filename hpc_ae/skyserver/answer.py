@@ -57,7 +57,7 @@ def read_answer(status: int, text: str, wait_seconds: float = 0.0) -> Table:
     sends no table, or a row has not one value for each column.
     """
     complaint = find_complaint(text)
-    said = complaint or (f"HTTP status {status}: {_clean(text)}" if status != 200 else "")
+    said = complaint or (f"HTTP status {status}: {clean(text)}" if status != 200 else "")
     if _RATE.search(said):
         raise BadAnswer(
             "SkyServer counts too many queries", got=said, wait_seconds=max(wait_seconds, RATE_WINDOW_SECONDS)
@@ -85,10 +85,10 @@ def find_complaint(text: str) -> str:
     if start.startswith("{"):
         return _json_message(start)
     if start.startswith("<"):
-        return _clean(_page_text(start)) or "an HTML page without text"
+        return clean(_page_text(start)) or "an HTML page without text"
     body = start[_end_of_mark(start) :]
     if _ERROR_LINE.match(body) and not _is_column_list(body):
-        return _clean(body.removeprefix("error_message"))
+        return clean(body.removeprefix("error_message"))
     return ""
 
 
@@ -106,9 +106,9 @@ def _end_of_mark(text: str) -> int:
 def _json_message(text: str) -> str:
     try:
         record = json.loads(text)
-        return _clean(str(next(record[name] for name in ("ErrorMessage", "Error Message", "error") if name in record)))
+        return clean(str(next(record[name] for name in ("ErrorMessage", "Error Message", "error") if name in record)))
     except (ValueError, StopIteration, RecursionError):
-        return _clean(text)
+        return clean(text)
 
 
 class _Page(HTMLParser):
@@ -142,7 +142,7 @@ def _page_text(text: str) -> str:
         return text
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """One printable line of at most 400 letters: what a server sends must not steer a terminal."""
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 8 * _MOST_TEXT]).split())
     return words if len(words) <= _MOST_TEXT else words[:_MOST_TEXT] + " ..."
@@ -154,11 +154,11 @@ def _read_table(text: str) -> Table:
     if not body:
         raise BadAnswer("the answer is empty", got=f"{len(text)} letters", expected="a table with a header")
     if not body.endswith("\n"):
-        raise BadAnswer("the answer is cut off", got=_clean(body[-80:]), expected="a line end after the last row")
+        raise BadAnswer("the answer is cut off", got=clean(body[-80:]), expected="a line end after the last row")
     rows = _rows(body)
     header = next(rows)
     if any(not name.strip() for name in header) or len({name.lower() for name in header}) < len(header):
-        raise BadAnswer("not a header of a table", got=_clean(",".join(header)), expected="one name for each column")
+        raise BadAnswer("not a header of a table", got=clean(",".join(header)), expected="one name for each column")
     return Table(header, list(_checked(rows, len(header))))
 
 
@@ -177,7 +177,7 @@ def _checked(rows: Iterator[list[str]], num_columns: int) -> Iterator[list[str]]
         if len(row) != num_columns:
             raise BadAnswer(
                 "a row of the answer has not one value for each column",
-                got=f"row {number}: {len(row)} values: {_clean(','.join(row))}",
+                got=f"row {number}: {len(row)} values: {clean(','.join(row))}",
                 expected=f"{num_columns} values",
             )
         yield row

@@ -25,7 +25,7 @@ import urllib3
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError, WorkError
-from hpc_ae.skyserver.answer import BadAnswer, Table, read_answer
+from hpc_ae.skyserver.answer import BadAnswer, Table, clean, read_answer
 
 URL = "https://skyserver.sdss.org/{release}/SkyServerWS/SearchTools/SqlSearch"
 _CONNECT_SECONDS = 30.0
@@ -62,7 +62,7 @@ class Client:
         self.num_requests = 0
         self._next_start = 0.0
         self._answered = False
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = _no_password
         self._session.headers["User-Agent"] = f"hpc_ae/{__version__} (star catalogs; hpc-ae fetch)"
         self._session.headers["Accept"] = "text/csv, text/plain, */*;q=0.1"
@@ -120,7 +120,7 @@ class Client:
                 wait = _retry_after(response.headers.get("Retry-After", ""))
                 return read_answer(response.status_code, _text(data, response.status_code), wait)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise InputError("not an address that can be asked", where=self.url, got=str(error)[:200]) from error
+            raise InputError("not an address that can be asked", where=self.url, got=clean(str(error))) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if "certificate" in str(error).lower():
                 raise _certificate_error(self.url, error) from error
@@ -154,7 +154,15 @@ class Client:
                 return response
             response.close()
             url = target
-        raise WorkError("the server sends from address to address", where=self.url, got=url[:200])
+        raise WorkError("the server sends from address to address", where=self.url, got=clean(url))
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `_next_url`: requests reads them even where it is not to follow them, and some break it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No answer is one."""
+        return None
 
 
 def _next_url(response: requests.Response, form: dict[str, str] | None) -> str | None:
@@ -162,13 +170,17 @@ def _next_url(response: requests.Response, form: dict[str, str] | None) -> str |
     target = response.headers.get("Location")
     if response.status_code not in _REDIRECTS or not target:
         return None
-    url = urljoin(response.url, target)
     allowed = ("https",) if urlsplit(response.url).scheme == "https" else ("http", "https")
-    if urlsplit(url).scheme not in allowed or (form is None and not urlsplit(url).query):
+    try:
+        url = urljoin(response.url, target)
+        followed = urlsplit(url).scheme in allowed and (form is not None or bool(urlsplit(url).query))
+    except ValueError:
+        url, followed = target, False
+    if not followed:
         raise WorkError(
             "the server sends to an address that is not followed",
             where=response.url[:200],
-            got=url[:200],
+            got=clean(url),
             expected=f"{' or '.join(allowed)}, with the query",
             fix="check --url; nothing was read from there",
         )
@@ -208,13 +220,13 @@ def _read_body(response: requests.Response, most_bytes: int, deadline: float) ->
         if num_bytes > most_bytes:
             raise _too_long(most_bytes)
     expected = response.headers.get("Content-Length", "")
-    if expected.isdigit() and int(expected) != num_bytes:
-        raise BadAnswer("the answer is cut off", got=f"{num_bytes:,} bytes", expected=f"{int(expected):,}")
+    if expected.isdecimal() and (expected.lstrip("0") or "0") != str(num_bytes):
+        raise BadAnswer("the answer is cut off", got=f"{num_bytes} bytes", expected=expected[:30])
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing in ("identity", ""):
         return b"".join(chunks)
     if packing not in ("gzip", "x-gzip"):
-        raise BadAnswer("the answer is packed in a way that was not asked for", got=packing[:40], expected="gzip")
+        raise BadAnswer("the answer is packed in a way that was not asked for", got=clean(packing), expected="gzip")
     try:
         data = gzip.GzipFile(fileobj=io.BytesIO(b"".join(chunks))).read(most_bytes + 1)
     except (EOFError, OSError, zlib.error) as error:
@@ -237,11 +249,11 @@ def _text(data: bytes, status: int) -> str:
 
 def _retry_after(text: str) -> float:
     """Seconds that a Retry-After header asks for; 0 where there is none or it cannot be read."""
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     now = datetime.datetime.now(datetime.UTC)
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or datetime.UTC) - now).total_seconds())
@@ -261,4 +273,4 @@ def _reason(error: BaseException) -> str:
     """The innermost reason of a chain of network errors, on one line."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return clean(f"{type(error).__name__}: {error}")
