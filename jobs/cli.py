@@ -99,7 +99,7 @@ def ingest(
     from hpc_ae.ingest import ingest as make_catalog
     from jobs.stages import expand_paths
 
-    settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading)
+    settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading=reading)
     make_catalog(expand_paths(raw), out, settings, workers)
 
 

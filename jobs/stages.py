@@ -82,7 +82,8 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
     source = config.catalog.source
     if source is None or not source.raw:
         raise InputError("the config names no raw files", where="catalog.source.raw")
-    settings = IngestSettings(dict(source.columns), config.catalog.shard_rows, config.catalog.bad, reading_of(source))
+    catalog, reading = config.catalog, reading_of(source)
+    settings = IngestSettings(dict(source.columns), catalog.shard_rows, catalog.bad, reading=reading)
     return expand_paths(source.raw), settings
 
 
