@@ -47,14 +47,22 @@ from hpc_ae.catalog.schema import (
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.catalog.sky import SKY_ORDER
 from hpc_ae.catalog.skysort import SkySort, sort_shards
-from hpc_ae.catalog.tally import REMOVED, Part, count_files, count_parts, describe_counts, describe_notes, recount
+from hpc_ae.catalog.tally import (
+    REMOVED,
+    Part,
+    bad_rows,
+    count_files,
+    count_parts,
+    describe_counts,
+    describe_notes,
+    recount,
+)
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
-_NAMED_ROWS = 5
 _NOTICED_FILES = 16  # whose first values are looked at for doubts: 4 ms each, much for thousands of files
 _REMOVERS = dict(zip(REMOVED, (drop_errors, drop_redshifts), strict=True))
 
@@ -266,7 +274,7 @@ def _write_one(plan: _Plan, task: tuple[int, list[Piece]]) -> _Shard:
     removed = {name: drop(arrays[name]) for name, drop in _REMOVERS.items() if name in arrays}
     bad = arrays["quality"] != 0
     if plan.settings.bad == "stop" and (bad & rows.kept).any():
-        raise _bad_rows(pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
+        raise bad_rows(pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
     keep = rows.kept & ~bad if plan.settings.bad == "drop" else rows.kept
     parts = count_parts(pieces, {**arrays, **removed}, rows.kept, keep)
     if not keep.all():
@@ -292,30 +300,6 @@ def _flagged(plan: _Plan, rows: StarRows, start: int) -> Arrays:
     else:
         found["objid"] = np.arange(start, start + len(rows.objid), dtype=np.int64)
     return found
-
-
-def _bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) -> InputError:
-    """Policy stop: the first unusable magnitudes of a shard by file, row and column."""
-    named: list[str] = []
-    first = 0
-    for piece in pieces:
-        stop = first + piece.stop - piece.start
-        for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
-            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
-            values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
-            named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
-        first = stop
-    return InputError(
-        "stars with unusable magnitudes, and the policy is to stop",
-        where=named[0],
-        got="; ".join(named),
-        expected="every magnitude finite and within 0-30 mag (nan here also stands for no value)",
-        fix="correct the rows, or use --bad flag (keeps and flags them) or --bad drop",
-    )
-
-
-def _column(piece: Piece, band: int) -> str:
-    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]
 
 
 def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_Shard]:

@@ -27,12 +27,13 @@ from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
 
 _NUM_VALUES = 5
+_MOST_FILES = 16  # of a directory or pattern that names thousands, which are of one kind
 _WIDTH = 22
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "blanks"}
 
 
 def inspect_files(paths: list[Path], mapping: Mapping[str, str], reading: Reading, num_rows: int) -> dict[str, Any]:
-    """What would be understood of raw files: `files`, an entry each, and `command`, which ingests them all.
+    """What would be understood of raw files: `files`, an entry for each of the first ones, and `command`.
 
     An entry's `question` is the error that an ingest would stop with where something must be said; no command then.
     InputError where a file cannot be read, or an option is wrong.
@@ -40,10 +41,11 @@ def inspect_files(paths: list[Path], mapping: Mapping[str, str], reading: Readin
     reading.check()
     if not paths:
         raise InputError("no raw files", expected="one file or more")
-    files = [_inspect(path, mapping, reading, num_rows) for path in paths]
+    every = list(paths)
+    files = [_inspect(path, mapping, reading, num_rows) for path in every[:_MOST_FILES]]
     asks = any(entry["question"] for entry in files)
     words = ["hpc-ae", "ingest", *map(str, paths), "--out", "catalog", *option_words(mapping, reading)]
-    return {"files": files, "command": None if asks else shlex.join(words)}
+    return {"files": files, "num_files": len(every), "command": None if asks else shlex.join(words)}
 
 
 def option_words(mapping: Mapping[str, str], reading: Reading) -> list[str]:
@@ -170,8 +172,10 @@ def _repeated(objid: Any, caution: Any) -> Any:
 def findings_text(findings: dict[str, Any]) -> str:
     """The findings for people: for each file its dialect, a line for each column, notes; then the command."""
     parts = [_file_text(entry) for entry in findings["files"]]
+    if findings["num_files"] > len(parts):
+        parts.append(f"{findings['num_files'] - len(parts):,} more files were not looked at")
     if findings["command"]:
-        parts.append(f"to ingest {'it' if len(parts) == 1 else 'them'}:\n  {findings['command']}")
+        parts.append(f"to ingest {'it' if findings['num_files'] == 1 else 'them'}:\n  {findings['command']}")
     return "\n\n".join(parts)
 
 

@@ -231,3 +231,5 @@ def test_several_files_are_one_command(tmp_path: Path, capsys: pytest.CaptureFix
         f"hpc-ae ingest '{paths[0]}' '{paths[1]}' --out catalog" in output
         and output.count("3 rows were looked at") == 2
     )
+    assert run_command(["inspect", *map(str, paths * 10)]) == 0
+    assert "4 more files were not looked at" in capsys.readouterr().out

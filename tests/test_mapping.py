@@ -16,7 +16,15 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.known import Columns
 from hpc_ae.catalog.readers.mapping import understand
-from hpc_ae.catalog.readers.names import BARE, FAMILIES, NAMES, Family, error_patterns, inverse_variance_patterns
+from hpc_ae.catalog.readers.names import (
+    EXTINCTIONS,
+    FAMILIES,
+    NAMES,
+    SELECTORS,
+    Family,
+    error_patterns,
+    inverse_variance_patterns,
+)
 from hpc_ae.catalog.schema import SENTINELS, Quality
 from hpc_ae.errors import InputError
 
@@ -352,6 +360,10 @@ def test_the_page_on_columns_is_true() -> None:
         assert row[2] == ((family.unit or "must be said") if family.is_flux else "mag"), family.label
     named = {row[0].strip("`"): re.findall(r"`([^`]+)`", row[1]) for row in rows if row[0].strip("`") in NAMES}
     assert {name: tuple(found) for name, found in named.items()} == NAMES
+    named = {row[0].strip("`"): re.findall(r"`([^`]+)`", row[1]) for row in rows if row[0].strip("`") in SELECTORS}
+    assert {name: tuple(found) for name, found in named.items()} == SELECTORS
+    extinctions = re.search(r"Extinctions: (.*?), the first", page, re.DOTALL)
+    assert extinctions
+    assert re.findall(r"`([^`]+)`", extinctions[1]) == [pattern.format(b="u") for pattern in EXTINCTIONS]
     listed = re.search(r"Sentinels: (.*?)\n\n", page, re.DOTALL)
     assert listed and [float(text) for text in re.findall(r"`([^`]+)`", listed[1])] == list(SENTINELS)
-    assert BARE.format(b="u") == "u"

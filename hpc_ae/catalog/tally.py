@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from hpc_ae.catalog.quality import flag_magnitudes
 from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan
-from hpc_ae.catalog.schema import STAR_FORMAT, Caution, Quality, flag_name
+from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, flag_name
 from hpc_ae.catalog.shard import Arrays, count_flags
+from hpc_ae.errors import InputError
 
 _REPEATED = flag_name(Caution.ID_REPEATED)
 _FLAGS = (*Quality, *Caution)
+_NAMED_ROWS = 5
 REMOVED = ("magnitude_error", "redshift")  # columns whose sentinels and impossible values become NaN
 
 
@@ -117,3 +120,27 @@ def describe_notes(raws: Sequence[RawFile]) -> list[str]:
         f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {note}"
         for note, names in files.items()
     ]
+
+
+def bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) -> InputError:
+    """Policy stop: the first unusable magnitudes of a shard by file, row and column."""
+    named: list[str] = []
+    first = 0
+    for piece in pieces:
+        stop = first + piece.stop - piece.start
+        for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
+            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
+            values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
+            named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
+        first = stop
+    return InputError(
+        "stars with unusable magnitudes, and the policy is to stop",
+        where=named[0],
+        got="; ".join(named),
+        expected="every magnitude finite and within 0-30 mag (nan here also stands for no value)",
+        fix="correct the rows, or use --bad flag (keeps and flags them) or --bad drop",
+    )
+
+
+def _column(piece: Piece, band: int) -> str:
+    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]
