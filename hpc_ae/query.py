@@ -13,9 +13,10 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.identity import NO_ID
+from hpc_ae.catalog.join import open_stars
 from hpc_ae.catalog.rows_text import Field
 from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
-from hpc_ae.catalog.select import InCone, WithIds, open_stars_of, read_rows
+from hpc_ae.catalog.select import InCone, WithIds, read_rows
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.catalog.sky import Cone, is_sky_ordered
 from hpc_ae.errors import DamageError, InputError
@@ -109,7 +110,7 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
     if selection.join and not encoded:
         raise InputError("--join is for encodings", where=directory, fix="query the encoding catalog of these stars")
     foreign = set(selection.columns) - set(catalog.columns)
-    stars = open_stars_of(catalog, star_dir) if encoded and (selection.cone or selection.join or foreign) else None
+    stars = open_stars(catalog, star_dir) if encoded and (selection.cone or selection.join or foreign) else None
     search: InCone | WithIds
     if selection.cone is not None:
         search = InCone(catalog if stars is None else stars, selection.cone)

@@ -20,7 +20,7 @@ from numpy.testing import assert_array_equal
 
 from hpc_ae import open_catalog
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.cone import in_cone
+from hpc_ae.catalog.sky import Cone, rows_in_cone
 from hpc_ae.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -208,18 +208,17 @@ def test_cone_is_exact_at_tiny_distances() -> None:
     """A milliarcsecond is told from two of them, where a cosine would not see a difference from zero."""
     mas = 1 / 3.6e6
     dec = np.array([30.0, 30.0 + mas, 30.0 + 2 * mas])
-    inside = in_cone(np.full(3, 10.0), dec, (10.0, 30.0), 1.5 * mas)
-    assert inside.tolist() == [True, True, False]
+    assert rows_in_cone(np.full(3, 10.0), dec, Cone(10.0, 30.0, 60 * 1.5 * mas)).tolist() == [0, 1]
 
 
 def test_positions_that_are_none_are_in_no_cone() -> None:
     """NaN and values outside the sphere are not found, not even by a cone that is the whole sky."""
     ra, dec = np.array([np.nan, 10.0, 10.0, -1.0, 361.0, 10.0]), np.array([0.0, np.nan, 91.0, 0.0, 0.0, 0.0])
-    assert in_cone(ra, dec, (0.0, 0.0), 180.0).tolist() == [False] * 5 + [True]
+    assert rows_in_cone(ra, dec, Cone(0.0, 0.0, 10_800.0)).tolist() == [5]
 
 
 @pytest.mark.parametrize("cone", [(361, 0, 1), (0, 91, 1), (0, 0, -1), (float("nan"), 0, 1), (0, 0, 10_801)])
 def test_wrong_cones_are_refused(stars: Catalog, cone: tuple[float, float, float]) -> None:
     """A circle that is none is an error, not an empty answer."""
-    with pytest.raises(InputError, match="circle"):
+    with pytest.raises(InputError, match="not a cone"):
         stars.cone(*cone)

@@ -197,11 +197,12 @@ class Catalog:
 
         An encoding catalog asks the positions of its star catalog (at `stars` where that has moved).
         """
-        from hpc_ae.catalog.cone import rows_in_cone
         from hpc_ae.catalog.join import open_stars
+        from hpc_ae.catalog.select import InCone
+        from hpc_ae.catalog.sky import Cone
 
         names = self._chosen(columns)
-        rows = rows_in_cone(open_stars(self, stars), ra, dec, radius_arcmin)
+        rows = InCone(open_stars(self, stars), Cone(ra, dec, radius_arcmin)).all_rows()
         return rows, self.take(rows, names)
 
     def to_table(

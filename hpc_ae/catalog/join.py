@@ -14,7 +14,7 @@ from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import DamageError, InputError
+from hpc_ae.errors import DamageError, InputError, StaleError
 
 
 class JoinedCatalog(Catalog):
@@ -54,14 +54,19 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
     """The star catalog of an encoding, the one it is joined with, or where its manifest says, or at `path`.
 
     A star catalog is its own.
-    InputError where it is not there or another one, DamageError where its shards are not those of the encoding.
+    InputError where it is not there, StaleError where it is another one, DamageError where the manifest of the encoding
+    does not name it or its shards are not those of the encoding.
     """
     if encoding.format == STAR_FORMAT:
         return encoding
     if isinstance(encoding, JoinedCatalog) and path is None:
         return encoding.stars
-    recorded = encoding.manifest.get("inputs", {}).get("catalog", {})
-    directory = Path(path) if path is not None else encoding.directory / str(recorded.get("path", ""))
+    try:
+        recorded = encoding.manifest["inputs"]["catalog"]
+        directory = Path(path) if path is not None else encoding.directory / str(recorded["path"])
+        digest = recorded["digest"]
+    except (KeyError, TypeError) as error:
+        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from error
     if not (directory / MANIFEST_NAME).is_file():
         raise InputError(
             "the star catalog of the encoding is not there",
@@ -71,8 +76,8 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
             fix="say where it is: --stars PATH, or stars=PATH in Python",
         )
     stars = open_catalog(directory)
-    if stars.format != STAR_FORMAT or stars.digest != recorded.get("digest"):
-        raise InputError(
+    if stars.format != STAR_FORMAT or stars.digest != digest:
+        raise StaleError(
             "this is not the star catalog that was encoded",
             where=directory,
             got=f"{stars.format}, {stars.digest}",

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.identity import is_among
 from hpc_ae.catalog.manifest import MANIFEST_NAME
-from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.catalog.sky import Cone, rows_in_cone, shards_in_cone
-from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.errors import DamageError
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class InCone:
         """Rows int64 (n,) of a shard, ascending."""
         arrays = self.stars.read_shard(index, ["ra", "dec"])
         return rows_in_cone(arrays["ra"], arrays["dec"], self.cone)
+
+    def all_rows(self) -> np.ndarray:
+        """Row numbers of the whole catalog, int64 (n,), ascending."""
+        found = [self.rows(index) + self.stars.offsets[index] for index in self.shards()]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
 
 @dataclass(frozen=True)
@@ -76,37 +79,3 @@ def read_rows(catalog: Catalog, index: int, names: Sequence[str], rows: np.ndarr
         arrays = catalog.read_shard(index, names, slice(int(span[0]), int(span[-1]) + 1))
         parts.append({name: values[span - span[0]] for name, values in arrays.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def open_stars_of(encoding: Catalog, star_dir: Path | None = None) -> Catalog:
-    """The star catalog that an encoding was made of, at `star_dir` where it has moved.
-
-    InputError where it is not there or no star catalog, StaleError where it is another, DamageError where the
-    encoding's manifest does not hold.
-    """
-    try:
-        recorded = encoding.manifest["inputs"]["catalog"]
-        path, digest = star_dir or encoding.directory / recorded["path"], recorded["digest"]
-    except (KeyError, TypeError) as error:
-        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from error
-    if not (path / MANIFEST_NAME).is_file():
-        raise InputError(
-            "the star catalog of the encoding is not there; say where it is with --stars",
-            where=path,
-            got="no manifest.json",
-            expected="the star catalog that was encoded",
-        )
-    stars = open_catalog(path)
-    if stars.format != STAR_FORMAT:
-        raise InputError("the wrong kind of catalog", where=path, got=stars.format, expected=STAR_FORMAT)
-    if stars.digest != digest:
-        raise StaleError(
-            "the encoding was made from another star catalog",
-            where=encoding.directory,
-            got=f"{stars.digest}, that of {path}",
-            expected=digest,
-            fix="name the star catalog that was encoded with --stars, or encode this one",
-        )
-    if [shard["num_stars"] for shard in stars.shards] != [shard["num_stars"] for shard in encoding.shards]:
-        raise DamageError("the encoding has not the shards of its star catalog", where=encoding.directory)
-    return stars

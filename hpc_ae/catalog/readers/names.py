@@ -68,7 +68,9 @@ FAMILIES: tuple[Family, ...] = (
         "",
         True,
     ),
-    Family("mag", ("{b}mag", "{b}_mag", "mag_{b}", "magnitude_{b}", "{b}_magnitude")),
+    Family(
+        "mag", ("{b}mag", "{b}_mag", "mag_{b}", "magnitude_{b}", "{b}_magnitude"), ("magnitude_error_{b}", "err_{b}")
+    ),
     Family(
         "SDSS",
         ("sdss_{b}", "{b}_sdss", "sdss_{b}_mag", "sdss_mag_{b}", "{b}_mag_sdss", "{b}mag_sdss"),
