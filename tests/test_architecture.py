@@ -33,6 +33,7 @@ DOORS = {
     "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/export"),
     "torch.distributed": ("hpc_ae/runtime/",),
     "mpi4py": ("hpc_ae/runtime/",),
+    "cdshealpix": ("hpc_ae/catalog/sky.py",),
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),
@@ -174,7 +175,7 @@ def test_sizes(name: str) -> None:
     assert len(path.read_text().splitlines()) <= 400
     long = {one.name: one.end_lineno - one.lineno + 1 for one in functions(path) if one.end_lineno is not None}
     assert not {key: lines for key, lines in long.items() if lines > 60}
-    if name != "jobs/cli.py":
+    if not name.startswith("jobs/cli"):
         assert not {one.name for one in functions(path) if num_parameters(one) > 6}
 
 
