@@ -196,9 +196,9 @@ class _Source:
 
 def _placed(arrays: Arrays) -> Arrays:
     """The rows that have a place on the sky."""
-    from hpc_ae.formats.hats import healpix_29
+    from hpc_ae.catalog.sky import has_position
 
-    placed = healpix_29(arrays["ra"], arrays["dec"]) >= 0
+    placed = has_position(arrays["ra"], arrays["dec"])
     return arrays if placed.all() else {name: values[placed] for name, values in arrays.items()}
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.identity import NO_ID
 from hpc_ae.catalog.join import open_stars
-from hpc_ae.catalog.rows_text import Field
-from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
+from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.select import InCone, WithIds, read_rows
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.catalog.sky import Cone, is_sky_ordered
@@ -122,20 +122,14 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
 
 def _fields(catalog: Catalog, stars: Catalog | None, selection: Selection) -> list[Field]:
     """The columns of the answer: those asked for in that order, or all, those of the encoding first."""
-    known = {name: _field(catalog, name) for name in catalog.columns}
-    for name in stars.columns if stars is not None else ():
-        known.setdefault(name, _field(stars, name))  # type: ignore[arg-type]
+    known = {field.name: field for field in catalog.fields()}
+    for more in stars.fields() if stars is not None else ():
+        known.setdefault(more.name, more)
     for name in selection.columns:
         if name not in known:
             raise InputError("no such column", where=catalog.directory, got=name, expected=f"one of {', '.join(known)}")
     chosen = dict.fromkeys(selection.columns or known)
     return [known[name] for name in chosen]
-
-
-def _field(catalog: Catalog, name: str) -> Field:
-    column = columns_of(catalog.format)[name]
-    parts = {"": (), "B": tuple(catalog.bands), "L": tuple(range(1, int(catalog.manifest.get("latent", 0)) + 1))}
-    return Field(column, tuple(map(str, parts[column.width])))
 
 
 def run_query(query: Query, write: Writer, num_workers: int = 1) -> bool:

@@ -256,8 +256,8 @@ def test_formats_read_back_bit_by_bit(folder: Path, tmp_path: Path) -> None:
     errors = encoding["reconstruction_error"][:][rows]
     assert np.isnan(errors).any()
     assert_array_equal(np.float32([row["reconstruction_error"] or "nan" for row in found]), errors)
-    assert_array_equal(np.float32([row["latent_2"] or "nan" for row in found]), encoding["latent"][:][rows][:, 1])
-    assert {"u", "err_z", "reconstruction_r", "ra", "chi2"} <= set(found[0])
+    assert_array_equal(np.float32([row["latent_1"] or "nan" for row in found]), encoding["latent"][:][rows][:, 1])
+    assert {"magnitude_u", "magnitude_error_z", "reconstruction_r", "ra", "chi2"} <= set(found[0])
     assert rows_of(hpc_ae(*words, "--to", "tsv").stdout, "\t") == found
     records = json.loads(hpc_ae(*words, "--json").stdout)
     assert [row["objid"] for row in records] == [row["objid"] for row in found]  # strings: above 2^53

@@ -6,51 +6,24 @@ Shape letters: N stars, B bands, L latent dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 import numpy as np
 
-from hpc_ae.catalog.schema import Column
+from hpc_ae.catalog.fields import Field, split_arrays, split_field
 from hpc_ae.catalog.shard import Arrays
 
-_PLAIN = {"magnitude": "", "magnitude_error": "err_"}  # these names ingest takes back
 _LARGEST_EXACT = 2**53  # of the integers that a JSON reader with doubles keeps
 _DIGITS = {"<f8": (12, ".7f"), "<f4": (10, ".4f"), "<i8": (19, "d"), "<u2": (3, "d")}
 Parts = Iterator[Arrays]
 
 
-@dataclass(frozen=True)
-class Field:
-    """A column of an answer; `parts` are the names of its bands or latent dimensions, () where it is one number."""
-
-    column: Column
-    parts: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The dataset's name."""
-        return self.column.name
-
-    @property
-    def names(self) -> list[str]:
-        """A name for each number: u, err_u, latent_1, reconstruction_u."""
-        if not self.column.width:
-            return [self.name]
-        return [_PLAIN.get(self.name, f"{self.name}_") + part for part in self.parts]
-
-    def numbers(self, arrays: Arrays) -> list[np.ndarray]:
-        """One array (N,) for each name."""
-        values = arrays[self.name]
-        return list(values.T) if self.column.width else [values]
-
-
 def _names(fields: Sequence[Field]) -> list[str]:
-    return [name for field in fields for name in field.names]
+    return [part.name for field in fields for part in split_field(field)]
 
 
 def _columns(fields: Sequence[Field], arrays: Arrays) -> list[np.ndarray]:
-    return [values for field in fields for values in field.numbers(arrays)]
+    return list(split_arrays(fields, arrays).values())
 
 
 def _texts(values: np.ndarray, missing: str) -> list[str]:
@@ -95,7 +68,7 @@ def _json_texts(values: np.ndarray) -> list[str]:
 def write_table(file: TextIO, fields: Sequence[Field], parts: Parts) -> None:
     """Aligned columns for people: degrees to 7 decimals, other floats to 4."""
     names = _names(fields)
-    kinds = [_DIGITS[field.column.dtype] for field in fields for _ in field.names]
+    kinds = [_DIGITS[part.dtype] for field in fields for part in split_field(field)]
     widths = [max(len(name), width) for name, (width, _) in zip(names, kinds, strict=True)]
     file.write("  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)) + "\n")
     for arrays in parts:

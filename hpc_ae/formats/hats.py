@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from hpc_ae.catalog.arrow import arrow_table
 from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.shard import Arrays
+from hpc_ae.catalog.sky import HEALPIX_LEVEL, NO_POSITION, healpix_of
 from hpc_ae.errors import WorkError
 from hpc_ae.files import publish_bytes
 from hpc_ae.formats.parquet import open_parquet_file, parquet_schema
 from hpc_ae.formats.table import TableInfo, create_file, fill_records, record_dtype
 
-INDEX_ORDER = 29
 HIGHEST_ORDER = 9  # of a file's pixel: 7 arcmin wide; the counts of all such pixels take 25 MB
 DEFAULT_THRESHOLD = 1_000_000
 GROUP_ROWS = 65_536
@@ -43,20 +43,6 @@ class Pixel(NamedTuple):
         """Path of the pixel's file below dataset/."""
         folder = self.number // _DIR_PIXELS * _DIR_PIXELS
         return f"Norder={self.order}/Dir={folder}/Npix={self.number}.parquet"
-
-
-def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """HEALPix pixels of order 29, nested, int64 (N,), of positions in degrees; -1 where one is not on the sphere."""
-    from astropy.coordinates import Latitude, Longitude
-    from cdshealpix.nested import lonlat_to_healpix
-
-    with np.errstate(invalid="ignore"):
-        placed = (ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90)
-    pixels = np.full(len(ra), -1, np.int64)
-    if placed.any():
-        lon, lat = Longitude(ra[placed], "deg"), Latitude(dec[placed], "deg")
-        pixels[placed] = lonlat_to_healpix(lon, lat, INDEX_ORDER, num_threads=1)
-    return pixels
 
 
 def cut_pixels(counts: np.ndarray, threshold: int) -> list[Pixel]:
@@ -92,18 +78,18 @@ class HatsWriter:
 
     def count(self, ra: np.ndarray, dec: np.ndarray) -> None:
         """Take the positions (N,) in degrees of some rows; all must be counted before the first `append`."""
-        pixels = healpix_29(ra, dec)
-        placed = pixels[pixels >= 0]
+        pixels = healpix_of(ra, dec)
+        placed = pixels[pixels != NO_POSITION]
         self.num_unplaced += len(pixels) - len(placed)
-        self._counts += np.bincount(placed >> 2 * (INDEX_ORDER - HIGHEST_ORDER), minlength=len(self._counts))
+        self._counts += np.bincount(placed >> 2 * (HEALPIX_LEVEL - HIGHEST_ORDER), minlength=len(self._counts))
 
     def append(self, arrays: Arrays) -> None:
         """Deal some rows out to the files of their pixels; those without a position are left out."""
         self._cut()
-        index = healpix_29(arrays["ra"], arrays["dec"])
-        order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
+        index = healpix_of(arrays["ra"], arrays["dec"])
+        order = np.argsort(index, kind="stable")[: np.count_nonzero(index != NO_POSITION)]
         records = fill_records(self._dtype, {**arrays, INDEX.name: index})[order]
-        places = self._places[records[INDEX.name] >> 2 * (INDEX_ORDER - HIGHEST_ORDER)]
+        places = self._places[records[INDEX.name] >> 2 * (HEALPIX_LEVEL - HIGHEST_ORDER)]
         edges = np.flatnonzero(np.diff(places, prepend=-1, append=-1))
         for start, stop in pairwise(edges):
             with self._spill_path(int(places[start])).open("ab") as file:
@@ -179,7 +165,7 @@ class HatsWriter:
             "hats_col_ra": "ra",
             "hats_col_dec": "dec",
             "hats_col_healpix": INDEX.name,
-            "hats_col_healpix_order": str(INDEX_ORDER),
+            "hats_col_healpix_order": str(HEALPIX_LEVEL),
             "hats_npix_suffix": ".parquet",
             "hats_max_rows": str(self.threshold),
             "hats_order": str(max((pixel.order for pixel in self._pixels), default=0)),
