@@ -238,7 +238,7 @@ def _gather_record(job: EncodeJob, index: int) -> dict[str, Any]:
                 expected=star_shard[key],
                 fix="remove the shard and run encode again",
             )
-    return record
+    return {**record, **{key: star_shard[key] for key in ("healpix",) if key in star_shard}}
 
 
 def _details(job: EncodeJob, config: RunConfig, latent: int, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -254,6 +254,7 @@ def _details(job: EncodeJob, config: RunConfig, latent: int, records: list[dict[
         "bands": job.stars.bands,
         "latent": latent,
         "columns": job.columns(),
+        **{key: job.stars.manifest[key] for key in ("order",) if key in job.stars.manifest},
         "compute": compute[0] if compute else None,
         "inputs": {
             "catalog": {"path": os.path.relpath(job.stars.directory, job.out_dir), "digest": job.stars.digest},

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
 
@@ -53,9 +55,14 @@ def check_private(path: Path) -> None:
         )
 
 
+def temp_mark() -> str:
+    """What the temporary files of this process have in their names."""
+    return f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
+
+
 def publish_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that the name appears only when every byte is on disk (mode 0600)."""
-    temp_path = path.with_name(f".{path.name}{TEMP_MARK}{socket.gethostname()}-{os.getpid()}")
+    temp_path = path.with_name(f".{path.name}{temp_mark()}")
     try:
         _write_synced(temp_path, data)
         temp_path.replace(path)
@@ -63,6 +70,32 @@ def publish_bytes(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         temp_path.unlink(missing_ok=True)
         raise write_error(path, len(data), error) from error
+
+
+@contextmanager
+def published_text(path: Path) -> Iterator[TextIO]:
+    """A text file to write part by part, whose name appears when it is complete and synced (mode 0600).
+
+    InputError where the name is that of something else than a file, which would be replaced.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError("not a file", where=path, expected="a new name, or that of a regular file")
+    temp_path = path.with_name(f".{path.name}{temp_mark()}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with open(os.open(temp_path, flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temp_path.replace(path)
+        sync_dir(path.parent)
+    except OSError as error:
+        written = temp_path.stat().st_size if temp_path.exists() else 0
+        temp_path.unlink(missing_ok=True)
+        raise write_error(path, written, error) from error
+    except BaseException:
+        temp_path.unlink(missing_ok=True)
+        raise
 
 
 def write_error(path: Path, num_bytes: int, error: OSError) -> WorkError:

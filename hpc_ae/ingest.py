@@ -1,17 +1,16 @@
 """VERB ingest: raw files of other people's making to a star catalog.
 
 Two passes: the rows of every file are counted (CSV by byte segments, in parallel), then each shard is one task that
-reads just its rows. Ids are compared over all shards at the end. Memory does not grow with the number of stars.
+reads just its rows. Ids are compared over all shards at the end; then, where sky order is asked for, all is sorted.
+Memory does not grow with the number of stars.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,18 @@ from typing import Any, Literal
 import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
-from hpc_ae.catalog.manifest import MANIFEST_NAME, prepare_catalog, read_manifest, write_manifest
-from hpc_ae.catalog.quality import flag_magnitudes, flag_positions, flag_zeros
+from hpc_ae.catalog.manifest import (
+    MANIFEST_NAME,
+    prepare_catalog,
+    read_manifest,
+    unfinished_cleared,
+    write_manifest,
+)
+from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.mapping import ERROR_PREFIX, check_mapping
+from hpc_ae.catalog.readers.conversion import Reading
+from hpc_ae.catalog.readers.mapping import check_mapping
+from hpc_ae.catalog.readers.names import ERROR_PREFIX
 from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.catalog.readers.rawfile import FORMATS, Piece, RawFile, Scan, cut_pieces
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
@@ -39,34 +46,53 @@ from hpc_ae.catalog.schema import (
     shard_name,
 )
 from hpc_ae.catalog.shard import Arrays, write_shard
-from hpc_ae.catalog.tally import Part, count_files, count_parts, recount
+from hpc_ae.catalog.sky import SKY_ORDER
+from hpc_ae.catalog.skysort import SkySort, sort_shards
+from hpc_ae.catalog.tally import (
+    REMOVED,
+    Part,
+    bad_rows,
+    count_files,
+    count_parts,
+    describe_counts,
+    describe_notes,
+    recount,
+)
 from hpc_ae.errors import InputError, WorkError
-from hpc_ae.files import TEMP_MARK, digest_file, remove_debris
+from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
-_NAMED_ROWS = 5
+_NOTICED_FILES = 16  # whose first values are looked at for doubts: 4 ms each, much for thousands of files
+_REMOVERS = dict(zip(REMOVED, (drop_errors, drop_redshifts), strict=True))
 
 
 @dataclass(frozen=True)
 class IngestSettings:
     """What decides the catalog beside the raw files: the same give the same bytes, for any number of workers.
 
-    `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes.
+    `mapping` is name to column (see readers/mapping.py); `bad` says what becomes of stars with unusable magnitudes,
+    `reading` what the columns hold and which rows are taken; `order` is that of the stars: as the raw files have them,
+    or by their place in the sky.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)
     shard_rows: int = DEFAULT_SHARD_ROWS
     bad: Literal["flag", "drop", "stop"] = "flag"
+    reading: Reading = field(default_factory=Reading)
+    order: Literal["input", "healpix"] = "input"
 
     def check(self) -> None:
         """InputError where a value cannot be."""
         check_mapping(self.mapping)
+        self.reading.check()
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
             raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
         if self.bad not in ("flag", "drop", "stop"):
             raise InputError("wrong policy for bad rows", got=self.bad, expected="flag, drop or stop")
+        if self.order not in ("input", SKY_ORDER):
+            raise InputError("wrong order of the stars", got=self.order, expected=f"input or {SKY_ORDER}")
 
     def fingerprint(self, digests: Sequence[str]) -> dict[str, Any]:
         """What the manifest records to recognise the same catalog; `digests` are those of the raw files in order."""
@@ -76,6 +102,8 @@ class IngestSettings:
             "mapping": dict(self.mapping),
             "shard_rows": self.shard_rows,
             "bad": self.bad,
+            **self.reading.fingerprint(),  # only what was said: catalogs made before there was a choice stay the same
+            **({"order": self.order} if self.order != "input" else {}),  # catalogs made before there was a choice
         }
 
 
@@ -139,7 +167,7 @@ def ingest(
         if prepare_catalog(out_dir, settings.fingerprint(digests), "ingest"):
             print(f"ingest: {out_dir} is there already, made from the same files", file=sys.stderr)
             return
-        with _cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
+        with unfinished_cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
             stats = [path.stat() for path in raw_paths]
             hashing = [hasher.submit(digest_file, path) for path in raw_paths]
             try:
@@ -147,7 +175,10 @@ def ingest(
                 shards = _write_shards(mapper, scans, plan, progress_path)
                 if "objid" in plan.names:
                     shards = _mark_repeated(mapper, shards, plan)
-                _finish(plan, scans, shards, _digests(raw_paths, hashing, stats))
+                records = _close_gaps(out_dir, [shard.record for shard in shards if shard.record is not None])
+                if settings.order == SKY_ORDER:
+                    records = _sorted(mapper, plan, records, progress_path)
+                _finish(plan, scans, shards, records, _digests(raw_paths, hashing, stats))
             finally:
                 for future in hashing:
                     future.cancel()
@@ -174,24 +205,6 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
 
 
-@contextmanager
-def _cleared(out_dir: Path, new: bool) -> Iterator[None]:
-    """Leave no temporary file, no shard of a catalog that was not finished, and no `new` directory of one."""
-    for path in out_dir.glob("shard-*.h5"):
-        path.unlink()
-    try:
-        yield
-    except BaseException:
-        for path in out_dir.glob("shard-*.h5"):
-            path.unlink(missing_ok=True)
-        remove_debris(out_dir)
-        if new:
-            with suppress(OSError):
-                out_dir.rmdir()
-        raise
-    remove_debris(out_dir)
-
-
 def _digests(raw_paths: list[Path], hashing: list[Future[str]], stats: list[os.stat_result]) -> list[str]:
     """The digests of the raw files; InputError where one changed while it was read."""
     digests = [future.result() for future in hashing]
@@ -206,13 +219,18 @@ def _scan(
     mapper: Mapper, raw_paths: list[Path], packed: list[bool], out_dir: Path, settings: IngestSettings
 ) -> tuple[list[Scan], _Plan]:
     """Unpack what is compressed or VOTable, recognise every file and count its rows."""
-    mark = f"{TEMP_MARK}{socket.gethostname()}-{os.getpid()}"
+    mark = temp_mark()
     plan = _Plan(out_dir, settings, mark, frozenset())
     data_paths = [plan.temp_path("raw", index) if one else raw_paths[index] for index, one in enumerate(packed)]
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
         pass
-    raws = [open_raw(path, data, settings.mapping) for path, data in zip(raw_paths, data_paths, strict=True)]
+    raws = [
+        open_raw(path, data, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
+        for index, (path, data) in enumerate(zip(raw_paths, data_paths, strict=True))
+    ]
+    for line in describe_notes(raws):
+        print(f"ingest: {line}", file=sys.stderr)
     scans = _count(mapper, raws)
     return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
 
@@ -251,18 +269,19 @@ def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path:
 
 
 def _write_one(plan: _Plan, task: tuple[int, list[Piece]]) -> _Shard:
-    """Read the rows of one shard, flag them, write it."""
+    """Read the rows of one shard, leave out those not asked for, flag the others, write them."""
     start, pieces = task
     rows = StarRows(sum(piece.stop - piece.start for piece in pieces), plan.names)
     at = 0
     for piece in pieces:
         at += read_piece(piece, rows, at)
     arrays = _flagged(plan, rows, start)
+    removed = {name: drop(arrays[name]) for name, drop in _REMOVERS.items() if name in arrays}
     bad = arrays["quality"] != 0
-    if plan.settings.bad == "stop" and bad.any():
-        raise _bad_rows(pieces, rows.magnitude, arrays["quality"])
-    keep = ~bad if plan.settings.bad == "drop" else np.ones(len(bad), bool)
-    parts = count_parts(pieces, arrays, keep)
+    if plan.settings.bad == "stop" and (bad & rows.kept).any():
+        raise bad_rows(pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
+    keep = rows.kept & ~bad if plan.settings.bad == "drop" else rows.kept
+    parts = count_parts(pieces, {**arrays, **removed}, rows.kept, keep)
     if not keep.all():
         arrays = {name: values[keep] for name, values in arrays.items()}
     index = start // plan.settings.shard_rows
@@ -288,30 +307,6 @@ def _flagged(plan: _Plan, rows: StarRows, start: int) -> Arrays:
     return found
 
 
-def _bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) -> InputError:
-    """Policy stop: the first unusable magnitudes of a shard by file, row and column."""
-    named: list[str] = []
-    first = 0
-    for piece in pieces:
-        stop = first + piece.stop - piece.start
-        for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
-            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
-            values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
-            named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
-        first = stop
-    return InputError(
-        "stars with unusable magnitudes, and the policy is to stop",
-        where=named[0],
-        got="; ".join(named),
-        expected="every magnitude finite and within 0-30 mag (nan here also stands for no value)",
-        fix="correct the rows, or use --bad flag (keeps and flags them) or --bad drop",
-    )
-
-
-def _column(piece: Piece, band: int) -> str:
-    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]
-
-
 def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_Shard]:
     """Find ids that several shards share and write those shards again; within a shard they are flagged already."""
     if len(shards) == 1:
@@ -332,29 +327,49 @@ def _mark(job: tuple[Path, list[Shared]]) -> tuple[dict[str, Any], np.ndarray]:
     return mark_shared(*job)
 
 
-def _finish(plan: _Plan, scans: list[Scan], shards: list[_Shard], digests: list[str]) -> None:
+def _sorted(
+    mapper: Mapper, plan: _Plan, records: list[dict[str, Any]], progress_path: Path | None
+) -> list[dict[str, Any]]:
+    """The shards written again in sky order, in place of those that have the order of the raw files."""
+    sort = SkySort(plan.out_dir, plan.mark, tuple(plan.columns), DEFAULT_BANDS, plan.settings.shard_rows)
+    sources = [(plan.out_dir / record["file"], record["num_stars"]) for record in records]
+    with Progress("order", sum(num for _, num in sources), "stars", path=progress_path) as progress:
+        return sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=True)
+
+
+def _finish(
+    plan: _Plan, scans: list[Scan], shards: list[_Shard], records: list[dict[str, Any]], digests: list[str]
+) -> None:
     """Check that no row was lost, write the manifest, print the counts."""
     files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
-    num_rows, num_stars = (sum(entry[key] for entry in files) for key in ("num_rows", "num_stars"))
-    records = _close_gaps(plan.out_dir, [shard.record for shard in shards if shard.record is not None])
+    num_rows, num_stars, num_dropped, num_not_kept = (
+        sum(entry[key] for entry in files) for key in ("num_rows", "num_stars", "num_dropped", "num_not_kept")
+    )
     written = sum(record["num_stars"] for record in records)
-    if num_rows != sum(scan.num_rows for scan in scans) or num_stars != written:
-        raise WorkError("rows were lost", where=plan.out_dir, got=f"{num_rows} read, {written} written")
+    sums = (num_rows, num_stars, num_stars + num_dropped + num_not_kept)
+    if sums != (sum(scan.num_rows for scan in scans), written, num_rows):
+        got = f"{num_rows} read, {written} written, {num_dropped} dropped, {num_not_kept} not kept"
+        raise WorkError("rows were lost", where=plan.out_dir, got=got)
     if not written:
-        raise InputError("no star is left", where=plan.out_dir, got=f"{num_rows:,} rows, all dropped as unusable")
+        got = f"{num_rows:,} rows: {num_not_kept:,} not kept by --keep and --cuts, {num_dropped:,} dropped as unusable"
+        raise InputError("no star is left", where=plan.out_dir, got=got)
     fingerprint = plan.settings.fingerprint(digests)
     details = {
         "objid": "column" if "objid" in plan.names else "generated",
+        **({"order": plan.settings.order} if plan.settings.order != "input" else {}),
         "bands": list(DEFAULT_BANDS),
         "columns": plan.columns,
         "inputs": {"raw": files},
         "num_rows": num_rows,
-        "num_dropped": num_rows - num_stars,
+        "num_dropped": num_dropped,
+        "num_not_kept": num_not_kept,
         "fingerprint": fingerprint,
         "provenance": provenance(fingerprint),
     }
     write_manifest(plan.out_dir, STAR_FORMAT, records, details)
-    _print_counts(files, num_rows, num_stars)
+    _print_counts(files)
+    not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
+    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}", file=sys.stderr)
 
 
 def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -368,8 +383,6 @@ def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, 
     return closed
 
 
-def _print_counts(files: list[dict[str, Any]], num_rows: int, num_stars: int) -> None:
+def _print_counts(files: list[dict[str, Any]]) -> None:
     for entry in files:
-        reasons = ", ".join(f"{name} {num:,}" for name, num in entry["counts"].items()) or "nothing to remark"
-        print(f"ingest: {entry['name']}: {entry['num_rows']:,} rows; {reasons}", file=sys.stderr)
-    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_rows - num_stars:,} dropped", file=sys.stderr)
+        print(f"ingest: {describe_counts(entry)}", file=sys.stderr)

@@ -45,6 +45,16 @@ class Source(Section):
     simulate: Simulate | None = Field(None, description="simulate the stars")
     raw: list[PathText] | None = Field(None, description="raw files to ingest; may have * wildcards")
     columns: dict[str, str] = Field({}, description="name=column where the automatic mapping does not do")
+    magnitudes: str = Field("", description="which magnitudes or fluxes of several: psfMag, modelMag, dered, flux, ...")
+    flux: Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None = Field(
+        None, description="the bands are fluxes in this unit; null: magnitudes, or as file and names say"
+    )
+    zero_point: float | list[float] | None = Field(None, description="magnitude of one count, or one for each band")
+    asinh: bool = Field(False, description="fluxes to SDSS asinh magnitudes instead of Pogson's")
+    deredden: bool = Field(False, description="subtract the file's own extinction of each band")
+    angles: Literal["deg", "rad"] | None = Field(None, description="unit of ra and dec, where the file says none")
+    keep: list[str] = Field([], description="conditions that a row must fulfil, such as type=6 or r<20")
+    cuts: Literal["lecture"] | None = Field(None, description="lecture: keep rows with each band within 0-30")
 
     @model_validator(mode="after")
     def _one_of(self) -> Source:
@@ -60,6 +70,15 @@ class CatalogSection(Section):
     source: Source | None = Field(None, description="how to make it when it is not there yet")
     shard_rows: int = Field(500_000, ge=1, le=4_000_000, description="stars in one shard")
     bad: Literal["flag", "drop", "stop"] = Field("flag", description="what to do with unusable rows of raw files")
+    order: Literal["input", "healpix"] = Field(
+        "input", description="of the stars of raw files: as they come, or by their place in the sky (for query --cone)"
+    )
+
+    @model_validator(mode="after")
+    def _order_of_raw_files(self) -> CatalogSection:
+        if self.order != "input" and self.source and self.source.simulate:
+            raise ValueError("order is for raw files; hpc-ae order sorts a simulated catalog")
+        return self
 
 
 class Divide(Section):

@@ -18,6 +18,7 @@ from hpc_ae.catalog.check import (
 )
 from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.sky_check import check_ranges
 from hpc_ae.catalog.view import VIEW_NAME
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import DamageError, HpcAeError, InputError
@@ -122,6 +123,7 @@ def _verify_catalog(result: Verification, directory: Path, stars: Path | None, m
     result.add(check_names(directory, None if manifest is None else manifest["shards"]))
     if manifest is None:
         return 0
+    result.add(check_ranges(directory, manifest))
     star_catalog = None
     if manifest["format"] == ENCODING_FORMAT:
         result.add(check_view(directory, manifest))

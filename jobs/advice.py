@@ -10,7 +10,7 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
 from jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from jobs.resources import num_processes, num_tasks
-from jobs.stages import Stage, stages_of
+from jobs.stages import Stage, reading_of, stages_of
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
@@ -27,7 +27,22 @@ def sure_problems_of(config: RunConfig) -> list[str]:
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
     if config.encode.model and not (config.model_path / "model.json").exists():
         found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
-    return found
+    return found + _source_problems(config)
+
+
+def _source_problems(config: RunConfig) -> list[str]:
+    """What is wrong with how raw files are to be read."""
+    source = config.catalog.source
+    if source is None or not source.raw:
+        return []
+    from hpc_ae.catalog.readers.mapping import check_mapping
+
+    try:
+        check_mapping(source.columns)
+        reading_of(source).check()
+    except HpcAeError as error:
+        return [f"catalog.source: {error.what}: got {error.got}, expected {error.expected}"]
+    return []
 
 
 def problems_of(config: RunConfig) -> list[str]:

@@ -9,6 +9,11 @@ import typer
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
+from jobs import cli_inspect as options
+from jobs import cli_query
+from jobs.cli_export import export
+from jobs.cli_fetch import fetch
+from jobs.cli_model import model_export
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -21,8 +26,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Models from elsewhere.", no_args_is_help=True)
+model_app = typer.Typer(help="Models from and to elsewhere.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+app.command()(export)
+model_app.command("export")(model_export)
+app.command()(cli_query.order)
+app.command()(cli_query.query)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
@@ -30,6 +39,7 @@ Overrides = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 BadRows = Literal["flag", "drop", "stop"]
+Order = Literal["input", "healpix"]
 ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one shard.")]
 
 
@@ -73,35 +83,40 @@ def simulate(
     make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows), workers)
 
 
+app.command()(fetch)
+
+
 @app.command()
 def ingest(
     raw: Annotated[list[str], typer.Argument(metavar="RAW...", help="Raw files: CSV (plain or gzip) or Parquet.")],
     out: Annotated[Path, typer.Option(help="The star catalog to make.")],
-    map: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Where the automatic mapping does not do.")
-    ] = None,
+    map: options.MapOption = None,
+    magnitudes: options.Magnitudes = "",
+    flux: options.Flux = None,
+    zero_point: options.ZeroPoint = None,
+    asinh: options.Asinh = False,
+    deredden: options.Deredden = False,
+    angles: options.Angles = None,
+    keep: options.Keep = None,
+    cuts: options.Cuts = None,
     shard_rows: ShardRows = 500_000,
     bad: Annotated[BadRows, typer.Option(help="Unusable rows: flag them, drop them, or stop.")] = "flag",
+    order: Annotated[Order, typer.Option(help="Stars as the raw files have them, or by place in the sky.")] = "input",
     workers: Workers = 2,
 ) -> None:
-    """Turn raw files into a star catalog; no row is lost, unusable ones are flagged with their reasons."""
+    """Turn raw files into a star catalog; no row is lost unless --keep or --cuts leave it out or --bad drop drops it,
+    unusable ones are flagged with their reasons.
+    """
+    reading = options.make_reading(dict(locals()))
     from hpc_ae.ingest import IngestSettings
     from hpc_ae.ingest import ingest as make_catalog
     from jobs.stages import expand_paths
 
-    make_catalog(expand_paths(raw), out, IngestSettings(_parse_mapping(map or []), shard_rows, bad), workers)
+    settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading, order)
+    make_catalog(expand_paths(raw), out, settings, workers)
 
 
-def _parse_mapping(entries: list[str]) -> dict[str, str]:
-    mapping = {}
-    for entry in entries:
-        name, separator, column = entry.partition("=")
-        if not separator or not name or not column:
-            raise InputError("not a mapping", where="--map", got=entry, expected="name=column, such as u=psfMag_u")
-        if name in mapping:
-            raise InputError("a name is mapped twice", where="--map", got=entry, expected=f"one column for {name}")
-        mapping[name] = column
-    return mapping
+app.command()(options.inspect)
 
 
 def _run_stage(name: str, config: RunConfig) -> int | None:

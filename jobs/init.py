@@ -15,16 +15,20 @@ from hpc_ae.cluster import Resources
 from hpc_ae.config import RunConfig, check_config, known_keys
 from hpc_ae.errors import InputError
 from hpc_ae.files import publish_bytes
+from hpc_ae.sections import Source
 from hpc_ae.yaml_loader import parse_yaml
 
 _COMMENT_COLUMN = 44
 # What a stage may ask for is what `cluster` may: the page says it once.
 _REPEATED = re.compile(rf"cluster\.stages\.\w+\.({'|'.join(Resources.model_fields)})")
 _START: dict[str, Any] = {"run_dir": "runs/mine", "catalog": {"source": {"simulate": {"stars": 200_000}}}}
-_NOT_SHOWN = ("raw", "columns")  # the other way to make a catalog stands beside it as a comment
+_NOT_SHOWN = tuple(
+    name for name in Source.model_fields if name != "simulate"
+)  # the other way to make a catalog stands beside it as a comment
 _RAW = (
     '    # raw: ["survey/*.parquet"]             # instead of simulate: CSV (plain or gzip) or Parquet; * wildcards\n'
     "    # columns: {u: psfMag_u}                # with raw: name=column where the automatic mapping does not do\n"
+    "    # keep: [clean=1, 'r<20']               # with raw: conditions on rows; more in docs/columns.md\n"
 )
 
 

@@ -175,7 +175,7 @@ def _gone(launched: Launched, markers: dict[int, dict[str, Any]], open_ranks: li
 def _gone_locally(launched: Launched, markers: dict[int, dict[str, Any]]) -> str | None:
     for rank, marker in markers.items():
         if marker["state"] == "interrupted":
-            return "it was asked to stop, and saved its work; the same command goes on from there"
+            return f"{marker['message']}; the same command goes on"
         if marker["state"] == "running" and not still_runs(marker):
             time.sleep(_GRACE_SECONDS / 4)
             if launched.markers().get(rank, {}).get("state") == "running":

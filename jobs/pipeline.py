@@ -207,10 +207,13 @@ def _say_counts(config: RunConfig, stage: str) -> None:
     """After an ingest: what it flagged, and why, by file."""
     if stage != "ingest":
         return
+    from hpc_ae.catalog.tally import describe_counts
+
     manifest = read_json(config.catalog_path / "manifest.json")
     for entry in manifest["inputs"].get("raw", []):
-        reasons = ", ".join(f"{name} {num:,}" for name, num in entry["counts"].items()) or "nothing to remark"
-        say(f"  {entry['name']}: {entry['num_rows']:,} rows; {reasons}")
+        for note in entry.get("notes", []):
+            say(f"  {entry['name']}: {note}")
+        say(f"  {describe_counts(entry)}")
 
 
 def submit_chain(config: RunConfig, stages: list[Stage], parsable: bool) -> list[Launched]:

@@ -11,13 +11,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.provenance import check_fingerprint
 from jobs.resources import Kind, num_workers, threads_per_rank
+
+if TYPE_CHECKING:
+    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.sections import Source
 
 Outcome = Literal["done", "interrupted"]
 StopRequested = Callable[[], bool]
@@ -78,8 +82,27 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
     source = config.catalog.source
     if source is None or not source.raw:
         raise InputError("the config names no raw files", where="catalog.source.raw")
-    settings = IngestSettings(dict(source.columns), config.catalog.shard_rows, config.catalog.bad)
+    catalog = config.catalog
+    columns, reading = dict(source.columns), reading_of(source)
+    settings = IngestSettings(columns, catalog.shard_rows, catalog.bad, reading, catalog.order)
     return expand_paths(source.raw), settings
+
+
+def reading_of(source: Source) -> Reading:
+    """What the config says of its raw files beside the columns."""
+    from hpc_ae.catalog.readers.conversion import Reading
+
+    points = source.zero_point if isinstance(source.zero_point, list) else [source.zero_point]
+    return Reading(
+        magnitudes=source.magnitudes,
+        flux=source.flux or "",
+        zero_point=tuple(point for point in points if point is not None),
+        asinh=source.asinh,
+        deredden=source.deredden,
+        angles=source.angles or "",
+        keep=tuple(source.keep),
+        cuts=source.cuts or "",
+    )
 
 
 def _run_ingest(config: RunConfig, _: StopRequested) -> str:

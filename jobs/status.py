@@ -141,7 +141,7 @@ def _state(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | N
         return "done", ""
     if job.local:
         return _local_state(markers)
-    states = {str(marker["state"]) for marker in markers.values()}
+    states = {str(marker["state"]): str(marker["message"]) for marker in markers.values()}
     if answer is None:
         return ("running" if "running" in states else "queued"), "Slurm does not answer: this is from its own files"
     jobs = dict.fromkeys(job.job_of(rank) for rank in open_ranks)
@@ -153,20 +153,23 @@ def _state(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | N
     return _state_in_queue(said, states)
 
 
-def _state_in_queue(said: list[dict[str, str]], states: set[str]) -> tuple[str, str]:
-    """Of the jobs that are not done: running where one of them is, else queued, else how the first of them ended."""
+def _state_in_queue(said: list[dict[str, str]], states: dict[str, str]) -> tuple[str, str]:
+    """Of the jobs that are not done: running where one of them is, else queued, else how the first of them ended.
+
+    `states`: those that ranks say they are in, each with a message.
+    """
     alive = [one for one in said if one["state"] and one["state"] not in ENDED]
     if any(one["state"] not in WAITING for one in alive):
         if "interrupted" in states and all(one["state"] == "COMPLETING" for one in alive):
-            return "stopped", "it was asked to stop, and saved its work"
-        return ("running", "") if states & {"running", "done"} else ("queued", "starting")
+            return "stopped", states["interrupted"]
+        return ("running", "") if states.keys() & {"running", "done"} else ("queued", "starting")
     if alive:
         return "queued", _REASONS.get(alive[0]["reason"], alive[0]["reason"])
     ended = next((one for one in said if one["state"]), None)
     if ended is not None:
         return ("stopped" if ended["state"] == "CANCELLED" else "lost"), _how_it_ended(ended)
     if "interrupted" in states:
-        return "stopped", "it was asked to stop, and saved its work"
+        return "stopped", states["interrupted"]
     return "lost", "the job has left Slurm's queue without finishing"
 
 
@@ -202,7 +205,7 @@ def _ended_badly(answer: Answer | None, job_id: str) -> bool:
 def _local_state(markers: dict[int, dict[str, Any]]) -> tuple[str, str]:
     for rank, marker in markers.items():
         if marker["state"] == "interrupted":
-            return "stopped", f"{marker['message']}, and saved its work"
+            return "stopped", str(marker["message"])
         if marker["state"] == "running" and runs_here(marker) is False:
             return "lost", f"rank {rank} died (killed, perhaps for want of memory)"
     return ("running", "") if markers else ("queued", "starting")

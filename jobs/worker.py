@@ -152,7 +152,7 @@ class Marker:
         except Exception as error:
             traceback.print_exc()
             self._fail(f"unexpected {type(error).__name__}: {error}", 1)
-        self._write(outcome, stop.reason if outcome == "interrupted" else "")
+        self._write(outcome, f"{stop.reason}, and saved its work" if outcome == "interrupted" else "")
         return outcome
 
     def end(self, reason: str) -> NoReturn:

@@ -19,7 +19,7 @@ GROUND = {"config", "cluster", "sections", "yaml_loader", "files", "errors", "pr
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()}
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
-ROOM_ARROWS = {("runtime", "model")}
+ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog")}
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "yaml_loader"),
@@ -29,10 +29,14 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
 }
 # Foreign library: the files that may import it, by the beginning of their paths.
 DOORS = {
-    "h5py": ("hpc_ae/catalog/",),
-    "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/export"),
+    "h5py": ("hpc_ae/catalog/", "hpc_ae/formats/hdf5_table.py"),
+    "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/catalog/arrow.py", "hpc_ae/formats/"),
+    "onnx": ("hpc_ae/model_export",),
+    "onnxruntime": ("hpc_ae/model_export",),
     "torch.distributed": ("hpc_ae/runtime/",),
     "mpi4py": ("hpc_ae/runtime/",),
+    "requests": ("hpc_ae/skyserver/",),
+    "cdshealpix": ("hpc_ae/catalog/sky.py",),
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),
@@ -174,7 +178,7 @@ def test_sizes(name: str) -> None:
     assert len(path.read_text().splitlines()) <= 400
     long = {one.name: one.end_lineno - one.lineno + 1 for one in functions(path) if one.end_lineno is not None}
     assert not {key: lines for key, lines in long.items() if lines > 60}
-    if name != "jobs/cli.py":
+    if not re.fullmatch(r"jobs/cli\w*\.py", name):
         assert not {one.name for one in functions(path) if num_parameters(one) > 6}
 
 

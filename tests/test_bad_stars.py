@@ -48,8 +48,11 @@ ID, RA, DEC = (0,), (1,), (2,)
 CELLS = [
     *(Cell(text, flag=Quality.MISSING) for text in ("", "null", "  ", "\\N", "N/A")),
     *(Cell(text, flag=Quality.NON_FINITE) for text in ("NaN", "nan", "inf", "-Infinity", "1e39", "1e400")),
-    *(Cell(text, flag=Quality.SENTINEL) for text in ("-9999", "-9999.0", "9999", "-9.999e3")),
-    *(Cell(text, flag=Quality.OUT_OF_RANGE) for text in ("-9999.59", "99", "-1000", "30.0001", "-0.01", "191")),
+    *(
+        Cell(text, flag=Quality.SENTINEL)
+        for text in ("-9999", "-9999.0", "9999", "-9.999e3", "-9999.59", "99", "-1000")
+    ),
+    *(Cell(text, flag=Quality.OUT_OF_RANGE) for text in ("-9999.61", "99.5", "-1001", "30.0001", "-0.01", "191")),
     *(Cell(text, flag=Caution.MAGNITUDE_ZERO) for text in ("0.0", "0", "-0.0", "0e0")),
     *(Cell(text) for text in ("1.07199819e-", "1.9E", "19.1mag", "0x13", "1 9.1", "--19", "1.2.3", "19,", "bright")),
     *(Cell(text) for text in ("\u22129999", "\u0661\u0669", "19.1\u00a0mag", "'19.1'", "1_9", "#NUM!", "1d1", ".")),

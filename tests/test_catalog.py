@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,20 +269,32 @@ def test_notes_of_a_shard(tmp_path: Path) -> None:
 
 
 class OpenWatch:
-    """Says whether anything opened a file, in C libraries too: inotify with IN_OPEN."""
+    """Says whether anything opened some files, in C libraries too: inotify with IN_OPEN."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *paths: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(os.O_NONBLOCK)
         in_open = 0x20
-        assert self._descriptor >= 0 and libc.inotify_add_watch(self._descriptor, os.fsencode(path), in_open) >= 0
+        assert self._descriptor >= 0
+        numbers = [libc.inotify_add_watch(self._descriptor, os.fsencode(path), in_open) for path in paths]
+        assert all(number >= 0 for number in numbers)
+        self._places = {number: place for place, number in enumerate(numbers)}
+
+    def places(self) -> list[int]:
+        """Which of the files were opened since the last question, by their place among the paths."""
+        event, found = struct.Struct("iIII"), set()
+        try:
+            while data := os.read(self._descriptor, 1 << 16):
+                found |= {
+                    self._places[number] for number, *_ in event.iter_unpack(data)
+                }  # a file's events have no name
+        except BlockingIOError:
+            pass
+        return sorted(found)
 
     def opened(self) -> bool:
-        """Whether the file was opened since the last question."""
-        try:
-            return bool(os.read(self._descriptor, 4096))
-        except BlockingIOError:
-            return False
+        """Whether one was opened since the last question."""
+        return bool(self.places())
 
     def close(self) -> None:
         """Stop watching."""

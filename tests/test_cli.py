@@ -23,8 +23,9 @@ from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
 from hpc_ae.simulate import SimulateSettings, simulate
 
-COMMANDS = ["simulate", "ingest", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
+COMMANDS = ["simulate", "ingest", "inspect", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
 COMMANDS += ["status", "logs", "cancel", "init", "doctor", "model", "model import"]
+COMMANDS += ["export"]
 HEAVY = ("torch", "h5py", "pyarrow", "submitit", "matplotlib", "mpi4py", "astropy")
 WATCH = """
 import sys

@@ -21,6 +21,7 @@ from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import WorkError
 from hpc_ae.files import digest_file
 from hpc_ae.ingest import IngestSettings, ingest
+from hpc_ae.order import order
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.runtime.distributed import Ranks
@@ -124,6 +125,30 @@ def test_full_disk(stage: Callable[[RunConfig], None], room: int, disk: Path, tm
     for part in (config.catalog_path, config.encoding_path):
         found = verify(part)
         assert found.ok, found.findings
+
+
+@pytest.mark.parametrize("room", [0, 4096, 300_000, 1_000_000])
+@pytest.mark.parametrize("make", ["order", "ingest"])
+def test_full_disk_in_sky_order(make: str, room: int, disk: Path, tmp_path: Path) -> None:
+    """Whether runs or shards no longer fit: one error with the path, nothing left; with room all stars are there."""
+    stars, raw = tmp_path / "stars", tmp_path / "raw.csv"
+    simulate(stars, SimulateSettings(NUM_STARS, shard_rows=SHARD_ROWS))
+    raw.write_text(
+        "ra,dec,u,g,r,i,z\n" + "".join(f"{row % 360},{row % 90},15,15,15,15,15\n" for row in range(NUM_STARS))
+    )
+
+    def work() -> None:
+        if make == "order":
+            order(stars, disk / "sky", SHARD_ROWS)
+        else:
+            ingest([raw], disk / "sky", IngestSettings({}, SHARD_ROWS, "flag", order="healpix"))
+
+    with almost_full(disk, room), pytest.raises(WorkError, match="the disk is full") as caught:
+        work()
+    assert f"{disk / 'sky'}/" in caught.value.where and not (disk / "sky").exists()
+    work()
+    found = verify(disk / "sky")
+    assert found.ok and found.num_stars == NUM_STARS
 
 
 def test_command_on_a_full_disk(disk: Path, tmp_path: Path) -> None:

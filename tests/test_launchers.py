@@ -169,7 +169,7 @@ def test_background_run_is_steered(background: Path, star_dir: Path, tmp_path: P
     assert hpc_ae("run", config, "--no-wait").returncode == 0
     second = hpc_ae("run", config)
     assert second.returncode == 2 and "another hpc-ae works in this run directory" in second.stderr
-    assert wait_until(lambda: any(background.glob("checkpoints/step-*")), timeout=60)
+    assert wait_until(lambda: any(background.glob("checkpoints/step-*")), timeout=150)
     follower = subprocess.Popen(command("logs", background, "train", "-f"), env=environment(), stdout=subprocess.PIPE)
     assert "asked to save" in hpc_ae("cancel", background).stdout
     follower.communicate(timeout=30)  # ends with the stage

@@ -65,7 +65,7 @@ def names_in(directory: Path) -> list[str]:
 def wait_for_shards(config: RunConfig, goal: int, processes: list[subprocess.Popen[str]]) -> None:
     """Return when so many shards are there, or all processes have ended."""
     while len(shards(config)) < goal and any(process.poll() is None for process in processes):
-        time.sleep(0.0005)
+        time.sleep(0.002)
 
 
 def kill_some(processes: list[subprocess.Popen[str]], chance: random.Random) -> None:
@@ -146,7 +146,7 @@ def wait_for_step(config: RunConfig, step: int, process: subprocess.Popen[str]) 
     while process.poll() is None:
         if max((path.name for path in config.run_path.glob("checkpoints/step-*")), default="") >= f"step-{step:09d}":
             return
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def kill_a_rank(config: RunConfig, process: subprocess.Popen[str], chance: random.Random) -> None:

@@ -237,7 +237,7 @@ def test_killed_training(
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, train=LONG)
     run_dir = tmp_path / "run"
     process = start("run", config)
-    assert wait_until(lambda: len(list(run_dir.glob("checkpoints/step-*"))) > 0, timeout=60)
+    assert wait_until(lambda: len(list(run_dir.glob("checkpoints/step-*"))) > 0, timeout=150)
     assert len(ranks(run_dir, "train")) == 2
     killed = time.monotonic()
     kill(process, run_dir)
@@ -260,7 +260,7 @@ def test_killed_simulation_leaves_no_process(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     before = pool_processes()
     process = start("run", config)
-    assert wait_until(lambda: len(list(run_dir.glob("catalog/shard-*.h5"))) > 1, timeout=60)
+    assert wait_until(lambda: len(list(run_dir.glob("catalog/shard-*.h5"))) > 1, timeout=150)
     assert pool_processes() - before
     process.kill()
     process.communicate(timeout=30)

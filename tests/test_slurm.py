@@ -202,7 +202,7 @@ def test_scancel_is_not_answered_with_a_requeue(slurm: SlurmCluster, star_dir: P
     done = hpc_ae("run", config, "--no-wait", **slurm.environment())
     assert done.returncode == 0, done.stderr
     jobs = submitted(done.stdout)
-    assert wait_until(lambda: len(list((tmp_path / "run").glob("checkpoints/step-*"))) > 0, timeout=60)
+    assert wait_until(lambda: len(list((tmp_path / "run").glob("checkpoints/step-*"))) > 0, timeout=150)
     slurm.run("scancel", str(jobs["train"]))
     assert wait_until(lambda: slurm.queue() == [], timeout=20)
     assert {slurm.state(number) for number in jobs.values()} == {"CANCELLED"}

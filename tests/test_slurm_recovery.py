@@ -64,7 +64,7 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     slurm.run("scontrol", "requeue", str(job_id))
     assert wait_until(lambda: len(starts(run_dir, "train")) == 2, timeout=90)
     begun = newest_step(run_dir)
-    assert wait_until(lambda: newest_step(run_dir) > begun, timeout=60)
+    assert wait_until(lambda: newest_step(run_dir) > begun, timeout=150)
     slurm.run("scancel", "--signal=USR2", str(job_id))
     assert wait_until(lambda: len(starts(run_dir, "train")) == 3, timeout=90)
     assert slurm.wait(job_id, timeout=200) == "COMPLETED", slurm.log_tails()

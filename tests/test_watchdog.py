@@ -95,7 +95,7 @@ def test_stopped_rank_is_named(stage: str, star_dir: Path, tmp_path: Path) -> No
     )
     run_dir, process = tmp_path / "run", start("run", config)
     sign = "checkpoints/step-*" if stage == "train" else "encoding/shard-00??[13579].h5"  # rank 1 has the odd ones
-    assert wait_until(lambda: any(run_dir.glob(sign)), timeout=60, interval=0.002)
+    assert wait_until(lambda: any(run_dir.glob(sign)), timeout=150, interval=0.02)
     stopped, began = pid_of(run_dir, stage, 1), time.monotonic()
     os.kill(stopped, signal.SIGSTOP)
     _, said = process.communicate(timeout=60)

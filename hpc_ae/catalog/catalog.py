@@ -5,25 +5,32 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from hpc_ae.catalog.fields import Field, field_of, split_arrays, split_field
 from hpc_ae.catalog.manifest import read_manifest
-from hpc_ae.catalog.schema import columns_of
-from hpc_ae.catalog.shard import Arrays, read_shard
+from hpc_ae.catalog.schema import Column, columns_of
+from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, read_shard
 from hpc_ae.errors import DamageError, InputError
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
+    from hpc_ae.catalog.arrow import ArrowTable
+
+_MOST_LATENT = 65_536  # a manifest is not trusted with the memory for names
+
 
 class Catalog:
     """A star or encoding catalog, opened read-only.
 
-    `catalog["latent"][1000:2000]` reads those rows of one column; `len(catalog)` is the number of stars.
+    `catalog["latent"][1000:2000]` reads those rows of one column, `catalog[1000:2000]` of all columns,
+    `catalog[["objid", "latent"]]` is the same catalog with these columns; `len(catalog)` is the number of stars.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -36,6 +43,7 @@ class Catalog:
         self.shards: list[dict[str, Any]] = manifest["shards"]
         self.digest: str = manifest["catalog_digest"]
         self.offsets = np.concatenate([[0], np.cumsum([shard["num_stars"] for shard in self.shards])]).astype(np.int64)
+        self._columns: list[str] = list(manifest["columns"])
 
     def __len__(self) -> int:
         return self.num_stars
@@ -45,10 +53,45 @@ class Catalog:
             f"<{self.format} {self.directory}: {self.num_stars} stars, {self.num_good} good, {len(self.shards)} shards>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "directory": self.directory.absolute()}  # another process may stand elsewhere
+
+    __iter__ = None  # else Python would read star by star; iter_chunks is the way
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
     @property
     def columns(self) -> list[str]:
-        """Names of the columns, in the order of the format."""
-        return list(self.manifest["columns"])
+        """Names of the columns, in the order of the format, or those that were selected."""
+        return list(self._columns)
+
+    @property
+    def schema(self) -> dict[str, Column]:
+        """What the format knows of its columns, by name."""
+        return columns_of(self.format)
+
+    def fields(self, names: Sequence[str] | None = None) -> list[Field]:
+        """Name, type, elements, unit, UCD and description of columns (all by default)."""
+        num_latent = min(int(self.manifest.get("latent", 0)), _MOST_LATENT)
+        elements = {"": (), "B": tuple(self.bands), "L": tuple(str(index) for index in range(num_latent))}
+        known = [self.schema[name] for name in self._chosen(names)]
+        return [field_of(column, elements[column.width]) for column in known]
+
+    def _chosen(self, names: Sequence[str] | None) -> list[str]:
+        """`names`, all columns for None; InputError where one is not there."""
+        chosen = self.columns if names is None else [names] if isinstance(names, str) else list(names)
+        for name in chosen:
+            if name not in self._columns:
+                expected = f"one of {', '.join(self._columns)}"
+                raise InputError("no such column", where=self.directory, got=name, expected=expected)
+        return chosen
+
+    def select(self, columns: Sequence[str]) -> Catalog:
+        """The same catalog with these columns only, in this order."""
+        selection = copy.copy(self)
+        selection._columns = self._chosen(columns)
+        return selection
 
     def shard_path(self, index: int) -> Path:
         """Path of shard `index`."""
@@ -70,6 +113,13 @@ class Catalog:
         """Columns shard by shard, in bounded memory."""
         for index in range(len(self.shards)):
             yield self.read_shard(index, names)
+
+    def iter_chunks(self, columns: Sequence[str] | None = None, rows: int = CHUNK_ROWS) -> Iterator[Arrays]:
+        """Columns (all by default) of `rows` stars at a time, of fewer at the end, in bounded memory."""
+        if rows < 1:
+            raise InputError("a chunk needs rows", where="iter_chunks", got=rows, expected="1 or more")
+        names = self._chosen(columns)
+        return (self.read(names, slice(start, start + rows)) for start in range(0, self.num_stars, rows))
 
     def read(self, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of a range of stars across shards."""
@@ -94,34 +144,97 @@ class Catalog:
                 yield index, low, high
 
     def _empty(self, names: Sequence[str]) -> Arrays:
-        known = columns_of(self.format)
-        widths = {"": (), "B": (len(self.bands),), "L": (int(self.manifest.get("latent", 0)),)}
-        return {name: np.empty((0, *widths[known[name].width]), known[name].dtype) for name in names}
+        return {field.name: np.empty((0, *field.shape), field.dtype) for field in self.fields(names)}
 
-    def __getitem__(self, name: str) -> CatalogColumn:
-        if name not in self.columns:
-            raise InputError(
-                "no such column", where=self.directory, got=name, expected=f"one of {', '.join(self.columns)}"
-            )
-        return CatalogColumn(self, name)
+    def take(self, rows: np.ndarray | Sequence[int], columns: Sequence[str] | None = None) -> Arrays:
+        """Columns (all by default) of single stars by row number (n,), in the order given; IndexError outside."""
+        names, wanted = self._chosen(columns), np.asarray(rows, np.int64)
+        wanted = np.where(wanted < 0, wanted + self.num_stars, wanted)
+        if ((wanted < 0) | (wanted >= self.num_stars)).any():
+            raise IndexError(f"a row outside 0 to {self.num_stars - 1}")
+        taken = {field.name: np.empty((len(wanted), *field.shape), field.dtype) for field in self.fields(names)}
+        shards = np.searchsorted(self.offsets, wanted, side="right") - 1
+        for index in np.unique(shards):
+            places = np.flatnonzero(shards == index)
+            local = wanted[places] - self.offsets[index]
+            low, high = int(local.min()), int(local.max()) + 1
+            for name, values in self.read_shard(int(index), names, slice(low, high)).items():
+                taken[name][places] = values[local - low]
+        return taken
 
-    def to_table(self, columns: Sequence[str] | None = None, rows: slice = slice(None)) -> Table:
-        """An astropy Table of the columns (all by default) of a range of stars, with units."""
-        from astropy.table import Table
+    @overload
+    def __getitem__(self, key: str) -> CatalogColumn: ...
+    @overload
+    def __getitem__(self, key: slice | int) -> Arrays: ...
+    @overload
+    def __getitem__(self, key: list[str] | tuple[str, ...]) -> Catalog: ...
+    def __getitem__(self, key: str | slice | int | list[str] | tuple[str, ...]) -> CatalogColumn | Arrays | Catalog:
+        if isinstance(key, str):
+            return CatalogColumn(self, self._chosen([key])[0])
+        if isinstance(key, list | tuple):
+            return self.select(key)
+        if isinstance(key, slice):
+            return self.read(self._columns, key)
+        return {name: values[0] for name, values in self.take([key]).items()}
 
-        names = list(columns or self.columns)
-        for name in names:
-            self[name]
-        table = Table(self.read(names, rows), copy=False)
-        known = columns_of(self.format)
-        for name in names:
-            if known[name].unit:
-                table[name].unit = known[name].unit
-        return table
+    def join(self, stars: str | Path | None = None) -> Catalog:
+        """An encoding catalog with the columns of its star catalog (at `stars` where that has moved) before its own."""
+        from hpc_ae.catalog.join import JoinedCatalog, open_stars
+
+        found = open_stars(self, stars)
+        return self if found is self else JoinedCatalog(self, found)
+
+    def cone(
+        self,
+        ra: float,
+        dec: float,
+        radius_arcmin: float,
+        columns: Sequence[str] | None = None,
+        *,
+        stars: str | Path | None = None,
+    ) -> tuple[np.ndarray, Arrays]:
+        """Stars within `radius_arcmin` of (ra, dec) in degrees: row numbers int64 (n,), and columns of those rows.
+
+        An encoding catalog asks the positions of its star catalog (at `stars` where that has moved).
+        """
+        from hpc_ae.catalog.join import open_stars
+        from hpc_ae.catalog.select import InCone
+        from hpc_ae.catalog.sky import Cone
+
+        names = self._chosen(columns)
+        rows = InCone(open_stars(self, stars), Cone(ra, dec, radius_arcmin)).all_rows()
+        return rows, self.take(rows, names)
+
+    def to_table(
+        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+    ) -> Table:
+        """An astropy Table of the columns (all by default) of a range of stars, with units, descriptions and UCDs.
+
+        `split` makes columns `magnitude_u`, `magnitude_g`, ... of vectors.
+        """
+        from hpc_ae.catalog.tables import make_table
+
+        return make_table(*self._rows(columns, rows, split), {"catalog_digest": self.digest})
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+    ) -> ArrowTable:
+        """An Arrow table of the columns (all by default) of a range of stars; units, UCDs in its fields' metadata."""
+        from hpc_ae.catalog.arrow import arrow_schema, arrow_table
+
+        fields, arrays = self._rows(columns, rows, split)
+        return arrow_table(arrow_schema(fields, {"catalog_digest": self.digest}), arrays)
+
+    def _rows(self, columns: Sequence[str] | None, rows: slice, split: bool) -> tuple[list[Field], Arrays]:
+        fields = self.fields(columns)
+        arrays = self.read([field.name for field in fields], rows)
+        if not split:
+            return fields, arrays
+        return [part for field in fields for part in split_field(field)], split_arrays(fields, arrays)
 
 
 class CatalogColumn:
-    """One column of a catalog; slicing reads just those rows."""
+    """One column of a catalog; slicing reads just those rows, an array of row numbers or a mask (N,) those."""
 
     def __init__(self, catalog: Catalog, name: str) -> None:
         self.catalog = catalog
@@ -130,11 +243,23 @@ class CatalogColumn:
     def __len__(self) -> int:
         return self.catalog.num_stars
 
-    def __getitem__(self, rows: slice | int) -> np.ndarray:
+    def __repr__(self) -> str:
+        return f"<column {self.name} of {self.catalog!r}>"
+
+    def __getitem__(self, rows: slice | int | np.ndarray | list[int]) -> np.ndarray:
         if isinstance(rows, slice):
             return self.catalog.read([self.name], rows)[self.name]
-        index = range(self.catalog.num_stars)[rows]
-        return np.asarray(self.catalog.read([self.name], slice(index, index + 1))[self.name][0])
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool:
+            if wanted.shape != (len(self),):
+                raise IndexError(f"a mask of shape {wanted.shape} for {len(self)} stars")
+            wanted = np.flatnonzero(wanted)
+        values = self.catalog.take(np.atleast_1d(wanted), [self.name])[self.name]
+        return values if wanted.ndim else np.asarray(values[0])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for chunk in self.catalog.iter_chunks([self.name]):
+            yield from chunk[self.name]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         values = self[:]

@@ -29,7 +29,8 @@ from hpc_ae.catalog.schema import (
     Quality,
     columns_of,
 )
-from hpc_ae.catalog.shard import Arrays, count_flags, open_shard, read_column, read_shard
+from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, read_column, read_shard
+from hpc_ae.catalog.sky_check import check_positions
 from hpc_ae.catalog.view import VIEW_NAME, view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
@@ -39,6 +40,8 @@ Result = TypeVar("Result")
 _APART_SECONDS = 120.0
 _APART_ERRORS = (subprocess.SubprocessError, OSError, pickle.PickleError, EOFError)
 _GUESSES = 8
+# What an encoding shard's record has from its star shard's.
+_LINKED = {"num_stars": "rows", "objid_digest": "ids", "num_good": "good stars", "healpix": "range in the sky"}
 _EVERY_SHARD = ("objid", "quality", "caution")
 _WITH_VALUES = {
     STAR_FORMAT: ("magnitude",),
@@ -195,7 +198,18 @@ def _check_content(check: ShardCheck, file: h5py.File, *, thorough: bool) -> lis
             arrays[name] = values
         elif name in _WITH_VALUES[check.format] and len(values) == len(arrays.get("quality", ())):
             errors += _check_values(check, name, values, arrays["quality"])
-    return errors + _check_rows(check, arrays)
+    return errors + _check_rows(check, arrays) + _check_sky(check, file)
+
+
+def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
+    """Whether the stars of a sky-ordered star catalog are where its manifest says."""
+    if check.format != STAR_FORMAT or "healpix" not in check.record or not {"ra", "dec"} <= set(file):
+        return []
+    try:
+        ra, dec = (read_column(check.path, file, name) for name in ("ra", "dec"))
+    except DamageError as error:
+        return [error]
+    return check_positions(check.path, check.record, ra, dec)
 
 
 def _check_layout(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
@@ -222,6 +236,9 @@ def _check_rows(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
     if "objid" in arrays:
         digest = digest_bytes(arrays["objid"].data)
         errors += _differs("a shard's ids are not those of its manifest", check, digest, "objid_digest")
+        if "objid_range" in check.record:  # catalogs of the first version of the package have none
+            what = "a shard's ids have not the range of its manifest"
+            errors += _differs(what, check, objid_range(arrays["objid"]), "objid_range")
     if "quality" in arrays:
         num_good = int(np.count_nonzero(arrays["quality"] == 0))
         errors += _differs("a shard has another number of good stars", check, num_good, "num_good")
@@ -329,8 +346,9 @@ def check_link(path: Path, encoding: dict[str, Any], stars: dict[str, Any]) -> l
     compare("the star catalog is another than the one encoded", stars["catalog_digest"], recorded)
     compare("the encoding has other bands than its star catalog", encoding["bands"], stars["bands"])
     compare("the encoding has not the shards of its star catalog", len(ours), len(theirs))
+    compare("the encoding has not the order of its star catalog", encoding.get("order"), stars.get("order"))
     for mine, star in zip(ours, theirs, strict=False):
         where = path.parent / mine["file"]
-        for key, name in (("num_stars", "rows"), ("objid_digest", "ids"), ("num_good", "good stars")):
+        for key, name in _LINKED.items():
             compare(f"an encoding shard has not the {name} of its star shard", mine.get(key), star.get(key), where)
     return errors

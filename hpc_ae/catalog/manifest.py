@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,21 @@ def prepare_catalog(out_dir: Path, fingerprint: dict[str, Any], stage: str) -> b
         )
     remove_debris(out_dir)
     return False
+
+
+@contextmanager
+def unfinished_cleared(out_dir: Path, new: bool) -> Iterator[None]:
+    """Leave no temporary file, no shard of a catalog that was not finished, and no `new` directory of one."""
+    for path in out_dir.glob("shard-*.h5"):
+        path.unlink()
+    try:
+        yield
+    except BaseException:
+        for path in out_dir.glob("shard-*.h5"):
+            path.unlink(missing_ok=True)
+        remove_debris(out_dir)
+        if new:
+            with suppress(OSError):
+                out_dir.rmdir()
+        raise
+    remove_debris(out_dir)

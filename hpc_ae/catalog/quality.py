@@ -9,6 +9,8 @@ import numpy as np
 
 from hpc_ae.catalog.schema import MAGNITUDE_RANGE, SENTINELS, Caution, Quality
 
+_LEAST_SENTINEL = min(value for value in SENTINELS if value > 0)
+
 
 def flag_magnitudes(magnitude: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
     """Quality flags uint16 (N,) of magnitude (N, B) in mag; `missing` (N, B) marks values that the file has not.
@@ -28,7 +30,7 @@ def flag_magnitudes(magnitude: np.ndarray, missing: np.ndarray | None = None) ->
 def _reasons(values: np.ndarray, inside: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
     absent = np.zeros(values.shape, bool) if missing is None else missing
     infinite = ~np.isfinite(values) & ~absent
-    sentinel = np.isin(values, np.array(SENTINELS, values.dtype)) & ~absent
+    sentinel = find_sentinels(values) & ~absent
     outside = ~inside & ~absent & ~infinite & ~sentinel
     reasons = np.zeros(len(values), np.uint16)
     for flag, mask in (
@@ -57,3 +59,30 @@ def flag_zeros(magnitude: np.ndarray) -> np.ndarray:
     caution = np.zeros(len(magnitude), np.uint16)
     caution[(magnitude == 0).any(axis=1)] = np.uint16(Caution.MAGNITUDE_ZERO)
     return caution
+
+
+def find_sentinels(values: np.ndarray) -> np.ndarray:
+    """Which values are one of `SENTINELS`, compared in the precision of the values: bool, of their shape."""
+    return np.asarray(np.isin(values, np.array(SENTINELS, values.dtype)))
+
+
+def drop_errors(error: np.ndarray) -> np.ndarray:
+    """Make NaN in place what is no error (N, B) in mag: a sentinel, infinite or not positive.
+
+    Returns how many of each star's errors were dropped, int64 (N,); those that were NaN already are not counted.
+    """
+    with np.errstate(invalid="ignore"):
+        good = (error > 0) & (error < np.inf)
+    suspects = error >= _LEAST_SENTINEL
+    if suspects.any():
+        good &= ~(suspects & find_sentinels(error))
+    wrong = ~good & ~np.isnan(error)
+    error[wrong] = np.nan
+    return np.asarray(np.count_nonzero(wrong, axis=1))
+
+
+def drop_redshifts(redshift: np.ndarray) -> np.ndarray:
+    """Make NaN in place what is no redshift (N,): a sentinel, infinite, or below -1. Returns which: int64 (N,)."""
+    wrong = (redshift < -1) | np.isinf(redshift) | find_sentinels(redshift)
+    redshift[wrong] = np.nan
+    return np.asarray(wrong, np.int64)

@@ -19,7 +19,12 @@ MAX_SHARD_ROWS = 4_000_000
 SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
 DEFAULT_BANDS = ("u", "g", "r", "i", "z")
 MAGNITUDE_RANGE = (0.0, 30.0)
-SENTINELS = (-9999.0, 9999.0)
+# What catalogs write where there is no magnitude. All are outside MAGNITUDE_RANGE: only the reason depends on the list.
+# -9999 and -1000: SDSS; 99 and 99.99 and their kin: SExtractor, VizieR, DAOPHOT; the last: HEALPix.
+SENTINELS = (
+    *(-9999.0, -9999.59, -9999.99, 9999.0, 9999.99, -1000.0, -999.0, 999.0, -999.9, 999.9, -999.99, 999.99, 999.999),
+    *(-99.0, 99.0, -99.9, 99.9, -99.99, 99.99, -99.999, 99.999, 99.9999, -1.6375e30),
+)
 
 
 class Quality(IntFlag):

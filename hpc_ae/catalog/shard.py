@@ -101,11 +101,19 @@ def shard_record(name: str, catalog_format: str, arrays: Arrays, image: bytes | 
         "num_bytes": len(image),
         "digest": digest_bytes(image),
         "objid_digest": digest_bytes(np.ascontiguousarray(arrays["objid"], "<i8").data),
+        "objid_range": objid_range(arrays["objid"]),
         "flags": count_flags(arrays, catalog_format),
     }
     if catalog_format == STAR_FORMAT:
         record["sums"] = band_sums(arrays["magnitude"], good)
     return record
+
+
+def objid_range(objid: np.ndarray) -> list[str] | None:
+    """Smallest and largest id, as decimal strings; None where no star has one. -1 stands for a missing id."""
+    least = int(objid.min()) if len(objid) else -1
+    ids = objid[objid != -1] if least == -1 else objid
+    return [str(ids.min()), str(ids.max())] if len(ids) else None
 
 
 def count_flags(arrays: Arrays, catalog_format: str) -> dict[str, int]:

@@ -9,33 +9,49 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.readers.rawfile import Piece, Scan
-from hpc_ae.catalog.schema import STAR_FORMAT, Caution, Quality, flag_name
+from hpc_ae.catalog.quality import flag_magnitudes
+from hpc_ae.catalog.readers.names import RAW_PREFIX
+from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan
+from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, flag_name
 from hpc_ae.catalog.shard import Arrays, count_flags
+from hpc_ae.errors import InputError
 
 _REPEATED = flag_name(Caution.ID_REPEATED)
 _FLAGS = (*Quality, *Caution)
+_NAMED_ROWS = 5
+REMOVED = ("magnitude_error", "redshift")  # columns whose sentinels and impossible values become NaN
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one raw file in one shard: read, kept as stars, and stars by flag (dropped ones included)."""
+    """The rows of one raw file in one shard: read, not asked for, kept as stars, and stars by flag (dropped ones
+    included); `removed` counts values by column that were none and are NaN now.
+    """
 
     file: int
     num_rows: int
+    num_not_kept: int
     num_stars: int
     counts: dict[str, int]
+    removed: dict[str, int]
 
 
-def count_parts(pieces: list[Piece], arrays: Arrays, keep: np.ndarray) -> list[Part]:
-    """Stars by flag for each file's rows in a shard, before bad ones are dropped."""
+def count_parts(pieces: list[Piece], arrays: Arrays, asked: np.ndarray, keep: np.ndarray) -> list[Part]:
+    """Stars by flag for each file's rows in a shard that were `asked` for, (N,), before bad ones are dropped.
+
+    `arrays` holds the flags and the numbers of removed values of each row; `keep` (N,) says which rows become stars.
+    """
     parts = []
     first = 0
     for piece in pieces:
         rows = slice(first, first + piece.stop - piece.start)
-        flags = {name: arrays[name][rows] for name in ("quality", "caution")}
+        mine = asked[rows]
+        flags = {name: arrays[name][rows][mine] for name in ("quality", "caution")}
+        removed = {name: int(arrays[name][rows][mine].sum()) for name in REMOVED if name in arrays}
+        num_not_kept = len(mine) - int(mine.sum())
         first = rows.stop
-        parts.append(Part(piece.index, len(keep[rows]), int(keep[rows].sum()), count_flags(flags, STAR_FORMAT)))
+        counts = count_flags(flags, STAR_FORMAT)
+        parts.append(Part(piece.index, len(mine), num_not_kept, int(keep[rows].sum()), counts, removed))
     return parts
 
 
@@ -57,17 +73,74 @@ def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[
     for index, scan in enumerate(scans):
         own = [part for part in parts if part.file == index]
         counts: Counter[str] = Counter()
+        removed: Counter[str] = Counter()
         for part in own:
             counts.update(part.counts)
+            removed.update(part.removed)
+        num_rows, num_stars, num_not_kept = (
+            sum(getattr(part, key) for part in own) for key in ("num_rows", "num_stars", "num_not_kept")
+        )
         entries.append(
             {
                 "name": scan.raw.name,
                 "num_bytes": scan.raw.path.stat().st_size,
                 "digest": digests[index],
-                "mapping": {name: scan.raw.columns[column] for name, column in scan.raw.wanted.items()},
-                "num_rows": sum(part.num_rows for part in own),
-                "num_stars": sum(part.num_stars for part in own),
+                "mapping": {
+                    name: scan.raw.columns[column]
+                    for name, column in scan.raw.wanted.items()
+                    if not name.startswith(RAW_PREFIX)
+                },
+                "notes": list(scan.raw.notes),
+                "num_rows": num_rows,
+                "num_stars": num_stars,
+                "num_dropped": num_rows - num_not_kept - num_stars,
+                "num_not_kept": num_not_kept,
                 "counts": {flag_name(flag): counts[flag_name(flag)] for flag in _FLAGS if counts[flag_name(flag)]},
+                "removed": {name: num for name, num in removed.items() if num},
             }
         )
     return entries
+
+
+def describe_counts(entry: dict[str, Any]) -> str:
+    """One line on the entry of a raw file in a manifest: its rows, stars by flag, values removed, rows not kept."""
+    parts = [f"{name} {num:,}" for name, num in entry["counts"].items()]
+    parts += [f"{name} without value {num:,}" for name, num in entry.get("removed", {}).items()]
+    not_kept = f", {entry['num_not_kept']:,} not kept" if entry.get("num_not_kept") else ""
+    return f"{entry['name']}: {entry['num_rows']:,} rows{not_kept}; {', '.join(parts) or 'nothing to remark'}"
+
+
+def describe_notes(raws: Sequence[RawFile]) -> list[str]:
+    """What a user should know of how raw files were understood: a line each, once for files of the same kind."""
+    files: dict[str, list[str]] = {}
+    for raw in raws:
+        for note in raw.notes:
+            files.setdefault(note, []).append(raw.path.name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {note}"
+        for note, names in files.items()
+    ]
+
+
+def bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) -> InputError:
+    """Policy stop: the first unusable magnitudes of a shard by file, row and column."""
+    named: list[str] = []
+    first = 0
+    for piece in pieces:
+        stop = first + piece.stop - piece.start
+        for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
+            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
+            values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
+            named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
+        first = stop
+    return InputError(
+        "stars with unusable magnitudes, and the policy is to stop",
+        where=named[0],
+        got="; ".join(named),
+        expected="every magnitude finite and within 0-30 mag (nan here also stands for no value)",
+        fix="correct the rows, or use --bad flag (keeps and flags them) or --bad drop",
+    )
+
+
+def _column(piece: Piece, band: int) -> str:
+    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]

@@ -17,7 +17,7 @@ _LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Counts `total` units of work; shows rate and time left; safe to call often.
+    """Counts `total` units of work (0: nobody knows); shows rate and time left; safe to call often.
 
     `path`, where given, is a JSON file that says how far the work is, for `hpc-ae status` and the live view.
     """
@@ -72,11 +72,14 @@ class Progress:
     def line(self) -> str:
         """One line for a log: `encode: 1,000,000 of 2,000,000 stars (50 %), 3,100,000 stars/s, 0:00:01 left`."""
         left = (self.total - self.done) / self.rate if self.rate > 0 else 0.0
-        share = 100 * self.done / max(1, self.total)
+        note = f", {self.note}" if self.note else ""
+        if not self.total:
+            return f"{self.what}: {self.done:,} {self.unit}, {self.rate:,.0f} {self.unit}/s{note}"
+        share = 100 * self.done / self.total
         text = (
             f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0f} %), {self.rate:,.0f} {self.unit}/s"
         )
-        return text + f", {_clock(left)} left" + (f", {self.note}" if self.note else "")
+        return text + f", {_clock(left)} left{note}"
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -135,5 +138,5 @@ def _rich_bar(what: str, total: int, unit: str) -> Any:
         TextColumn("{task.fields[note]}"),
     ]
     bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-    bar.add_task(what, total=total, note="")
+    bar.add_task(what, total=total or None, note="")
     return bar

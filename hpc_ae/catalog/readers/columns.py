@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpc_ae.catalog.readers.mapping import ERROR_PREFIX
+from hpc_ae.catalog.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, RAW_PREFIX
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 
 NULL_WORDS = ("", "null", "NULL", "Null", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "--", "\\N")
@@ -33,7 +33,7 @@ class StarRows:
     """The raw columns of N stars, filled batch by batch; a column that a batch has not is missing there."""
 
     def __init__(self, num_rows: int, names: Collection[str]) -> None:
-        self.names = frozenset(names) | {"objid", "ra", "dec"}
+        self.names = {name for name in names if not name.startswith(RAW_PREFIX)} | {"objid", "ra", "dec"}
         self.objid = np.empty(num_rows, np.int64)
         self.damaged = np.zeros(num_rows, bool)
         self.ra = np.empty(num_rows)
@@ -41,39 +41,48 @@ class StarRows:
         self.redshift = np.empty(num_rows, np.float32)
         self.magnitude = np.empty((num_rows, len(DEFAULT_BANDS)), np.float32)
         self.missing = np.zeros(self.magnitude.shape, bool)
-        has_errors = any(name.startswith(ERROR_PREFIX) for name in self.names)
-        self.magnitude_error = np.empty((num_rows if has_errors else 0, len(DEFAULT_BANDS)), np.float32)
+        self.magnitude_error = self._per_band(ERROR_PREFIX)
+        self.extinction = self._per_band(EXTINCTION_PREFIX)
+        self.kept = np.ones(num_rows, bool)  # whether the row is one of those asked for
+
+    def _per_band(self, prefix: str) -> np.ndarray:
+        """(N, B), or (0, B) where no raw file has such columns."""
+        num_rows = len(self.objid) if any(name.startswith(prefix) for name in self.names) else 0
+        return np.empty((num_rows, len(DEFAULT_BANDS)), np.float32)
 
     def fill(self, at: int, batch: Mapping[str, pa.ChunkedArray]) -> int:
         """Store a batch from row `at` on; return its number of rows. BadValue where text is no number."""
         num_rows = len(next(iter(batch.values())))
         rows = slice(at, at + num_rows)
         for name in self.names - batch.keys():
-            self._target(name)[rows] = -1 if name == "objid" else np.nan
+            self.values(name)[rows] = -1 if name == "objid" else np.nan
         for name, column in batch.items():
+            if name not in self.names:  # a column that only decides which rows are kept
+                continue
             if name == "objid":
                 self.objid[rows], self.damaged[rows] = read_ids(column)
                 continue
-            target = self._target(name)
+            target = self.values(name)
             target[rows], missing = read_numbers(name, column, target.dtype)
             if missing is not None and name in DEFAULT_BANDS:
                 self.missing[rows, DEFAULT_BANDS.index(name)] = missing
         return num_rows
 
-    def _target(self, name: str) -> np.ndarray:
-        """The (N,) array that a column goes to."""
+    def values(self, name: str) -> np.ndarray:
+        """The (N,) array of a column, by our name."""
         if name in DEFAULT_BANDS:
             return self.magnitude[:, DEFAULT_BANDS.index(name)]
-        if name.startswith(ERROR_PREFIX):
-            return self.magnitude_error[:, DEFAULT_BANDS.index(name.removeprefix(ERROR_PREFIX))]
-        values: np.ndarray = getattr(self, name)
-        return values
+        for prefix, target in ((ERROR_PREFIX, self.magnitude_error), (EXTINCTION_PREFIX, self.extinction)):
+            if name.startswith(prefix):
+                return target[:, DEFAULT_BANDS.index(name.removeprefix(prefix))]
+        found: np.ndarray = getattr(self, name)
+        return found
 
 
 def read_numbers(name: str, column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (N,) of a column, NaN where it has none, and where that is: (N,) bool, or None for nowhere."""
     wanted = pa.from_numpy_dtype(dtype)
-    if _is_text(column.type):
+    if is_text(column.type):
         column = _clean(name, column).cast(wanted)
     elif not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
         column = column.cast(wanted, safe=False)
@@ -84,7 +93,7 @@ def read_numbers(name: str, column: pa.ChunkedArray, dtype: np.dtype) -> tuple[n
 
 def read_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Ids int64 (N,), -1 where there is none, and which of them lost digits, bool (N,)."""
-    if _is_text(column.type):
+    if is_text(column.type):
         return _ids_of_text(column)
     if pa.types.is_floating(column.type):
         return _ids_of_floats(_plain(column, np.nan).astype(np.float64))
@@ -119,18 +128,25 @@ def _ids_of_floats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, damaged
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column is of text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _clean(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text that reads as numbers: trimmed, without a leading plus, null for the words of no value; else BadValue."""
-    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"^\+", "")
-    text = pc.if_else(pc.is_in(text, pa.array(NULL_WORDS)), pa.scalar(None, text.type), text)
-    bad = np.flatnonzero(~pc.match_substring_regex(text, _NUMBER).fill_null(True).to_numpy())
+    """Text that reads as numbers, or null; else BadValue."""
+    text, reads = clean_text(column)
+    bad = np.flatnonzero(~reads.fill_null(True).to_numpy())
     if len(bad):
         raise BadValue(name, int(bad[0]), str(column[int(bad[0])].as_py()))
     return text
+
+
+def clean_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Text trimmed, without a leading plus, null for the words of no value; and which of it reads as a number."""
+    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"^\+", "")
+    text = pc.if_else(pc.is_in(text, pa.array(NULL_WORDS, text.type)), pa.scalar(None, text.type), text)
+    return text, pc.match_substring_regex(text, _NUMBER)
 
 
 def _nulls(column: pa.ChunkedArray) -> np.ndarray:

@@ -89,7 +89,7 @@ def _scaled(values: np.ndarray, scale: float, zero: float) -> np.ndarray:
     bits = 8 * native.itemsize
     if scale == 1 and native.dtype.kind == "i" and zero == 2.0 ** (bits - 1):
         unsigned = np.dtype(f"u{native.itemsize}")
-        return native.view(unsigned) ^ unsigned.type(1 << (bits - 1))
+        return np.asarray(native.view(unsigned) ^ unsigned.type(1 << (bits - 1)))
     if scale == 1 and native.dtype.kind in "iu" and bits < 64 and zero == int(zero) and abs(zero) < 2**62:
         return native.astype(np.int64) + int(zero)
     return native.astype(np.float64) * scale + zero

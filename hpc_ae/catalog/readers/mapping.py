@@ -1,114 +1,75 @@
-"""Which column of a raw file is which of ours: the usual names in the order they are tried, and what was said by hand.
+"""Which column of a raw file is which of ours, what its numbers mean, and why that was decided.
 
-Names are compared whatever their case. Precedence, highest first: explicit mapping; for the bands the first naming of
-`FAMILIES` of which all five are there; the errors likewise (a lone `zErr` is the redshift's); for everything else the
-first name of its list. The trap of `z`: beside u, g, r and i it is the band, beside five bands of another naming it is
-the redshift, and where both could be it is an error.
+Precedence, highest first: explicit mapping; for the bands the first family of `FAMILIES` of which all five are there,
+magnitudes before fluxes; the errors likewise (a lone `zErr` is the redshift's); for everything else the first name of
+its list. The trap of `z`: beside u, g, r and i it is the band, beside five bands of another naming it is the redshift,
+and where both could be it is an error that asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from hpc_ae.catalog.readers.bands import Bands, choose_bands
+from hpc_ae.catalog.readers.conversion import Conversion, Reading
+from hpc_ae.catalog.readers.known import Columns
+from hpc_ae.catalog.readers.names import (
+    EXTINCTION_PREFIX,
+    EXTINCTIONS,
+    NAMES,
+    RAW_PREFIX,
+    REDSHIFT_COMPANY,
+    TARGETS,
+)
+from hpc_ae.catalog.readers.positions import Head, angle_factors, choose_positions
+from hpc_ae.catalog.readers.selection import Condition
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 
-ERROR_PREFIX = "err_"
-_BARE = "{b}"
-# (how the five magnitudes are named, how their errors may be named), {b} is the band.
-FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (_BARE, ("err_{b}", "{b}_err", "{b}err", "e_{b}", "sigma_{b}", "modelmagerr_{b}")),
-    ("psfmag_{b}", ("psfmagerr_{b}", "psfmag_err_{b}", "err_{b}")),
-    ("modelmag_{b}", ("modelmagerr_{b}", "modelmag_err_{b}", "err_{b}")),
-    ("cmodelmag_{b}", ("cmodelmagerr_{b}", "cmodelmag_err_{b}", "err_{b}")),
-    ("dered_{b}", ("modelmagerr_{b}", "err_{b}")),
-    ("{b}mag", ("e_{b}mag", "{b}magerr", "{b}mag_err")),
-    ("{b}_mag", ("{b}_magerr", "{b}_mag_err", "e_{b}_mag")),
-    ("{b}psf", ("e_{b}psf",)),
-    ("mag_{b}", ("magerr_{b}", "mag_err_{b}", "err_mag_{b}", "err_{b}")),
-    ("sdss_{b}", ("sdss_{b}_err", "sdss_err_{b}")),
-)
-NAMES: dict[str, tuple[str, ...]] = {
-    "objid": (
-        *("objid", "obj_id", "photoobjid", "photo_objid", "sdss_objid", "bestobjid", "objectid", "object_id"),
-        *("source_id", "sourceid", "id"),
-    ),
-    "ra": ("ra", "raj2000", "ra_j2000", "ra_icrs", "_raj2000", "ra_deg", "radeg", "alpha", "alpha_j2000"),
-    "dec": (
-        *("dec", "dej2000", "decj2000", "dec_j2000", "de_icrs", "dec_icrs", "_dej2000", "dec_deg", "decdeg", "dedeg"),
-        *("delta", "delta_j2000"),
-    ),
-    "redshift": ("redshift", "z_spec", "zspec", "specz", "spec_z", "z_sp", "zsp", "spz"),
-}
-TARGETS = (*NAMES, *DEFAULT_BANDS, *(ERROR_PREFIX + band for band in DEFAULT_BANDS))
-
 
 @dataclass(frozen=True)
-class _Columns:
-    """The columns of one raw file, looked up by name."""
+class Understanding:
+    """What was decided of a raw file: our name to column index (conditions' columns as `raw:INDEX`), the conversion,
+    why each column was taken, and what a user should know.
+    """
 
-    path: Path
-    names: Sequence[str]
-
-    def __contains__(self, name: str) -> bool:
-        return any(column.strip().lower() == name for column in self.names)
-
-    def find(self, name: str, target: str, *, exactly: bool = False) -> int:
-        """Index of the one column called `name` whatever its case; with `exactly`, its own spelling settles a tie.
-
-        InputError where there is none, or several.
-        """
-        same = [index for index, column in enumerate(self.names) if column.strip().lower() == name.lower()]
-        if exactly and len(spelled := [index for index in same if self.names[index].strip() == name]) == 1:
-            return spelled[0]
-        if not same:
-            raise self.error("a column is missing", target, f"a column {name}")
-        if len(same) > 1:
-            raise self.error("several columns could be meant", target, f"one column {name}, whatever its case")
-        return same[0]
-
-    def first(self, target: str, candidates: Sequence[str]) -> int | None:
-        """Index of the first candidate that is there."""
-        return next((self.find(name, target) for name in candidates if name in self), None)
-
-    def error(self, what: str, target: str, expected: str) -> InputError:
-        """The one message for a column that is not there or not clear; it lists those that are."""
-        return InputError(
-            f"{what}: {target}",
-            where=self.path,
-            got="the columns " + ", ".join(self.names[:60]) + (", ..." if len(self.names) > 60 else ""),
-            expected=expected,
-            fix=f"say which with --map {target.split(',')[0]}=COLUMN",
-        )
+    wanted: dict[str, int]
+    conversion: Conversion
+    reasons: dict[str, str]
+    notes: tuple[str, ...]
 
 
-def map_columns(path: Path, names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, int]:
-    """Which column (index) of a raw file is which of `TARGETS`; only the five bands must be there.
+def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, head: Head) -> Understanding:
+    """Decide what the columns of a raw file are; only the five bands must be there. `head` reads the first values.
 
     `mapping` (target to column name) wins over recognition; an empty column name says that the file has none.
-    InputError where a band is missing, a mapped column is not there, or a name is not clear.
+    InputError where a band is missing, a mapped column is not there, or it is unclear what a column is or holds.
     """
     check_mapping(mapping)
-    columns = _Columns(path, names)
-    wanted = {target: columns.find(name, target, exactly=True) for target, name in mapping.items() if name}
-    open_bands = [band for band in DEFAULT_BANDS if band not in mapping]
-    family, error_names = _choose_family(columns, open_bands)
-    for band in open_bands:
-        wanted[band] = columns.find(family.format(b=band), band)
-    errors = [name for name in error_names if all(name.format(b=band) in columns for band in DEFAULT_BANDS)]
-    for target in TARGETS:
-        candidates = NAMES.get(target, [name.format(b=target[-1]) for name in errors])
-        if target in wanted or target in mapping:
-            continue
-        if (index := columns.first(target, candidates)) is not None:
-            wanted[target] = index
-    if not {"redshift", "z"} & mapping.keys() and "redshift" not in wanted and "z" in columns:
-        index = columns.find("z", "redshift")
-        if index != wanted["z"]:
-            wanted["redshift"] = index
-    return wanted
+    for target, name in mapping.items():
+        if name:
+            columns.take(target, columns.find(name, target, exactly=True), "mapped by hand")
+    bands = choose_bands(columns, mapping, reading)
+    if reading.asinh and not bands.zero_points:
+        columns.notes.append("--asinh changes nothing: the bands are magnitudes already")
+    choose_positions(columns, mapping)
+    _choose_others(columns, mapping)
+    ra_factor, dec_factor = angle_factors(columns, reading, head)
+    if reading.deredden:
+        _choose_extinctions(columns, bands)
+    conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
+    order = {target: columns.wanted[target] for target in (*DEFAULT_BANDS, *TARGETS) if target in columns.wanted}
+    conversion = Conversion(
+        ra_factor,
+        dec_factor,
+        bands.zero_points,
+        reading.asinh,
+        bands.inverse_variance,
+        reading.deredden,
+        conditions,
+    )
+    return Understanding({**order, **columns.wanted}, conversion, columns.reasons, tuple(columns.notes))
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
@@ -123,25 +84,66 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
             )
 
 
-def _choose_family(columns: _Columns, bands: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The first naming of which all of `bands` are there; InputError names the bands that are missing."""
-    found = {family: [band for band in bands if family.format(b=band) in columns] for family, _ in FAMILIES}
-    for family, errors in FAMILIES:
-        if len(found[family]) == len(bands):
-            if family == _BARE and "z" in bands:
-                _check_bare_z(columns, found)
-            return family, errors
-    best = max(found, key=lambda family: len(found[family]))
-    missing = [band for band in bands if band not in found[best]]
-    examples = ", ".join(family.format(b=missing[0]) for family, _ in FAMILIES[:6])
-    raise columns.error(f"the column of band {', '.join(missing)} is missing", missing[0], f"one of {examples}, ...")
+def _choose_others(columns: Columns, mapping: Mapping[str, str]) -> None:
+    """Take the id and the redshift: the first known name of each; a column z that is not the band is the redshift."""
+    for target in ("objid", "redshift"):
+        if target in mapping:
+            continue
+        name = next((name for name in NAMES[target] if name in columns), None)
+        if name is not None:
+            columns.take(target, columns.find(name, target), f"named {name}")
+    if not {"redshift", "z"} & mapping.keys() and "redshift" not in columns.wanted and "z" in columns:
+        index = columns.find("z", "redshift")
+        if index != columns.wanted["z"]:
+            band = columns.names[columns.wanted["z"]]
+            company = [columns.names[columns.places(name)[0]] for name in REDSHIFT_COMPANY if name in columns]
+            beside = ", ".join([band, *company])
+            columns.take("redshift", index, f"z beside {beside} is the redshift")
+            columns.notes.append(f"column {columns.names[index]} is the redshift, as the z band is {band}")
 
 
-def _check_bare_z(columns: _Columns, found: Mapping[str, list[str]]) -> None:
-    """Refuse u, g, r, i, z where another column has the z band's name too and no naming of its own beside it."""
-    for family, bands in found.items():
-        if bands == ["z"]:
-            other = family.format(b="z")
+def _choose_extinctions(columns: Columns, bands: Bands) -> None:
+    """Take the extinction of every band; InputError where there is none, or the magnitudes are corrected already."""
+    if bands.family.is_dereddened:
+        raise InputError(
+            "the magnitudes are corrected for extinction already",
+            where=columns.path,
+            got=f"--deredden with the columns {bands.pattern.format(b='u')}, ...",
+            fix="leave --deredden out, or choose others with --magnitudes",
+        )
+    for pattern in EXTINCTIONS:
+        if all(pattern.format(b=band) in columns for band in DEFAULT_BANDS):
+            for band in DEFAULT_BANDS:
+                name = pattern.format(b=band)
+                columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"named {name}")
+            return
+    examples = ", ".join(pattern.format(b="u") for pattern in EXTINCTIONS)
+    raise columns.error(
+        "there is no extinction of every band", "--deredden", f"five columns such as {examples}", "leave --deredden out"
+    )
+
+
+def _resolve(columns: Columns, condition: Condition) -> Condition:
+    """A condition on what a star catalog has (compared after conversion), else on a column of the file as it stands."""
+    name = condition.column.strip()
+    target, own = name.lower(), columns.places(name)
+    if target in columns.wanted:
+        if own and columns.wanted[target] not in own:
             raise columns.error(
-                "two columns could be the band", "z", f"either z (and {other} is something else) or {other}"
+                f"a condition could mean two columns: {condition.text}",
+                name,
+                f"the column {columns.names[own[0]]} of the file, or {columns.names[columns.wanted[target]]}, "
+                f"which is taken as {target}",
+                fix="name another column, such as redshift for a redshift called z",
             )
+        return replace(condition, column=target)
+    index = columns.find(name, condition.text, exactly=True) if own else None
+    if index is None:
+        raise columns.error(
+            "a condition is on a column that is not there",
+            condition.text,
+            f"a column {name}",
+            "name a column of the file",
+        )
+    columns.wanted[f"{RAW_PREFIX}{index}"] = index
+    return replace(condition, column=f"{RAW_PREFIX}{index}")

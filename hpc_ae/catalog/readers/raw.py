@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from hpc_ae.catalog.readers.batches import read_batches
 from hpc_ae.catalog.readers.columns import BadValue, StarRows
-from hpc_ae.catalog.readers.fits import open_fits, read_fits
-from hpc_ae.catalog.readers.hdf5 import is_hdf5, open_hdf5, read_hdf5
+from hpc_ae.catalog.readers.conversion import Reading, convert
+from hpc_ae.catalog.readers.fits import open_fits
+from hpc_ae.catalog.readers.hdf5 import is_hdf5, open_hdf5
+from hpc_ae.catalog.readers.head import map_raw
 from hpc_ae.catalog.readers.header import open_text
-from hpc_ae.catalog.readers.mapping import map_columns
 from hpc_ae.catalog.readers.packed import compression_of, decompress
-from hpc_ae.catalog.readers.parquet import open_parquet, read_parquet
+from hpc_ae.catalog.readers.parquet import open_parquet
 from hpc_ae.catalog.readers.rawfile import (
     FORMATS,
-    Batches,
     Piece,
     RawFile,
     bad_value,
@@ -26,7 +26,6 @@ from hpc_ae.catalog.readers.rawfile import (
     unreadable,
     wrong_count,
 )
-from hpc_ae.catalog.readers.text import read_text
 from hpc_ae.catalog.readers.votable import convert_votable, converted_paths
 from hpc_ae.errors import InputError
 
@@ -42,13 +41,17 @@ _FOREIGN = {
     b"\x93NUMPY": "a numpy file",
     b"SQLite format 3": "an SQLite database",
 }
-_READERS = {"csv": read_text, "parquet": read_parquet, "fits": read_fits, "hdf5": read_hdf5}
 
 
 def is_packed(path: Path) -> bool:
     """Whether `unpack` must come before `open_raw`: a compressed file, or a VOTable. InputError where it is none."""
     head = _head(path)
     return bool(compression_of(head)) or _is_votable(head)
+
+
+def compression_name(path: Path) -> str:
+    """What a raw file is compressed with; "" for nothing. InputError where it cannot be read."""
+    return compression_of(_head(path))
 
 
 def _head(path: Path) -> bytes:
@@ -107,7 +110,14 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
     return [open_text(path, data_path)]
 
 
-def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str]) -> RawFile:
+def open_raw(
+    path: Path,
+    data_path: Path,
+    mapping: Mapping[str, str],
+    reading: Reading | None = None,
+    *,
+    notice: bool = True,
+) -> RawFile:
     """Recognise a raw file by its content, choose the table that has the bands, and map its columns.
 
     InputError where it is no table, lacks a band, or several of its tables have them.
@@ -116,7 +126,7 @@ def open_raw(path: Path, data_path: Path, mapping: Mapping[str, str]) -> RawFile
     found, errors = [], []
     for table in tables:
         try:
-            found.append(replace(table, wanted=map_columns(path, table.columns, mapping)))
+            found.append(map_raw(table, mapping, reading or Reading(), notice=notice))
         except InputError as error:
             errors.append(error)
     if len(tables) == 1 and errors:
@@ -141,11 +151,6 @@ def _no_choice(path: Path, tables: Sequence[RawFile], num_found: int) -> InputEr
     )
 
 
-def read_batches(piece: Piece) -> Batches:
-    """The rows of a piece, batch by batch: (first row in the file, columns by the names of `piece.raw.wanted`)."""
-    return _READERS[piece.raw.kind](piece)
-
-
 def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
     """Fill `rows` from row `at` on with the rows of a piece; return how many.
 
@@ -157,7 +162,9 @@ def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
         if num_rows + length > piece.stop - piece.start:
             raise wrong_count(piece.raw, piece.start + num_rows + length, piece.stop)
         try:
-            num_rows += rows.fill(at + num_rows, batch)
+            rows.fill(at + num_rows, batch)
+            convert(piece.raw.conversion, rows, slice(at + num_rows, at + num_rows + length), batch)
+            num_rows += length
         except BadValue as bad:
             raise bad_value(piece.raw, bad.name, first_row + bad.row + 1, bad.text) from None
         except pa.ArrowException as error:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from hpc_ae.catalog.readers.conversion import Conversion
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 
@@ -50,6 +52,9 @@ class RawFile:
     table: str = ""  # which table of the file
     dialect: str = ""  # in words
     layout: Any = None
+    conversion: Conversion = field(default_factory=Conversion)
+    reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
+    notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
 
     def __post_init__(self) -> None:
         for name in ("units", "dtypes"):
@@ -134,7 +139,7 @@ def check_types(raw: RawFile) -> None:
     """InputError where a wanted column holds neither numbers nor text."""
     for name, index in raw.wanted.items():
         kind = raw.dtypes[index]
-        if kind and not _VALUE_TYPE.fullmatch(kind):
+        if kind and not name.startswith(RAW_PREFIX) and not _VALUE_TYPE.fullmatch(kind):
             raise bad_value(raw, name, 1, f"values of type {kind}")
 
 
@@ -152,6 +157,14 @@ def unreadable(path: Path, got: object, fix: str = "") -> InputError:
 def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
     """A value that is no number; `row` counts the stars of the file from 1."""
     column = raw.columns[raw.wanted[name]] if name in raw.wanted else name
+    if name.startswith(RAW_PREFIX):
+        return InputError(
+            "a value that a condition compares is not a number",
+            where=f"{raw.path}, row {row:,}, column {column}",
+            got=repr(text[:80]),
+            expected="a number, or nothing where there is no value",
+            fix="correct the row, or compare with = or != instead",
+        )
     return InputError(
         "a value is not a number",
         where=f"{raw.path}, row {row:,}, column {column} (read as {name})",

@@ -7,6 +7,7 @@ Of a whitespace-separated table each run of blanks becomes one tab before pyarro
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.csv
 
 from hpc_ae.catalog.readers.columns import NULL_WORDS
 from hpc_ae.catalog.readers.header import BLANK, read_at
+from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Batches, Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.errors import InputError
 
@@ -49,6 +51,16 @@ def row_ends(data: np.ndarray, look_back: int) -> np.ndarray:
     before, second = data[ends - 1], data[ends - 2]
     blank = (before == _NEWLINE) | ((before == _RETURN) & (second == _NEWLINE))
     return ends[~blank] if blank.any() else ends
+
+
+def cut_text(raw: RawFile) -> RawFile:
+    """The file up to the last whole line of its first segment: what a look at its beginning needs."""
+    stop = min(raw.data_start + SEGMENT_BYTES, raw.data_stop)
+    if stop == raw.data_stop:
+        return raw
+    with raw.data_path.open("rb", buffering=0) as file:
+        size = read_at(file.fileno(), raw.data_start, stop).rfind(b"\n") + 1
+    return replace(raw, data_stop=raw.data_start + size)
 
 
 def count_tasks(raw: RawFile) -> list[tuple[Path, int, int]]:
@@ -98,9 +110,21 @@ def read_text(piece: Piece) -> Batches:
                 raise unreadable(piece.raw.path, f"a line longer than {CHUNK_BYTES} bytes after row {row:,}")
             data = pa.py_buffer(chunk).slice(0, size)
             table = parser.parse(squeeze_blanks(data) if piece.raw.delimiter == BLANK else data, row)
-            yield row, {name: table.column(str(index)) for name, index in piece.raw.wanted.items()}
+            yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
+
+
+def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without bytes that are no UTF-8: they become the replacement character."""
+    if pa.types.is_string(column.type):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            values = column.cast(pa.binary()).to_pylist()
+            texts = [None if value is None else value.decode(errors="replace") for value in values]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+    return column
 
 
 def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
@@ -118,14 +142,19 @@ def _locate(descriptor: int, piece: Piece, mark: Mark, row: int) -> int:
     raise wrong_count(raw, mark.num_rows + len(ends), row)
 
 
+def _type_of(name: str) -> pa.DataType:
+    return pa.string() if name.startswith(RAW_PREFIX) else _TYPES.get(name, pa.float32())
+
+
 class _Parser:
     """pyarrow.csv with explicit header and types; a column that is not plain numbers is read as text."""
 
     def __init__(self, raw: RawFile) -> None:
         self.raw = raw
         self.delimiter = "\t" if raw.delimiter == BLANK else raw.delimiter
-        self.names = {index: name for name, index in raw.wanted.items()}
-        self.types = {str(index): _TYPES.get(name, pa.float32()) for index, name in self.names.items()}
+        # A column that is wanted twice is parsed as text where a condition needs it as it stands, and named by its use.
+        self.names = {index: name for name, index in reversed(raw.wanted.items())}
+        self.types = {str(index): _type_of(name) for name, index in raw.wanted.items()}
 
     def parse(self, data: pa.Buffer, first_row: int) -> pa.Table:
         """The wanted columns of whole lines, called by their index; InputError names row and column."""
@@ -153,6 +182,7 @@ class _Parser:
                 include_columns=list(self.types),
                 null_values=list(NULL_WORDS),
                 strings_can_be_null=True,
+                check_utf8=False,
             ),
         )
 

@@ -1,0 +1,77 @@
+"""Fluxes to magnitudes with their errors, angles to degrees, extinction: arithmetic on plain arrays.
+
+Shape letters: N stars, B bands. A flux is in some linear unit; the zero point Z of a band is the magnitude of flux 1 in
+that unit, so f / f0 = f * 10^(-0.4 Z) with f0 the flux of magnitude 0. Computed in float64.
+
+Sources: Pogson, N. 1856, MNRAS 17, 12. Lupton, Gunn & Szalay 1999, AJ 118, 1406 (asinh magnitudes). SDSS documentation,
+"Measures of flux and magnitude", https://www.sdss.org/dr17/algorithms/magnitudes/ (softening parameters, nanomaggies).
+Oke & Gunn 1983, ApJ 266, 713 (AB: magnitude 0 is 10^(-48.6/2.5) erg/s/cm^2/Hz, 3630.78 Jy).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+POGSON = 2.5 / np.log(10.0)  # mag of a relative change by e
+SOFTENING = (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)  # b of SDSS u, g, r, i, z, in f / f0
+# The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0.
+ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
+
+
+def to_pogson(flux: np.ndarray, error: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitudes Z - 2.5 log10(f) and their errors (2.5 / ln 10) * error / f, in mag, each (N, B) float64.
+
+    `zero_point` is (B,) in mag. A flux that is not positive has no such magnitude: both are NaN.
+    """
+    values, errors = np.asarray(flux, np.float64), np.asarray(error, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positive = np.where(values > 0, values, np.nan)
+        return zero_point - 2.5 * np.log10(positive), POGSON * errors / positive
+
+
+def to_asinh(
+    flux: np.ndarray, error: np.ndarray, zero_point: np.ndarray, softening: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Asinh magnitudes -(2.5 / ln 10) (asinh(x / 2b) + ln b), x = f / f0, and their errors: mag, (N, B) float64.
+
+    `zero_point` is (B,) in mag, `softening` b is (B,). Every finite flux has one, a negative flux too; the error is
+    (2.5 / ln 10) (error / f0) / sqrt(x^2 + 4 b^2), the derivative times the flux's error.
+    """
+    scale = 10.0 ** (-0.4 * np.asarray(zero_point, np.float64))  # 1 / f0
+    ratio, ratio_error = np.asarray(flux, np.float64) * scale, np.asarray(error, np.float64) * scale
+    magnitude = -POGSON * (np.arcsinh(ratio / (2.0 * softening)) + np.log(softening))
+    return magnitude, POGSON * ratio_error / np.hypot(ratio, 2.0 * softening)
+
+
+def error_of_inverse_variance(inverse_variance: np.ndarray) -> np.ndarray:
+    """Standard deviations 1 / sqrt(iv) of inverse variances, float64; NaN where the variance is unknown (iv <= 0)."""
+    values = np.asarray(inverse_variance, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values > 0, 1.0 / np.sqrt(values), np.nan)
+
+
+def angle_factor(unit: str) -> float | None:
+    """Degrees in one `unit` of angle as files write it (deg, rad, h of right ascension); None: no such angle."""
+    return _ANGLES.get(unit.strip().strip("'\".").lower())
+
+
+def flux_unit(unit: str) -> str | None:
+    """The name in `ZERO_POINTS` of a unit of flux as files write it; None where it is none of them."""
+    return _FLUXES.get(unit.strip().lower())
+
+
+_ANGLES = {
+    **dict.fromkeys(("deg", "degree", "degrees", "°"), 1.0),
+    **dict.fromkeys(("rad", "radian", "radians"), 180.0 / np.pi),
+    **dict.fromkeys(("h", "hr", "hour", "hours", "hourangle"), 15.0),
+    **dict.fromkeys(("arcmin",), 1.0 / 60.0),
+    **dict.fromkeys(("arcsec",), 1.0 / 3600.0),
+}
+_FLUXES = {
+    **dict.fromkeys(("nanomaggy", "nanomaggies", "nmgy", "nanomgy", "nmaggy", "1e-9 mgy"), "nanomaggy"),
+    **dict.fromkeys(("maggy", "maggies", "mgy"), "maggy"),
+    **dict.fromkeys(("njy", "nanojansky"), "nJy"),
+    **dict.fromkeys(("ujy", "µjy", "μjy", "microjansky"), "uJy"),
+    **dict.fromkeys(("mjy", "millijansky"), "mJy"),
+    **dict.fromkeys(("jy", "jansky"), "Jy"),
+}

@@ -1,0 +1,91 @@
+"""An encoding catalog together with the star catalog that it encodes, read as one table.
+
+Shape letters: N stars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.manifest import MANIFEST_NAME
+from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT, Column, columns_of
+from hpc_ae.catalog.shard import Arrays
+from hpc_ae.errors import DamageError, InputError, StaleError
+
+
+class JoinedCatalog(Catalog):
+    """The columns of the star catalog, then those of the encoding that it has not; row i of both is the same star."""
+
+    def __init__(self, encoding: Catalog, stars: Catalog) -> None:
+        super().__init__(encoding.directory, encoding.manifest)
+        self.stars = stars
+        own = [name for name in self.manifest["columns"] if name not in stars.columns]
+        self._columns = [*stars.manifest["columns"], *own]
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, joined with {self.stars.directory}>"
+
+    @property
+    def schema(self) -> dict[str, Column]:
+        """The columns of both catalogs by name."""
+        return {**columns_of(ENCODING_FORMAT), **columns_of(STAR_FORMAT)}
+
+    def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
+        """Columns of one shard, of both catalogs; DamageError where their ids differ."""
+        of_stars = [name for name in names if name in self.stars.manifest["columns"]]
+        own = [name for name in names if name not in of_stars]
+        stars = self.stars.read_shard(index, list(dict.fromkeys(["objid", *of_stars])), rows)
+        mine = super().read_shard(index, ["objid", *own], rows)
+        if not np.array_equal(stars["objid"], mine["objid"]):
+            raise DamageError(
+                "an encoding shard has not the ids of its star shard",
+                where=f"{self.shard_path(index)}, dataset objid",
+                expected=f"those of {self.stars.shard_path(index)}",
+                fix="hpc-ae verify says which of the two is damaged",
+            )
+        return {name: stars[name] if name in of_stars else mine[name] for name in names}
+
+
+def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
+    """The star catalog of an encoding, the one it is joined with, or where its manifest says, or at `path`.
+
+    A star catalog is its own.
+    InputError where it is not there, StaleError where it is another one, DamageError where the manifest of the encoding
+    does not name it or its shards are not those of the encoding.
+    """
+    if encoding.format == STAR_FORMAT:
+        return encoding
+    if isinstance(encoding, JoinedCatalog) and path is None:
+        return encoding.stars
+    try:
+        recorded = encoding.manifest["inputs"]["catalog"]
+        directory = Path(path) if path is not None else encoding.directory / str(recorded["path"])
+        digest = recorded["digest"]
+    except (KeyError, TypeError) as error:
+        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from error
+    if not (directory / MANIFEST_NAME).is_file():
+        raise InputError(
+            "the star catalog of the encoding is not there",
+            where=directory,
+            got="no manifest.json",
+            expected="the star catalog that was encoded",
+            fix="say where it is: --stars PATH, or stars=PATH in Python",
+        )
+    stars = open_catalog(directory)
+    if stars.format != STAR_FORMAT or stars.digest != digest:
+        raise StaleError(
+            "this is not the star catalog that was encoded",
+            where=directory,
+            got=f"{stars.format}, {stars.digest}",
+            expected=f"{STAR_FORMAT}, {recorded.get('digest')}",
+            fix="say where the right one is: --stars PATH, or stars=PATH in Python",
+        )
+    ours, theirs = ([shard["num_stars"] for shard in one.shards] for one in (encoding, stars))
+    if ours != theirs:
+        what = "the encoding has not the shards of its star catalog"
+        raise DamageError(what, where=encoding.directory, got=f"{sum(ours)} stars", expected=f"{sum(theirs)} stars")
+    return stars

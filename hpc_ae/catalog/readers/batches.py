@@ -1,0 +1,24 @@
+"""The rows of a piece of a raw file, whatever its format."""
+
+from __future__ import annotations
+
+from hpc_ae.catalog.readers.fits import read_fits
+from hpc_ae.catalog.readers.hdf5 import read_hdf5
+from hpc_ae.catalog.readers.parquet import read_parquet
+from hpc_ae.catalog.readers.rawfile import Batches, Piece, RawFile, Scan
+from hpc_ae.catalog.readers.text import count_rows, count_tasks, cut_text, read_text, scan_text
+
+_READERS = {"csv": read_text, "parquet": read_parquet, "fits": read_fits, "hdf5": read_hdf5}
+
+
+def read_batches(piece: Piece) -> Batches:
+    """The rows of a piece, batch by batch: (first row in the file, columns by the names of `piece.raw.wanted`)."""
+    return _READERS[piece.raw.kind](piece)
+
+
+def scan_head(raw: RawFile) -> Scan:
+    """A scan of the whole file where its format tells the number of rows, of the first segment of a text."""
+    if raw.num_rows >= 0:
+        return Scan(raw, raw.num_rows)
+    short = cut_text(raw)
+    return scan_text(short, [num for task in count_tasks(short) for num in count_rows(task)])

@@ -1,0 +1,144 @@
+"""What a raw file's numbers mean, and the step from them to a star catalog's: degrees, magnitudes, rows to keep.
+
+Shape letters: N stars, B bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from hpc_ae.catalog.flux import SOFTENING, ZERO_POINTS, error_of_inverse_variance, to_asinh, to_pogson
+from hpc_ae.catalog.quality import find_sentinels
+from hpc_ae.catalog.readers.columns import StarRows
+from hpc_ae.catalog.readers.names import FAMILIES, RAW_PREFIX
+from hpc_ae.catalog.readers.selection import CUTS, Condition, fulfils, parse_condition
+from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.errors import InputError
+
+FLUX_UNITS = (*ZERO_POINTS, "counts")
+LABELS = tuple(family.label for family in FAMILIES)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user says of raw files beside the mapping; the defaults leave it to recognition.
+
+    `magnitudes` is a label of `FAMILIES`, `flux` a unit, `zero_point` (of counts) one for all bands or one each (mag),
+    `angles` deg or rad, `keep` conditions as `parse_condition` reads them, `cuts` a key of `CUTS`.
+    """
+
+    magnitudes: str = ""
+    flux: str = ""
+    zero_point: tuple[float, ...] = ()
+    asinh: bool = False
+    deredden: bool = False
+    angles: str = ""
+    keep: tuple[str, ...] = ()
+    cuts: str = ""
+
+    def check(self) -> None:
+        """InputError where a value cannot be, or two do not go together."""
+        labels = {label.lower() for label in LABELS}
+        for option, value, known in (
+            ("--magnitudes", self.magnitudes, LABELS),
+            ("--flux", self.flux, FLUX_UNITS),
+            ("--angles", self.angles, ("deg", "rad")),
+            ("--cuts", self.cuts, tuple(CUTS)),
+        ):
+            if value and value not in known and not (option == "--magnitudes" and value.lower() in labels):
+                raise InputError("an unknown word", where=option, got=value, expected=", ".join(known))
+        if self.zero_point and (
+            len(self.zero_point) not in (1, len(DEFAULT_BANDS)) or not np.isfinite(self.zero_point).all()
+        ):
+            raise InputError(
+                "wrong zero points", where="--zero-point", got=self.zero_point, expected="one number, or five"
+            )
+        if (self.flux == "counts") != bool(self.zero_point):
+            points = ", ".join(map(str, self.zero_point)) or "not given"
+            raise InputError(
+                "counts need a zero point, and only they",
+                where="--flux, --zero-point",
+                got=f"flux {self.flux or 'not given'}, zero point {points}",
+                expected="--flux counts --zero-point Z, with Z the magnitude of one count; other units have their own",
+            )
+        for text in self.keep:
+            parse_condition(text)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What is not the default, as the manifest records it."""
+        default = Reading()
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        given = {name: value for name, value in values.items() if value != getattr(default, name)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """All conditions that a row must fulfil."""
+        return [parse_condition(text) for text in (*CUTS.get(self.cuts, ()), *self.keep)]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the numbers of one raw file become those of a star catalog; the defaults change nothing.
+
+    `zero_points` (B,) are there where the bands hold fluxes, whose errors are `inverse_variance` or not. The columns of
+    `conditions` are names of ours, which are compared after conversion, or `raw:INDEX`.
+    """
+
+    ra_factor: float = 1.0  # degrees in one unit of ra
+    dec_factor: float = 1.0
+    zero_points: tuple[float, ...] = ()
+    asinh: bool = False
+    inverse_variance: bool = False
+    deredden: bool = False
+    conditions: tuple[Condition, ...] = ()
+
+
+def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[str, pa.ChunkedArray]) -> None:
+    """Convert the rows `part`, which were just filled from `batch`, in place, and say which are kept."""
+    if conversion.ra_factor != 1.0 or conversion.dec_factor != 1.0:
+        rows.ra[part] *= conversion.ra_factor
+        rows.dec[part] *= conversion.dec_factor
+    if conversion.zero_points:
+        _convert_fluxes(conversion, rows, part)
+    if conversion.deredden:
+        _deredden(rows.magnitude[part], rows.extinction[part], rows.missing[part])
+    for condition in conversion.conditions:
+        if condition.column.startswith(RAW_PREFIX):
+            column = batch[condition.column]
+        else:  # what the star catalog gets, not what the file says
+            values = rows.values(condition.column)[part]
+            column = pa.chunked_array([pa.array(values, mask=values == -1 if condition.column == "objid" else None)])
+        rows.kept[part] &= fulfils(condition, column)
+
+
+def _convert_fluxes(conversion: Conversion, rows: StarRows, part: slice) -> None:
+    """Fluxes to magnitudes; a flux that is a (negative) sentinel stays one, which the quality flags then say."""
+    flux = rows.magnitude[part].astype(np.float64)
+    has_errors = len(rows.magnitude_error) > 0
+    error = rows.magnitude_error[part].astype(np.float64) if has_errors else np.full_like(flux, np.nan)
+    if conversion.inverse_variance:
+        error = error_of_inverse_variance(error)
+    zero_points = np.array(conversion.zero_points)
+    if conversion.asinh:
+        magnitude, magnitude_error = to_asinh(flux, error, zero_points, np.array(SOFTENING))
+    else:
+        magnitude, magnitude_error = to_pogson(flux, error, zero_points)
+    sentinel = find_sentinels(rows.magnitude[part]) & (flux < 0)
+    with np.errstate(over="ignore"):
+        rows.magnitude[part] = np.where(sentinel, flux, magnitude)
+        if has_errors:
+            rows.magnitude_error[part] = np.where(sentinel, np.nan, magnitude_error)
+
+
+def _deredden(magnitude: np.ndarray, extinction: np.ndarray, missing: np.ndarray) -> None:
+    """Subtract the extinction (N, B) in place; where it has no value the magnitude has none either."""
+    sentinel = find_sentinels(magnitude)
+    unknown = ~np.isfinite(extinction) | find_sentinels(extinction)
+    missing |= unknown & ~sentinel
+    np.subtract(magnitude, extinction, out=magnitude, where=~sentinel)
+    magnitude[unknown & ~sentinel] = np.nan

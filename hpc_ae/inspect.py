@@ -1,0 +1,225 @@
+"""VERB inspect: what an ingest would understand of raw files, from their first rows; nothing is written.
+
+What a file holds and what is unclear of it are told apart: a file that cannot be read is an error, a question (which
+column is the z band?) is shown with all else that is known.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hpc_ae.catalog.identity import flag_ids, flag_repeated
+from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
+from hpc_ae.catalog.readers.columns import StarRows
+from hpc_ae.catalog.readers.conversion import Reading
+from hpc_ae.catalog.readers.head import head_piece, map_raw
+from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, SELECTORS
+from hpc_ae.catalog.readers.raw import compression_name, is_packed, open_tables, read_piece
+from hpc_ae.catalog.readers.rawfile import RawFile
+from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
+from hpc_ae.catalog.readers.tree import expand_dirs
+from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
+from hpc_ae.catalog.shard import count_flags
+from hpc_ae.errors import InputError
+
+_NUM_VALUES = 5
+_MOST_FILES = 16  # of a directory or pattern that names thousands, which are of one kind
+_WIDTH = 22
+_DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "blanks"}
+
+
+def inspect_files(paths: list[Path], mapping: Mapping[str, str], reading: Reading, num_rows: int) -> dict[str, Any]:
+    """What would be understood of raw files: `files`, an entry for each of the first ones, and `command`.
+
+    An entry's `question` is the error that an ingest would stop with where something must be said; no command then.
+    InputError where a file cannot be read, or an option is wrong.
+    """
+    reading.check()
+    if not paths:
+        raise InputError("no raw files", expected="one file or more")
+    every = expand_dirs(paths)
+    files = [_inspect(path, mapping, reading, num_rows) for path in every[:_MOST_FILES]]
+    asks = any(entry["question"] for entry in files)
+    words = ["hpc-ae", "ingest", *map(str, paths), "--out", "catalog", *option_words(mapping, reading)]
+    return {"files": files, "num_files": len(every), "command": None if asks else shlex.join(words)}
+
+
+def option_words(mapping: Mapping[str, str], reading: Reading) -> list[str]:
+    """The options of `hpc-ae ingest` that say the same."""
+    pairs: list[tuple[str, str]] = [("--map", f"{name}={column}") for name, column in mapping.items()]
+    for option, value in (
+        ("--magnitudes", reading.magnitudes),
+        ("--flux", reading.flux),
+        ("--zero-point", ",".join(f"{point:g}" for point in reading.zero_point)),
+        ("--angles", reading.angles),
+        ("--cuts", reading.cuts),
+    ):
+        pairs += [(option, value)] if value else []
+    pairs += [("--keep", text) for text in reading.keep]
+    flags = [name for name, is_on in (("--asinh", reading.asinh), ("--deredden", reading.deredden)) if is_on]
+    return [word for pair in pairs for word in pair] + flags
+
+
+def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows: int) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="hpc-ae-inspect-") as folder:
+        data_path = path
+        if is_packed(path):
+            data_path = Path(folder) / "raw"
+            unpack_head(path, data_path)
+        raw, question = _choose(open_tables(path, data_path), mapping, reading)
+        samples = sample_columns(replace(raw, wanted={}), num_rows, _NUM_VALUES)
+        counts: dict[str, int] = {}
+        try:
+            counts = {} if question else _count(raw, num_rows)
+        except InputError as error:
+            question = str(error)
+        if not any(sample.num_rows for sample in samples):
+            question = question or f"{path} holds no stars"
+        return {
+            "path": str(path),
+            "format": raw.kind,
+            "described": raw.dialect or None,
+            "compression": compression_name(path) or None,
+            "table": raw.table or None,
+            "dialect": dialect_of(raw),
+            "num_rows_looked_at": samples[0].num_rows if samples else 0,
+            "columns": [
+                {
+                    "name": name,
+                    "unit": raw.units[index] if index < len(raw.units) else "",
+                    **_taken_for(raw, index),
+                    "num_missing": sample.num_missing,
+                    **asdict(sample),
+                    **({"type": raw.dtypes[index]} if index < len(raw.dtypes) and raw.dtypes[index] else {}),
+                }
+                for index, (name, sample) in enumerate(zip(raw.columns, samples, strict=True))
+            ],
+            "notes": [*raw.notes, *_absences(raw)],
+            "counts": counts,
+            "question": question,
+        }
+
+
+def _choose(tables: list[RawFile], mapping: Mapping[str, str], reading: Reading) -> tuple[RawFile, str]:
+    """The one table that an ingest would take; else the first, and the question that an ingest would ask."""
+    found, questions = [], []
+    for table in tables:
+        try:
+            found.append(map_raw(table, mapping, reading))
+        except InputError as error:
+            questions.append(str(error))
+    if len(found) == 1:
+        return found[0], ""
+    listed = "; ".join(f"{table.table} with {', '.join(table.columns[:12])}" for table in tables)
+    several = f"{len(found)} of the {len(tables)} tables of {tables[0].path} have the five bands: {listed}"
+    return tables[0], questions[0] if len(tables) == 1 else several
+
+
+def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
+    """What a column is taken for and why; for one that is not taken, what else it serves."""
+    targets = [name for name, place in raw.wanted.items() if place == index and not name.startswith(RAW_PREFIX)]
+    if targets:
+        return {"taken_for": ", ".join(targets), "why": "; ".join(raw.reasons[name] for name in targets)}
+    name = raw.columns[index].strip().lower()
+    for what, names in SELECTORS.items():
+        if name in names:
+            return {"taken_for": "", "why": f"a {what}: rows can be chosen by it with --keep"}
+    there = {column.strip().lower() for column in raw.columns}
+    families = [[pattern.format(b=band) for band in DEFAULT_BANDS] for pattern in EXTINCTIONS]
+    if any(name in family and there.issuperset(family) for family in families):
+        return {"taken_for": "", "why": "an extinction: --deredden subtracts it"}
+    return {"taken_for": "", "why": ""}
+
+
+def _absences(raw: RawFile) -> list[str]:
+    """What the star catalog will not have."""
+    if not raw.wanted:
+        return []
+    found = [] if "objid" in raw.wanted else ["no column of ids: they will be row numbers"]
+    found += [] if {"ra", "dec"} <= raw.wanted.keys() else ["no column of ra and dec: positions will be missing"]
+    return found + ([] if "err_u" in raw.wanted else ["no errors of all five bands: there will be none"])
+
+
+def _count(raw: RawFile, num_rows: int) -> dict[str, int]:
+    """Stars by flag among the first rows, as an ingest would count them, and rows that would not be kept."""
+    piece = head_piece(raw, num_rows)
+    rows = StarRows(piece.stop, raw.wanted.keys())
+    if piece.stop:
+        read_piece(piece, rows, 0)
+    kept = rows.kept
+    caution = flag_positions(rows.ra, rows.dec) | flag_zeros(rows.magnitude)
+    if "objid" in raw.wanted:
+        caution |= flag_ids(rows.objid, rows.damaged)
+        caution[kept] = _repeated(rows.objid[kept], caution[kept])
+    flags = {"quality": flag_magnitudes(rows.magnitude, rows.missing)[kept], "caution": caution[kept]}
+    counts = {"not_kept": len(kept) - int(kept.sum()), **count_flags(flags, STAR_FORMAT)}
+    if len(rows.magnitude_error):
+        counts["magnitude_error without value"] = int(drop_errors(rows.magnitude_error)[kept].sum())
+    if "redshift" in raw.wanted:
+        counts["redshift without value"] = int(drop_redshifts(rows.redshift)[kept].sum())
+    return {name: num for name, num in counts.items() if num}
+
+
+def _repeated(objid: Any, caution: Any) -> Any:
+    flag_repeated(objid, caution)
+    return caution
+
+
+def findings_text(findings: dict[str, Any]) -> str:
+    """The findings for people: for each file its dialect, a line for each column, notes; then the command."""
+    parts = [_file_text(entry) for entry in findings["files"]]
+    if findings["num_files"] > len(parts):
+        parts.append(f"{findings['num_files'] - len(parts):,} more files were not looked at")
+    if findings["command"]:
+        parts.append(f"to ingest {'it' if findings['num_files'] == 1 else 'them'}:\n  {findings['command']}")
+    return "\n\n".join(parts)
+
+
+def _file_text(entry: dict[str, Any]) -> str:
+    looked, columns = entry["num_rows_looked_at"], entry["columns"]
+    what = entry["described"] or entry["format"]
+    extra = [word for word in (entry["compression"], entry["table"]) if word and word not in what]
+    head = ", ".join([what, *extra, *_dialect_words(entry["dialect"])])
+    lines = [f"{entry['path']}: {head}", f"{len(columns)} columns, the first {looked:,} rows were looked at", ""]
+    rows = [["column", "type", "unit", "taken for", "missing", *(f"row {row + 1}" for row in range(_NUM_VALUES))]]
+    for column in columns:
+        values = [*column["values"], *[""] * _NUM_VALUES][:_NUM_VALUES]
+        row = [
+            column["name"],
+            column["type"],
+            column["unit"],
+            column["taken_for"],
+            f"{column['num_missing']:,}",
+            *values,
+        ]
+        rows.append([_short(text) for text in row])
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    reasons = [f"  {column['name']}: {column['why']}" for column in columns if column["why"]]
+    lines += ["", "why:", *reasons] if reasons else []
+    lines += ["", "to know:", *(f"  {note}" for note in entry["notes"])] if entry["notes"] else []
+    if entry["counts"]:
+        counts = ", ".join(f"{name} {num:,}" for name, num in entry["counts"].items())
+        lines += ["", f"of the first {looked:,} rows an ingest would say: {counts}"]
+    return "\n".join(lines)
+
+
+def _dialect_words(dialect: dict[str, Any]) -> list[str]:
+    if not dialect:
+        return []
+    comments = dialect["comment_lines"]
+    words = [f"delimiter {_DELIMITERS.get(dialect['delimiter'], dialect['delimiter'])}"]
+    words += [f"{comments} line{'s' * (comments != 1)} before the header"] if comments else []
+    words += [f"line ends {dialect['line_end']}", dialect["encoding"]]
+    words += ["byte-order mark"] if dialect["byte_order_mark"] else []
+    return words + (["quotes"] if dialect["quoted"] else [])
+
+
+def _short(text: str) -> str:
+    plain = "".join(char if char.isprintable() else "?" for char in text)
+    return plain if len(plain) <= _WIDTH else plain[: _WIDTH - 3] + "..."

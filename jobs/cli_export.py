@@ -1,0 +1,47 @@
+"""The command export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Format = Literal["fits", "parquet", "votable", "hdf5-table", "hats"]
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star or encoding catalog.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; for HATS and --files a directory.")],
+    to: Annotated[Format, typer.Option(help="FITS, Parquet, VOTable, HDF5 for astropy, or HATS for lsdb.")],
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="These columns only, in this order; magnitude_u works too.")
+    ] = None,
+    good: Annotated[bool, typer.Option("--good", help="Good stars (quality 0) only.")] = False,
+    join: Annotated[bool, typer.Option("--join", help="An encoding with the columns of its star catalog.")] = False,
+    stars: Annotated[Path | None, typer.Option(help="The star catalog to join, where it has moved.")] = None,
+    vectors: Annotated[
+        Literal["split", "keep"],
+        typer.Option(help="magnitude_u, magnitude_g, ... as columns, or magnitude as a vector column."),
+    ] = "split",
+    files: Annotated[
+        int | None, typer.Option(min=1, help="Parquet: OUT is a directory of so many files of equal size.")
+    ] = None,
+    threshold: Annotated[int, typer.Option(min=1, help="HATS: the most rows of one file.")] = 1_000_000,
+    drop_unplaced: Annotated[
+        bool, typer.Option("--drop-unplaced", help="HATS: leave out stars without a position.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there.")] = False,
+) -> None:
+    """Write a catalog for astropy, TOPCAT, pandas or lsdb; every row and id is read back and compared."""
+    from hpc_ae.export import ExportSettings
+    from hpc_ae.export import export as write
+
+    chosen = None if columns is None else tuple(name.strip() for name in columns.split(","))
+    settings = ExportSettings(to, chosen, good, vectors == "split", files, threshold, drop_unplaced, overwrite)
+    done = write(directory, out, settings, join=join, stars=stars)
+    left_out = [f"{done.num_bad:,} left out by --good"] if good else []
+    left_out += [f"{done.num_unplaced:,} left out without a position"] if done.num_unplaced else []
+    account = ", ".join([f"{done.num_stars:,} stars in {directory}", f"{done.num_rows:,} rows in {out}", *left_out])
+    same = "rows and ids" if done.ids_compared else "number of rows (no ids were exported)"
+    typer.echo(f"{account}; {done.num_bytes / 1e6:,.1f} MB, read back: the same {same}", err=True)
