@@ -39,7 +39,7 @@ def without_checks() -> None:
 
 
 def rank(config_path: Path, number: int, checked: bool) -> None:
-    """One rank of an encoding, started by hand; prints the seconds of its work."""
+    """One rank of an encoding, started by hand; prints the seconds of its work, by the wall and of processors."""
     if not checked:
         without_checks()
     from hpc_ae.config import load_config
@@ -48,20 +48,24 @@ def rank(config_path: Path, number: int, checked: bool) -> None:
 
     torch.set_num_threads(1)
     config = load_config(config_path)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     assert encode(config, Ranks(number, RANKS, number, RANKS), torch.device("cpu")) == "done"
-    print(time.perf_counter() - started)
+    print(time.perf_counter() - started, time.process_time() - used)
 
 
-def encode_seconds(folder: Path, checked: bool) -> float:
-    """Seconds of the slower of two ranks. Without checks the stars that are read have none either."""
+def encode_seconds(folder: Path, checked: bool) -> tuple[float, float]:
+    """Seconds of the slower of two ranks, and of processors in both.
+
+    Without checks the stars that are read have none either.
+    """
     config = write_config(folder, RANKS, stars="stars" if checked else "plain")
     words = [sys.executable, __file__, "--rank", str(config), str(int(checked))]
     processes = [
         subprocess.Popen([*words, str(number)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
         for number in range(RANKS)
     ]
-    return max(float(process.communicate()[0]) for process in processes)
+    walls, cpus = zip(*(map(float, process.communicate()[0].split()) for process in processes), strict=True)
+    return max(walls), sum(cpus)
 
 
 def make_plain(folder: Path) -> None:
@@ -83,18 +87,22 @@ def encode_cost(folder: Path, num_stars: int) -> None:
     """Encode with and without, in turn."""
     make_inputs(folder, num_stars)
     make_plain(folder)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    seconds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for repeat in range(REPEATS + 1):
         for checked in (True, False):
             took = encode_seconds(folder, checked)
             if repeat:  # the first warms the page cache
                 seconds[checked].append(took)
-    best = {checked: sorted(times)[REPEATS // 2] for checked, times in seconds.items()}
+    wall, cpu = (
+        {checked: sorted(one[kind] for one in times)[REPEATS // 2] for checked, times in seconds.items()}
+        for kind in (0, 1)
+    )
     report(
         "encode with fletcher32 and digests, against without",
-        stars_per_second=num_stars / best[True],
-        ratio=best[False] / best[True],
-        spread=[round(no / yes, 3) for yes, no in zip(seconds[True], seconds[False], strict=True)],
+        stars_per_second=num_stars / wall[True],
+        ratio=wall[False] / wall[True],
+        cpu_ratio=cpu[False] / cpu[True],
+        cpu_spread=[round(no[1] / yes[1], 3) for yes, no in zip(seconds[True], seconds[False], strict=True)],
     )
 
 

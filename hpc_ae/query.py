@@ -14,12 +14,12 @@ import numpy as np
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.identity import NO_ID
-from hpc_ae.catalog.join import open_stars
+from hpc_ae.catalog.join import JoinedCatalog, open_stars
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.select import InCone, WithIds, read_rows
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.catalog.sky import Cone, is_sky_ordered
-from hpc_ae.errors import DamageError, InputError
+from hpc_ae.errors import InputError
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
@@ -53,10 +53,12 @@ class Selection:
 
 @dataclass
 class Query:
-    """What is read, from where; `found` and `missing` are known when all parts have been read."""
+    """What is read, from where; `found` and `missing` are known when all parts have been read.
+
+    An encoding is joined with its stars, where these are needed: then the ids of both are compared.
+    """
 
     catalog: Catalog
-    stars: Catalog | None
     search: InCone | WithIds
     fields: list[Field]
     shards: list[int]
@@ -70,32 +72,16 @@ class Query:
 
     def parts(self, mapper: Mapper) -> Iterator[Arrays]:
         """The columns of the stars that are found, a part at a time, in the order of the catalog."""
+        names = list(dict.fromkeys(["objid", *(one.name for one in self.fields)]))
         total = sum(self.catalog.shards[index]["num_stars"] for index in self.shards)
         with Progress("query", total, "stars", quiet=len(self.shards) <= _FEW_SHARDS) as progress:
             for index, rows in zip(self.shards, mapper.map(self.search.rows, self.shards), strict=True):
                 for start in range(0, len(rows), _PART_ROWS):
-                    arrays = self._read(index, rows[start : start + _PART_ROWS])
+                    arrays = read_rows(self.catalog, index, names, rows[start : start + _PART_ROWS])
                     self.num_found += len(arrays["objid"])
                     self.missing.difference_update(arrays["objid"].tolist() if self.missing else ())
                     yield arrays
                 progress.update(progress.done + self.catalog.shards[index]["num_stars"])
-
-    def _read(self, index: int, rows: np.ndarray) -> Arrays:
-        """The columns of some rows of a shard, and objid; DamageError where encoding and stars differ in ids."""
-        names = {one.name for one in self.fields} | {"objid"}
-        arrays = read_rows(self.catalog, index, [name for name in self.catalog.columns if name in names], rows)
-        if self.stars is not None:
-            more = [name for name in self.stars.columns if name in names - arrays.keys()]
-            joined = read_rows(self.stars, index, ["objid", *more], rows)
-            if not np.array_equal(joined["objid"], arrays["objid"]):
-                raise DamageError(
-                    "the encoding and the star catalog differ in objid",
-                    where=self.catalog.shard_path(index),
-                    expected=f"the ids of {self.stars.shard_path(index)}",
-                    fix="hpc-ae verify tells which of the two is damaged; make that one again",
-                )
-            arrays |= joined
-        return arrays
 
 
 def open_query(directory: Path, selection: Selection, star_dir: Path | None = None) -> Query:
@@ -116,20 +102,10 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
         search = InCone(catalog if stars is None else stars, selection.cone)
     else:
         search = WithIds(catalog, np.unique(np.array(selection.objids, np.int64)))
-    wanted = stars if selection.join or foreign else None
-    return Query(catalog, stars, search, _fields(catalog, wanted, selection), search.shards(), 0, set(selection.objids))
-
-
-def _fields(catalog: Catalog, stars: Catalog | None, selection: Selection) -> list[Field]:
-    """The columns of the answer: those asked for in that order, or all, those of the encoding first."""
-    known = {field.name: field for field in catalog.fields()}
-    for more in stars.fields() if stars is not None else ():
-        known.setdefault(more.name, more)
-    for name in selection.columns:
-        if name not in known:
-            raise InputError("no such column", where=catalog.directory, got=name, expected=f"one of {', '.join(known)}")
-    chosen = dict.fromkeys(selection.columns or known)
-    return [known[name] for name in chosen]
+    joined = catalog if stars is None else JoinedCatalog(catalog, stars)
+    shown = joined if selection.join or foreign else catalog
+    fields = shown.fields(list(dict.fromkeys(selection.columns)) or None)
+    return Query(joined, search, fields, search.shards(), 0, set(selection.objids))
 
 
 def run_query(query: Query, write: Writer, num_workers: int = 1) -> bool:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,18 @@ def _lost_node(job: dict[str, str]) -> str | None:
         return None  # then it says nothing that others do not
     others = [name for name in names if name != here]
     for name in others:
-        if _show("node", name).get("SlurmdStartTime", "") > job.get("StartTime", "~"):
+        if _is_later(_show("node", name).get("SlurmdStartTime", ""), job.get("StartTime", "")):
             return name
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
         answers = list(pool.map(_answers, others))
     return next((name for name, answer in zip(others, answers, strict=True) if not answer), None)
+
+
+def _is_later(one: str, other: str) -> bool:
+    """Whether one of Slurm's times is after another; not where one of them is a word such as None or Unknown."""
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(one) > datetime.fromisoformat(other)
+    return False
 
 
 def _answers(node: str) -> bool:

@@ -77,20 +77,9 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"HPC_AE_REQUIRE: unknown {sorted(unknown)}; valid are {sorted(MISSING)}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, all tests of one cluster run in one process: they share it, and would else each start their own."""
-    for item in items:
-        names = {*getattr(item, "fixturenames", ()), getattr(item, "callspec", None) and item.callspec.id}
-        if "accounted_slurm" in names or {"any_slurm", "accounting"} <= names:
-            item.add_marker(pytest.mark.xdist_group("accounted_slurm"))
-        elif names & {"slurm", "any_slurm"}:
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
-    """A started Slurm of two nodes, n1 and n2, shared by all tests of the session."""
+    """A started Slurm of two nodes, n1 and n2, shared by all tests of the session (with `-n`: of a process)."""
     need("slurm")
     with SlurmCluster() as cluster:
         yield cluster

@@ -25,7 +25,7 @@ from hpc_ae.simulate import SimulateSettings, simulate
 
 COMMANDS = ["simulate", "ingest", "inspect", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
 COMMANDS += ["status", "logs", "cancel", "init", "doctor", "model", "model import"]
-COMMANDS += ["export"]
+COMMANDS += ["fetch", "order", "query", "export", "model export"]
 HEAVY = ("torch", "h5py", "pyarrow", "submitit", "matplotlib", "mpi4py", "astropy")
 WATCH = """
 import sys

@@ -287,7 +287,11 @@ def test_empty_answers(folder: Path) -> None:
     """A cone without stars is status 0: the names alone, or an empty JSON array; negative numbers are no options."""
     words = ("query", folder / "sky", "--cone", "0.25", "-89.9", "0")
     done = hpc_ae(*words)
-    assert done.returncode == 0 and done.stdout.startswith("objid,ra,dec,u,") and len(done.stdout.splitlines()) == 1
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith("objid,ra,dec,magnitude_u,")
+        and len(done.stdout.splitlines()) == 1
+    )
     assert "0 stars; opened" in done.stderr
     assert json.loads(hpc_ae(*words, "--json").stdout) == []
 

@@ -17,7 +17,7 @@ from jobs.restarts import read_ledger
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:09:00"}
-TRAIN = {"steps": 16_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 400, "validations": 20}
+TRAIN = {"steps": 8_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 200, "validations": 20}
 
 
 def newest_step(run_dir: Path) -> int:
@@ -60,7 +60,7 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     assert hpc_ae("run", config, "--no-wait", **slurm.environment()).returncode == 0
     run_dir = tmp_path / "run"
     job_id = job_of(run_dir, "train")
-    assert wait_until(lambda: newest_step(run_dir) >= 1200, timeout=90)
+    assert wait_until(lambda: newest_step(run_dir) >= 600, timeout=90)
     slurm.run("scontrol", "requeue", str(job_id))
     assert wait_until(lambda: len(starts(run_dir, "train")) == 2, timeout=90)
     begun = newest_step(run_dir)
