@@ -27,7 +27,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "jobs", *map(str, arguments)]
 
 
-def hpc_ae(*arguments: object, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+def hpc_ae(*arguments: object, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `hpc-ae` to its end in a process of its own; where it does not end, say what it and Slurm had to say."""
     try:
         return subprocess.run(
@@ -48,7 +48,7 @@ def hpc_ae(*arguments: object, timeout: float = 120, **variables: str) -> subpro
 
 
 def _output(*words: str, **variables: str) -> str:
-    done = subprocess.run(words, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, env=environment(**variables), capture_output=True, text=True, timeout=240, check=False)
     return f"$ {' '.join(words)}\n{done.stdout}{done.stderr}"
 
 

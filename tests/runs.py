@@ -140,7 +140,7 @@ def start_ranks(command: list[str], world_size: int, meeting_dir: Path) -> list[
     return [start_rank(command, place, meeting_dir) for place in places]
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout: float = 120.0) -> list[tuple[int, str]]:
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 300.0) -> list[tuple[int, str]]:
     """Exit status and output of each; none outlives this call."""
     deadline = time.monotonic() + timeout
     try:
@@ -151,7 +151,7 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 120.0) -> li
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 240.0) -> None:
     """Return when the condition holds or the process has ended."""
     deadline = time.monotonic() + timeout
     while not condition() and process.poll() is None and time.monotonic() < deadline:

@@ -36,6 +36,7 @@ GPUS_PER_NODE = 2
 CPUS_PER_NODE = 4  # more than the machine has: several small tasks fit, config_overrides makes slurmd accept it
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/bin", "/usr/sbin", "/bin", "/sbin"])
 MARKER = "HPC_AE_SLURM_NODE"  # in the environment of every daemon, inherited by slurmstepd: whose process is this?
+PATIENCE = 4.0  # how much slower than an idle machine a busy one may be: limits of waiting, no test is about them
 FINAL_STATES = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
@@ -81,8 +82,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(done: Callable[[], bool], timeout: float, interval: float = 0.1) -> bool:
-    """Polls until `done()` or the timeout in seconds, and says which of the two came."""
-    deadline = time.monotonic() + timeout
+    """Polls until `done()` or the timeout in seconds of an idle machine, and says which of the two came."""
+    deadline = time.monotonic() + PATIENCE * timeout
     while not done():
         if time.monotonic() > deadline:
             return False
@@ -164,7 +165,7 @@ class SlurmCluster:
         """The variables with which Slurm's clients find this cluster: `{**os.environ, **cluster.environment()}`."""
         return {"SLURM_CONF": str(self.conf), "PATH": SEARCH_PATH}
 
-    def run(self, *command: str, timeout: float = 60) -> str:
+    def run(self, *command: str, timeout: float = 240) -> str:
         """Standard output of a client command such as `sinfo`; raises SlurmError where it fails."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PMI"))}
         try:
@@ -213,7 +214,7 @@ class SlurmCluster:
 
     def queue(self) -> list[str]:
         """Numbers of the jobs that wait or run."""
-        return self.run("squeue", "--noheader", "--format=%i", timeout=10).split()
+        return self.run("squeue", "--noheader", "--format=%i").split()
 
     def restarts(self, job_id: int) -> int:
         """How often a job has been requeued."""
@@ -399,7 +400,7 @@ class SlurmCluster:
 
     def _cancel_jobs(self) -> None:
         try:
-            self.run("scancel", "--user=root", timeout=10)
+            self.run("scancel", "--user=root")
             wait_until(lambda: not self.queue(), timeout=20)
         except SlurmError:
             pass  # a broken controller: the processes are ended below all the same

@@ -70,7 +70,7 @@ def test_quota_is_read(text: str, left: float | None) -> None:
 def test_nodes_that_do_not_see_the_directory(tmp_path: Path) -> None:
     """A node without the run directory says so and stops; the row fails and names it."""
     words = [sys.executable, "-m", "jobs.doctor_nodes", str(tmp_path / "nowhere")]
-    done = subprocess.run(words, env=environment(SLURMD_NODENAME="n7"), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=environment(SLURMD_NODENAME="n7"), capture_output=True, text=True, timeout=240)
     assert done.returncode == 3
     [row] = read_answers(done, 2)
     assert row.level == "fail" and "n7" in row.found and "all nodes mount" in row.fix

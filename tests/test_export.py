@@ -635,7 +635,7 @@ def test_full_disk_is_one_message(tmp_path: Path, to: str) -> None:
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
     code = f"import os, resource, sys; {limit}; os.execv(sys.argv[1], sys.argv[1:])"
     words = [sys.executable, "-c", code, *command("export", stars, tmp_path / "out", "--to", to)]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stderr
     assert "cannot write" in done.stderr and "Traceback" not in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["stars"]
@@ -692,6 +692,6 @@ def test_memory_does_not_grow_with_the_catalog(small_and_large: tuple[Path, Path
     peaks = []
     for stars in small_and_large:
         words = [sys.executable, "-c", code, str(stars), str(tmp_path / stars.name)]
-        done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240, check=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 40, peaks  # MiB; the larger table is 80 MB larger

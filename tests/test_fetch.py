@@ -433,7 +433,7 @@ def test_interrupted(sky: Sky, tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.005)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=20)
+    _, said = running.communicate(timeout=150)
     assert running.returncode == 130, said
     assert "stars are kept; the same command goes on" in said and "Traceback" not in said
     assert not out.exists()

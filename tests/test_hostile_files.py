@@ -119,7 +119,7 @@ def test_hostile_models(stars: Path, tmp_path: Path) -> None:
     for name, attack in MODELS.items():
         attack(Path(shutil.copytree(sound, tmp_path / name)), tmp_path / "victim")
     words = [sys.executable, "-c", READ, str(MEMORY_BYTES), *(str(tmp_path / name) for name in [*MODELS, "sound"])]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240, check=True)
     said = json.loads(done.stdout)
     assert said.pop(str(sound)).startswith("read: ")
     assert {path: text for path, text in said.items() if path not in text or text.startswith("read: ")} == {}
@@ -206,7 +206,7 @@ def test_hostile_yaml(text: str, verb: str, tmp_path: Path) -> None:
     path = run_dir / "config.yaml"
     path.write_text(text.replace("VICTIM", str(victim)))
     words = command(verb, path if verb == "check" else run_dir)
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not victim.exists()
 
@@ -215,5 +215,5 @@ def test_pipe_as_raw_file(tmp_path: Path) -> None:
     """A named pipe in place of a raw file is refused, not waited for."""
     os.mkfifo(tmp_path / "raw.csv")
     words = command("ingest", tmp_path / "raw.csv", "--out", tmp_path / "catalog")
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and "raw.csv" in done.stderr and "pipe" in done.stderr

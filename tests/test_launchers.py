@@ -19,7 +19,7 @@ from hpc_ae import open_catalog
 from hpc_ae.files import digest_file
 from hpc_ae.simulate import SimulateSettings, simulate
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 COLUMNS = ("objid", "latent", "reconstruction_error", "reconstruction", "chi2")
 
 
@@ -172,7 +172,7 @@ def test_background_run_is_steered(background: Path, star_dir: Path, tmp_path: P
     assert wait_until(lambda: any(background.glob("checkpoints/step-*")), timeout=150)
     follower = subprocess.Popen(command("logs", background, "train", "-f"), env=environment(), stdout=subprocess.PIPE)
     assert "asked to save" in hpc_ae("cancel", background).stdout
-    follower.communicate(timeout=30)  # ends with the stage
+    follower.communicate(timeout=150)  # ends with the stage
     assert follower.returncode == 0
     assert states(background)["train"] == "stopped"
     assert wait_until(lambda: not run_processes(background), timeout=30)

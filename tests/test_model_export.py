@@ -143,7 +143,7 @@ def test_torch_export_in_a_fresh_process(model_dir: Path, tmp_path: Path) -> Non
     np.savez(tmp_path / "in.npz", **batches)
     words = [sys.executable, "-c", LOADER, path, tmp_path / "in.npz", tmp_path / "out.npz"]
     done = subprocess.run(
-        list(map(str, words)), cwd=tmp_path, env=environment(PYTHONPATH=""), capture_output=True, text=True, timeout=120
+        list(map(str, words)), cwd=tmp_path, env=environment(PYTHONPATH=""), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out.npz") as outputs:
@@ -215,5 +215,5 @@ def test_torch_onnx_is_imported_only_when_needed() -> None:
     code = (
         "import sys, hpc_ae.model_export; print([n for n in ('onnx', 'onnxruntime', 'onnxscript') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=240)
     assert done.stdout == "[]\n", done.stderr

@@ -12,7 +12,7 @@ from slurm_cluster import SlurmCluster
 
 from hpc_ae.files import read_json
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
 STARS = ["--stars", "3000", "--seed", "4", "--bad-rows", "0.03", "--shard-rows", "300"]
 
 
@@ -60,7 +60,7 @@ def run(launcher: list[str], words: list[str], **variables: str) -> subprocess.C
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

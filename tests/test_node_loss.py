@@ -18,7 +18,7 @@ from hpc_ae.files import read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 from jobs.restarts import read_ledger
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00"}
 TRAIN = {"steps": 4000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 200, "validations": 4}
 

@@ -125,7 +125,7 @@ def test_killed_training(tmp_path: Path, world_size: int, num_kills: int) -> Non
         wait_for_step(config, (kill + 1) * settings["steps"] // (num_kills + 2), process)
         time.sleep(chance.uniform(0, 0.05))
         kill_a_rank(config, process, chance)
-        process.communicate(timeout=60)
+        process.communicate(timeout=150)
         deadline = time.monotonic() + 20
         while run_processes(config.run_path) and time.monotonic() < deadline:
             time.sleep(0.02)

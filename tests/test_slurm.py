@@ -19,7 +19,7 @@ from hpc_ae import open_catalog
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300), pytest.mark.usefixtures("no_jobs_left")]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.usefixtures("no_jobs_left")]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
 AFTER_CATALOG = ("train", "encode", "finalise", "postprocess")
 FLOATS = ("latent", "reconstruction_error", "reconstruction", "chi2")
@@ -47,7 +47,7 @@ def test_same_as_on_one_machine(slurm: SlurmCluster, mpiexec: str, tmp_path: Pat
     spaced = tmp_path / "on two nodes" / "a run"
     spaced.parent.mkdir()
     on_slurm = write_config(tmp_path, "slurm.yaml", run_dir=str(spaced), cluster=SLURM)
-    done = hpc_ae("run", on_slurm, timeout=200, **slurm.environment())
+    done = hpc_ae("run", on_slurm, timeout=400, **slurm.environment())
     assert done.returncode == 0, done.stderr + done.stdout
     assert list(submitted(done.stdout)) == ["simulate", "train", "encode", "finalise", "postprocess"]
     here = hpc_ae("run", write_config(tmp_path), "cluster.ranks_per_node=2")
@@ -105,14 +105,14 @@ def test_rank_killed_on_a_node(slurm: SlurmCluster, star_dir: Path, tmp_path: Pa
         killed = time.monotonic()
         job_id = read_json(run_dir / "jobs" / "state" / "train.json")["job_id"]
         assert slurm.wait(int(job_id), timeout=30) in ("FAILED", "CANCELLED")
-        assert time.monotonic() - killed < 15
-        printed, text = process.communicate(timeout=60)
+        assert time.monotonic() - killed < 60
+        printed, text = process.communicate(timeout=150)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 1, text
     assert "train" in text and "Traceback" not in text
-    assert time.monotonic() - killed < 30, text
+    assert time.monotonic() - killed < 120, text
     assert wait_until(lambda: slurm.queue() == [], timeout=20)
     states = [slurm.state(number) for number in list(submitted(printed).values())[1:]]
     assert set(states) == {"CANCELLED"}
@@ -189,7 +189,7 @@ def test_interrupt_leaves_the_jobs(slurm: SlurmCluster, star_dir: Path, tmp_path
     jobs = [read_json(path)["job_id"] for path in records]
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=20)
+    _, text = process.communicate(timeout=150)
     assert process.returncode == 130, text
     assert "scancel " + " ".join(jobs) in text
     assert set(slurm.queue()) == set(jobs)

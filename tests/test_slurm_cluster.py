@@ -63,7 +63,7 @@ def test_mpi_without_slurm(mpiexec: str) -> None:
     """`mpiexec -n 2` alone starts a world of two mpi4py ranks."""
     environment = {**os.environ, "SLURMD_NODENAME": "here"}
     command = [mpiexec, "-n", "2", sys.executable, "-c", MPI_PROGRAM]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert sorted(done.stdout.splitlines()) == ["here 0 2 1", "here 1 2 1"], done.stderr
 
 

@@ -16,7 +16,7 @@ from hpc_ae import open_catalog
 from hpc_ae.files import read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 200}
 STAGES = ["train", "encode", "finalise", "postprocess"]
@@ -65,7 +65,7 @@ def test_run_status_logs_and_mail(any_slurm: SlurmCluster, star_dir: Path, tmp_p
     ids = done.stdout.split()
     assert len(ids) == 4 and all(number.isdigit() for number in ids)
     assert "hpc-ae status " in done.stderr and "hpc-ae cancel " in done.stderr
-    again = hpc_ae("run", config, timeout=200, **variables)
+    again = hpc_ae("run", config, timeout=400, **variables)
     assert again.returncode == 0, again.stderr + again.stdout
     assert f"already submitted: jobs {' '.join(ids)}"[:30] in again.stderr
     run_dir = folder / "run"
@@ -76,7 +76,7 @@ def test_run_status_logs_and_mail(any_slurm: SlurmCluster, star_dir: Path, tmp_p
     assert "train:" in hpc_ae("logs", run_dir, "train", **variables).stdout
     assert hpc_ae("verify", run_dir).returncode == 0
     shutil.rmtree(run_dir / "report")
-    left = hpc_ae("run", config, timeout=200, **variables)
+    left = hpc_ae("run", config, timeout=400, **variables)
     assert left.returncode == 0 and re.findall(r"\((\w+)\)", left.stdout) == ["postprocess"], left.stdout
     assert wait_until(lambda: "astronomer" in _read(any_slurm.directory / "mailed"), timeout=20)
 
@@ -134,7 +134,7 @@ def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path,
     assert not list((run_dir / "jobs" / "state").glob("encode-*/rank-*.json"))
     table = hpc_ae("status", run_dir, **any_slurm.environment()).stdout
     assert "fewer training stars" in table and "hpc-ae logs" in table
-    assert hpc_ae("run", config, "train.batch_size=64", timeout=200, **any_slurm.environment()).returncode == 0
+    assert hpc_ae("run", config, "train.batch_size=64", timeout=400, **any_slurm.environment()).returncode == 0
 
 
 def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, st
     assert hpc_ae("train", config).returncode == 0
     whole = shard.read_bytes()
     shard.write_bytes(whole[:20000] + bytes(200) + whole[20200:])
-    done = hpc_ae("run", config, timeout=200, **any_slurm.environment())
+    done = hpc_ae("run", config, timeout=400, **any_slurm.environment())
     assert done.returncode == 1, done.stderr
     assert "encode failed" in done.stderr and "1 of 3 failed" in done.stderr and "shard-00001.h5" in done.stderr
     shown = ask(run_dir, any_slurm)
@@ -154,7 +154,7 @@ def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, st
     finished = {path.name: path.stat().st_mtime_ns for path in (run_dir / "encoding").glob("shard-*.h5")}
     assert sorted(finished) == [f"shard-0000{index}.h5" for index in (0, 2, 3, 5)]
     shard.write_bytes(whole)
-    again = hpc_ae("run", config, timeout=200, **any_slurm.environment())
+    again = hpc_ae("run", config, timeout=400, **any_slurm.environment())
     assert again.returncode == 0, again.stderr
     assert "1 of 3 array tasks have work left" in again.stderr and "resumed at shard 5 of 6" in again.stderr
     assert {name: (run_dir / "encoding" / name).stat().st_mtime_ns for name in finished} == finished
@@ -205,7 +205,7 @@ def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: 
 def test_each_task_sees_its_own_gpu(slurm: SlurmCluster, no_jobs_left: None, star_dir: Path, tmp_path: Path) -> None:
     """Two tasks on each of two nodes with two GPUs: every task has one device, no two of a node the same."""
     config = slurm_config(tmp_path, star_dir, cluster={"gpus_per_node": 2, "ranks_per_node": 2})
-    done = hpc_ae("run", config, timeout=200, **slurm.environment())
+    done = hpc_ae("run", config, timeout=400, **slurm.environment())
     assert done.returncode == 0, done.stderr
     for stage in ("train", "encode"):
         state_dir = read_json(tmp_path / "run" / "jobs" / "state" / f"{stage}.json")["state_dir"]

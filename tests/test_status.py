@@ -61,7 +61,7 @@ def test_running_and_cancelled_run(tmp_path: Path) -> None:
     assert shown["train"]["state"] == "running" and shown["encode"]["state"] == "waiting"
     assert "--watch" in shown["next"]["command"]
     assert "asked to save" in hpc_ae("cancel", run_dir).stdout
-    process.communicate(timeout=60)
+    process.communicate(timeout=150)
     assert process.returncode == 1
     shown = status(run_dir)
     assert shown["train"]["state"] == "stopped" and "saved" in shown["train"]["why"]
@@ -74,7 +74,7 @@ def test_killed_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 60)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=150)
     assert wait_until(lambda: states(run_dir)["train"] == "lost", timeout=30)
 
 

@@ -452,6 +452,6 @@ def test_verify_under_mpi(run_dir: Path, mpiexec: str, tmp_path: Path) -> None:
     script += "p.Path(sys.argv[2], str(os.getpid())).write_text(str(len(found)))"  # mpiexec mixes what ranks print
     (tmp_path / "found").mkdir()
     command = [mpiexec, "-n", "3", sys.executable, "-c", script, str(run_dir), str(tmp_path / "found")]
-    subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     numbers = [int(path.read_text()) for path in (tmp_path / "found").iterdir()]
     assert sorted(numbers) == [0, 0, len(verify(run_dir).findings)]

@@ -43,7 +43,7 @@ def start_watched(marker: Path, end: str, num_beats: int) -> subprocess.Popen[st
 def test_rank_that_hangs(tmp_path: Path) -> None:
     """A process that hangs with Python's lock held is killed; marker and log name rank, step and file, and where."""
     process = start_watched(tmp_path / "rank.json", "hang", 3)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=150)
     assert process.returncode == -signal.SIGKILL
     marker = read_json(tmp_path / "rank.json")
     message = "rank 7 is stuck: no sign of life for cluster.stall_seconds 2 (step 2, reading survey.h5)"
@@ -55,7 +55,7 @@ def test_rank_that_works_and_ends(tmp_path: Path) -> None:
     """A process that beats for longer than the limit, and one that beats once and ends, are left alone."""
     for num_beats in (40, 1):
         process = start_watched(tmp_path / "rank.json", "end", num_beats)
-        assert process.communicate(timeout=30)[1] == "" and process.returncode == 0
+        assert process.communicate(timeout=150)[1] == "" and process.returncode == 0
         assert read_json(tmp_path / "rank.json")["state"] == "running"
 
 
@@ -70,7 +70,7 @@ def test_suspended_job_is_not_stuck(tmp_path: Path) -> None:
         for pid in both:
             os.kill(pid, number)
         time.sleep(4 if number == signal.SIGSTOP else 0)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == 0
+    assert process.communicate(timeout=150)[1] == "" and process.returncode == 0
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_stopped_rank_is_named(stage: str, star_dir: Path, tmp_path: Path) -> No
     assert wait_until(lambda: any(run_dir.glob(sign)), timeout=150, interval=0.02)
     stopped, began = pid_of(run_dir, stage, 1), time.monotonic()
     os.kill(stopped, signal.SIGSTOP)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and time.monotonic() - began < 30, said
+    _, said = process.communicate(timeout=150)
+    assert process.returncode == 1 and time.monotonic() - began < 120, said
     assert f"{stage} failed: rank 1 is stuck: no sign of life for cluster.stall_seconds 5 (" in said
     assert ("(step " if stage == "train" else "shard-00") in said and "stopped" in said
     shown = json.loads(hpc_ae("status", run_dir, "--json").stdout)["stages"]
