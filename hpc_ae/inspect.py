@@ -18,7 +18,7 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes,
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.head import head_piece, map_raw
-from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, SELECTORS
+from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
 from hpc_ae.catalog.readers.raw import compression_name, is_packed, open_tables, read_piece
 from hpc_ae.catalog.readers.rawfile import RawFile
 from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
@@ -133,6 +133,8 @@ def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
     families = [[pattern.format(b=band) for band in DEFAULT_BANDS] for pattern in EXTINCTIONS]
     if any(name in family and there.issuperset(family) for family in families):
         return {"taken_for": "", "why": "an extinction: --deredden subtracts it"}
+    if name in REDDENINGS:
+        return {"taken_for": "", "why": "a reddening: --deredden makes extinctions of it"}
     return {"taken_for": "", "why": ""}
 
 

@@ -28,7 +28,9 @@ ZeroPoint = Annotated[
     str | None, typer.Option(metavar="Z", help="Magnitude of one count, or five with commas: with --flux counts.")
 ]
 Asinh = Annotated[bool, typer.Option("--asinh", help="Fluxes to SDSS asinh magnitudes instead of Pogson's.")]
-Deredden = Annotated[bool, typer.Option("--deredden", help="Subtract the file's own extinction of each band.")]
+Deredden = Annotated[
+    bool, typer.Option("--deredden", help="Subtract the file's extinction of each band, or of its E(B-V).")
+]
 Angles = Annotated[Literal["deg", "rad"] | None, typer.Option(help="The unit of ra and dec, where the file says none.")]
 Keep = Annotated[
     list[str] | None,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, run
 
+from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.known import Columns
@@ -20,6 +21,7 @@ from hpc_ae.catalog.readers.names import (
     EXTINCTIONS,
     FAMILIES,
     NAMES,
+    REDDENINGS,
     SELECTORS,
     Family,
     error_patterns,
@@ -365,5 +367,8 @@ def test_the_page_on_columns_is_true() -> None:
     extinctions = re.search(r"Extinctions: (.*?), the first", page, re.DOTALL)
     assert extinctions
     assert re.findall(r"`([^`]+)`", extinctions[1]) == [pattern.format(b="u") for pattern in EXTINCTIONS]
+    reddenings = re.search(r"Reddenings: (.*?), the first", page, re.DOTALL)
+    assert reddenings and re.findall(r"`([^`]+)`", reddenings[1]) == list(REDDENINGS)
+    assert f"{EXTINCTION_OF_REDDENING[0]}, {EXTINCTION_OF_REDDENING[1]}, {EXTINCTION_OF_REDDENING[2]}" in page
     listed = re.search(r"Sentinels: (.*?)\n\n", page, re.DOTALL)
     assert listed and [float(text) for text in re.findall(r"`([^`]+)`", listed[1])] == list(SENTINELS)

@@ -201,6 +201,19 @@ def test_extinction_is_subtracted_if_asked(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["ebv", "E(B-V)", "SFD_EBV"])
+def test_reddening_makes_extinctions(name: str, tmp_path: Path) -> None:
+    """--deredden takes E(B-V) where there are no extinctions, which are preferred, and the manifest says by what."""
+    rows = ["20,19,18,17,16,0.1", "20,19,18,17,16,"]
+    catalog = run(tmp_path, lines(*rows, header=f"u,g,r,i,z,{name}"), reading=Reading(deredden=True))
+    np.testing.assert_allclose(catalog["magnitude"][0], [19.5761, 18.6697, 17.7715, 16.8302, 15.8737], atol=2e-6)
+    assert catalog["quality"][:].tolist() == [0, Quality.MISSING]
+    (tmp_path / "b").mkdir()
+    header = "u,g,r,i,z,ebv," + ",".join(f"a_{band}" for band in "ugriz")
+    both = run(tmp_path / "b", lines("20,19,18,17,16,9,1,1,1,1,1", header=header), reading=Reading(deredden=True))
+    np.testing.assert_allclose(both["magnitude"][0], [19, 18, 17, 16, 15], atol=1e-6)
+
+
 # angles
 
 

@@ -14,6 +14,9 @@ import numpy as np
 
 POGSON = 2.5 / np.log(10.0)  # mag of a relative change by e
 SOFTENING = (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)  # b of SDSS u, g, r, i, z, in f / f0
+# Extinction in u, g, r, i, z (mag) for a reddening E(B-V) of 1 mag on the scale of Schlegel, Finkbeiner & Davis (1998):
+# Schlafly & Finkbeiner 2011, ApJ 737, 103, table 6, R_V = 3.1, SDSS.
+EXTINCTION_OF_REDDENING = (4.239, 3.303, 2.285, 1.698, 1.263)
 # The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0.
 ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
 

@@ -94,7 +94,7 @@ class Conversion:
     zero_points: tuple[float, ...] = ()
     asinh: bool = False
     inverse_variance: bool = False
-    deredden: bool = False
+    extinction_factors: tuple[float, ...] = ()  # (B,): extinction = factor * the file's value; () is no correction
     conditions: tuple[Condition, ...] = ()
 
 
@@ -105,8 +105,9 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
         rows.dec[part] *= conversion.dec_factor
     if conversion.zero_points:
         _convert_fluxes(conversion, rows, part)
-    if conversion.deredden:
-        _deredden(rows.magnitude[part], rows.extinction[part], rows.missing[part])
+    if conversion.extinction_factors:
+        factors = np.array(conversion.extinction_factors, np.float32)
+        _deredden(rows.magnitude[part], rows.extinction[part], factors, rows.missing[part])
     for condition in conversion.conditions:
         if condition.column.startswith(RAW_PREFIX):
             column = batch[condition.column]
@@ -135,10 +136,10 @@ def _convert_fluxes(conversion: Conversion, rows: StarRows, part: slice) -> None
             rows.magnitude_error[part] = np.where(sentinel, np.nan, magnitude_error)
 
 
-def _deredden(magnitude: np.ndarray, extinction: np.ndarray, missing: np.ndarray) -> None:
-    """Subtract the extinction (N, B) in place; where it has no value the magnitude has none either."""
+def _deredden(magnitude: np.ndarray, extinction: np.ndarray, factors: np.ndarray, missing: np.ndarray) -> None:
+    """Subtract factors (B,) * extinction (N, B) in place; where that has no value the magnitude has none either."""
     sentinel = find_sentinels(magnitude)
     unknown = ~np.isfinite(extinction) | find_sentinels(extinction)
     missing |= unknown & ~sentinel
-    np.subtract(magnitude, extinction, out=magnitude, where=~sentinel)
+    np.subtract(magnitude, factors * extinction, out=magnitude, where=~sentinel)
     magnitude[unknown & ~sentinel] = np.nan

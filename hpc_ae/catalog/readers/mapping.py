@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING
 from hpc_ae.catalog.readers.bands import Bands, choose_bands
 from hpc_ae.catalog.readers.conversion import Conversion, Reading
 from hpc_ae.catalog.readers.known import Columns
@@ -19,6 +20,7 @@ from hpc_ae.catalog.readers.names import (
     EXTINCTIONS,
     NAMES,
     RAW_PREFIX,
+    REDDENINGS,
     REDSHIFT_COMPANY,
     TARGETS,
 )
@@ -56,8 +58,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
     choose_positions(columns, mapping)
     _choose_others(columns, mapping)
     ra_factor, dec_factor = angle_factors(columns, reading, head)
-    if reading.deredden:
-        _choose_extinctions(columns, bands)
+    factors = _choose_extinctions(columns, bands) if reading.deredden else ()
     conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
     order = {target: columns.wanted[target] for target in (*DEFAULT_BANDS, *TARGETS) if target in columns.wanted}
     conversion = Conversion(
@@ -66,7 +67,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
         bands.zero_points,
         reading.asinh,
         bands.inverse_variance,
-        reading.deredden,
+        factors,
         conditions,
     )
     return Understanding({**order, **columns.wanted}, conversion, columns.reasons, tuple(columns.notes))
@@ -102,8 +103,11 @@ def _choose_others(columns: Columns, mapping: Mapping[str, str]) -> None:
             columns.notes.append(f"column {columns.names[index]} is the redshift, as the z band is {band}")
 
 
-def _choose_extinctions(columns: Columns, bands: Bands) -> None:
-    """Take the extinction of every band; InputError where there is none, or the magnitudes are corrected already."""
+def _choose_extinctions(columns: Columns, bands: Bands) -> tuple[float, ...]:
+    """Take the extinction of every band, else the reddening; what each is to be multiplied by (B,).
+
+    InputError where there is neither, or the magnitudes are corrected already.
+    """
     if bands.family.is_dereddened:
         raise InputError(
             "the magnitudes are corrected for extinction already",
@@ -116,11 +120,17 @@ def _choose_extinctions(columns: Columns, bands: Bands) -> None:
             for band in DEFAULT_BANDS:
                 name = pattern.format(b=band)
                 columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"named {name}")
-            return
+            return (1.0,) * len(DEFAULT_BANDS)
+    for name in REDDENINGS:
+        if name in columns:
+            for band in DEFAULT_BANDS:
+                columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"reddening {name}")
+            factors = ", ".join(map(str, EXTINCTION_OF_REDDENING))
+            columns.notes.append(f"the extinction in u to z is {name} times {factors} (Schlafly & Finkbeiner 2011)")
+            return EXTINCTION_OF_REDDENING
     examples = ", ".join(pattern.format(b="u") for pattern in EXTINCTIONS)
-    raise columns.error(
-        "there is no extinction of every band", "--deredden", f"five columns such as {examples}", "leave --deredden out"
-    )
+    expected = f"five columns such as {examples}, or a reddening {', '.join(REDDENINGS)}"
+    raise columns.error("there is no extinction of every band", "--deredden", expected, "leave --deredden out")
 
 
 def _resolve(columns: Columns, condition: Condition) -> Condition:

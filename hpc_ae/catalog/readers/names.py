@@ -107,6 +107,7 @@ PAIRS = {"alpha": "delta", "delta": "alpha", "_ra": "_de", "_de": "_ra", "ramean
 RADIANS = ("ra_rad", "rarad", "ra_radians", "alpha_rad", "dec_rad", "decrad", "dec_radians", "delta_rad")
 EITHER_ANGLE = ("coord_ra", "coord_dec")  # radians in files of the LSST pipelines, degrees in tables made of them
 EXTINCTIONS = ("extinction_{b}", "a_{b}", "a{b}", "{b}_extinction", "ext_{b}", "a_sdss_{b}")
+REDDENINGS = ("ebv", "e_bv", "e(b-v)", "ebmv", "ebv_sfd", "sfd_ebv", "ebv_sfd98")
 # A column z that has one of these beside it, and no error columns of four other bands, may be a redshift.
 REDSHIFT_COMPANY = ("zerr", "z_err", "zwarning", "z_warning", "zwarn", "z_conf", "zconf")
 # Shown by inspect and useful with --keep; a star catalog does not hold them.
