@@ -1,6 +1,7 @@
 """Ingest a CSV, end to end, against pyarrow.csv reading the same file by batches and whole, each in a fresh process.
 
-python benchmarks/ingest.py [--stars 10000000]       about 2 minutes, 3 GB of disk
+python benchmarks/ingest.py [--stars 10000000] [--in DIR]      about 2 minutes, 3 GB of disk
+python benchmarks/ingest.py --stars 100000000 --once           memory alone, in both orders: 20 minutes, 35 GB of disk
 """
 
 from __future__ import annotations
@@ -47,13 +48,32 @@ def read_seconds(code: str, path: Path) -> float:
 
 
 def main() -> None:
-    """References and ours, alternating, median of three each."""
+    """Write the file, ingest it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stars", type=int, default=10_000_000)
-    num_stars = parser.parse_args().stars
-    folder = Path(tempfile.mkdtemp(prefix="hpc_ae-ingest-"))
-    raw, stars = folder / "stars.csv", folder / "stars"
-    write_csv(raw, num_stars)
+    parser.add_argument("--in", dest="folder", type=Path, default=None, help="where the files go for a while")
+    parser.add_argument("--once", action="store_true", help="ours alone, in the order of the file and of the sky")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="hpc_ae-ingest-", dir=arguments.folder))
+    try:
+        write_csv(folder / "stars.csv", arguments.stars)
+        (once if arguments.once else compare)(folder / "stars.csv", folder / "stars", arguments.stars)
+    finally:
+        shutil.rmtree(folder)
+
+
+def once(raw: Path, stars: Path, num_stars: int) -> None:
+    """Time and memory of one ingest in each order."""
+    num_bytes = raw.stat().st_size
+    for order in ("input", "healpix"):
+        shutil.rmtree(stars, ignore_errors=True)
+        usage = measured("ingest", str(raw), "--out", str(stars), "--workers", "2", "--order", order)
+        rates = usage.rates(num_stars, num_bytes + bytes_in(stars))
+        report(f"hpc-ae ingest --order {order}, 2 workers", num_stars=num_stars, **rates)
+
+
+def compare(raw: Path, stars: Path, num_stars: int) -> None:
+    """References and ours, alternating, median of three each."""
     reads: dict[str, list[float]] = {name: [] for name in _REFERENCES}
     writes: list[Usage] = []
     for _ in range(3):
@@ -73,7 +93,6 @@ def main() -> None:
         csv_gb_per_second=num_bytes / usage.seconds / 1e9,
         **{f"to_{name}": read / usage.seconds for name, read in references.items()},
     )
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The way of real stars through every form and back: CSV, catalog, sky order, FITS, catalog, CSV, with no bit changed."""
+"""The way of real stars through every form and back, CSV, catalog, sky order, FITS, catalog, CSV: no bit changes."""
 
 from __future__ import annotations
 
