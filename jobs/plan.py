@@ -20,6 +20,7 @@ _CALIBRATION_STEPS = 400
 _START_SECONDS = 5.0  # of a stage: processes, imports, the kernel from its cache
 _RAW_BYTES_PER_STAR = 130.0
 _STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES = 72, 28, 20
+_SORT_COPIES = 3  # of the stars while they are sorted: as read, in sorted runs, in the new shards
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,10 @@ def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) ->
 
 
 def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
-    """What a stage writes, in GB."""
+    """What a stage needs of the disk while it runs, in GB; all but the copies of a sort stays."""
+    ingest = _STAR_BYTES * (_SORT_COPIES if config.catalog.order == "healpix" else 1)
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
-    return {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding}.get(stage, 0) * num_stars / 1e9
+    return {"simulate": _STAR_BYTES, "ingest": ingest, "encode": encoding}.get(stage, 0) * num_stars / 1e9
 
 
 def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:

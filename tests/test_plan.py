@@ -13,7 +13,7 @@ from commands import hpc_ae
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig, check_config
 from jobs.advice import problems_of, warnings_of
-from jobs.plan import make_plan
+from jobs.plan import disk_gb, make_plan
 from jobs.resources import threads_per_rank
 
 RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
@@ -33,6 +33,17 @@ def test_time_is_work_over_rate_and_processes(tmp_path: Path) -> None:
     slower = {plan.stage: plan for plan in make_plan(config, {**RATES, "encode": 0.5e6})}
     assert slower["encode"].seconds - plans["encode"].seconds == pytest.approx(2.5)
     assert plans["encode"].processes == 4 and plans["encode"].disk_gb == pytest.approx(0.48)
+
+
+def test_sort_needs_room_for_its_copies(tmp_path: Path) -> None:
+    """Sky order needs the disk for the stars as read, the sorted runs and the new shards at the same time."""
+    raw = tmp_path / "raw.csv"
+    raw.write_bytes(b"0" * 1_000_000)
+    needed = {}
+    for order in ("input", "healpix"):
+        config = make_config(tmp_path, catalog={"source": {"raw": [str(raw)]}, "order": order})
+        needed[order] = disk_gb(config, "ingest", 1_000_000)
+    assert needed["healpix"] == pytest.approx(3 * needed["input"]) and needed["input"] == pytest.approx(0.072)
 
 
 def test_epochs_and_steps_decide_the_training(tmp_path: Path) -> None:
