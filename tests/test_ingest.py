@@ -207,7 +207,7 @@ def test_debris_of_a_killed_run_is_cleared(tmp_path: Path) -> None:
 magnitudes = st.lists(st.floats(0, 30, width=32), min_size=5, max_size=5)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(magnitudes, min_size=1, max_size=40), shard_rows=st.integers(1, 50))
 def test_magnitudes_survive_csv(
     rows: list[list[float]], shard_rows: int, tmp_path_factory: pytest.TempPathFactory

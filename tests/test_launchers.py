@@ -174,5 +174,5 @@ def test_background_run_is_steered(background: Path, star_dir: Path, tmp_path: P
     assert "asked to save" in hpc_ae("cancel", background).stdout
     follower.communicate(timeout=150)  # ends with the stage
     assert follower.returncode == 0
-    assert states(background)["train"] == "stopped"
+    assert wait_until(lambda: states(background)["train"] == "stopped", timeout=30)
     assert wait_until(lambda: not run_processes(background), timeout=30)

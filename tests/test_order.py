@@ -77,7 +77,7 @@ def assert_sorted(catalog: Catalog, arrays: Arrays, shard_rows: int) -> None:
     assert verify(catalog.directory).ok
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 200), st.integers(20, 90), st.integers(20, 90), st.integers(20, 200), st.integers(0, 1000))
 def test_any_catalog_is_sorted_stably(
     tmp_path_factory: pytest.TempPathFactory, num_stars: int, before: int, after: int, run_rows: int, seed: int
