@@ -24,6 +24,7 @@ BATCH_ROWS = 65_536
 BATCH_BYTES = 1 << 23
 FORMATS = "CSV, TSV, whitespace-separated text, FITS, VOTable, HDF5 or Parquet"
 _MOST_ELEMENTS = 32  # a wider array column is a spectrum or a profile, nothing that a star has five of
+_ANYONES = re.compile(r"(?i)(mag(nitude)?s?|flux(es)?)(_?(err(or)?s?|sigma|ivar))?")
 _VALUE_TYPE = re.compile(
     r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
     r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
@@ -124,13 +125,14 @@ def cut_pieces(scans: list[Scan], start: int, stop: int) -> list[Piece]:
 
 
 def element_names(name: str, num_elements: int) -> list[str]:
-    """What the elements of an array column are called: five are SDSS's bands in its order, others are numbered from 1.
+    """What the elements of an array column are called: five are SDSS's bands in its order, others are numbered from 1,
+    and so are five of a name that is nobody's own, such as `mag`: they may be grizy as well.
 
     An empty list where the array is too long to be columns.
     """
     if num_elements == 1:
         return [name]
-    if num_elements == len(DEFAULT_BANDS):
+    if num_elements == len(DEFAULT_BANDS) and not _ANYONES.fullmatch(name):
         return [f"{name}_{band}" for band in DEFAULT_BANDS]
     return [f"{name}_{index + 1}" for index in range(num_elements)] if num_elements <= _MOST_ELEMENTS else []
 

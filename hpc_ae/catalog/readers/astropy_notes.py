@@ -1,0 +1,45 @@
+"""What astropy notes of a table's columns in YAML, beside HDF5 and in Parquet: units, and what elements are called."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+_MOST_CHARACTERS = 1 << 20
+_ELEMENTS = re.compile(r"; elements: (.+)$")  # as our own exports describe a vector
+
+
+def column_notes(text: str) -> dict[str, dict[str, str]]:
+    """The notes (name, unit, description, ...) of each column by name; nothing where the text is not astropy's.
+
+    Only the list of columns is parsed, and nothing of it is constructed: an unknown tag or an alias does no harm.
+    """
+    lines = text[:_MOST_CHARACTERS].splitlines()
+    start = next((index for index, line in enumerate(lines) if line.rstrip() == "datatype:"), len(lines))
+    stop = next((i for i, line in enumerate(lines) if i > start and line[:1] not in ("", " ", "-")), len(lines))
+    try:
+        node = yaml.compose("\n".join(lines[start + 1 : stop]), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    if not isinstance(node, yaml.SequenceNode):
+        return {}
+    notes = [_plain(item) for item in node.value]
+    return {note["name"]: note for note in notes if "name" in note}
+
+
+def _plain(node: yaml.Node) -> dict[str, str]:
+    """The texts of a mapping; of a unit that is an object of its own (`!astropy.units.Unit {unit: mag}`) its name."""
+    found: dict[str, str] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        if isinstance(value, yaml.MappingNode) and key.value == "unit":
+            found["unit"] = _plain(value).get("unit", "?")
+        elif isinstance(value, yaml.ScalarNode):
+            found[str(key.value)] = str(value.value)
+    return found
+
+
+def said_elements(description: str) -> list[str]:
+    """The names of a vector's elements where its description says them."""
+    found = _ELEMENTS.search(description)
+    return [name.strip() for name in found[1].split(",")] if found else []
