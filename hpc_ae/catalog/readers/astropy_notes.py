@@ -1,11 +1,15 @@
-"""What astropy notes of a table's columns in YAML, beside HDF5 and in Parquet: units, and what elements are called."""
+"""What astropy notes of a table's columns, beside HDF5 and in Parquet: units in YAML, masks, elements of vectors."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Sequence
 
 import yaml
 
+from hpc_ae.catalog.readers.rawfile import element_names
+
+MASK = ".mask"  # astropy's companion of a column with missing values
 _MOST_CHARACTERS = 1 << 20
 _ELEMENTS = re.compile(r"; elements: (.+)$")  # as our own exports describe a vector
 
@@ -43,3 +47,26 @@ def said_elements(description: str) -> list[str]:
     """The names of a vector's elements where its description says them."""
     found = _ELEMENTS.search(description)
     return [name.strip() for name in found[1].split(",")] if found else []
+
+
+def named_elements(name: str, width: int, said: Sequence[str]) -> list[str]:
+    """Names of the elements of an array column: those that the file says, if they are as many, else by its own; those
+    of a mask are as those of the column that it masks.
+    """
+    base = name.removesuffix(MASK)
+    known = width > 1 and len(said) == width
+    names = [f"{base}_{element}" for element in said] if known else element_names(base, width) if width else []
+    return [name + one.removeprefix(base) for one in names]
+
+
+def mask_name(name: str, names: Container[str]) -> str:
+    """The mask among `names` of a column or of the array whose element it is: `mag.mask_u` of `mag_u`; "" for none."""
+    if name + MASK in names:
+        return name + MASK
+    array, _, element = name.rpartition("_")
+    while array:
+        if (mask := f"{array}{MASK}_{element}") in names:
+            return mask
+        array, _, more = array.rpartition("_")
+        element = f"{more}_{element}"
+    return ""

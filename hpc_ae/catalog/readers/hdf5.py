@@ -12,8 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.readers.astropy_notes import column_notes, said_elements
-from hpc_ae.catalog.readers.hdf5_columns import MASK, H5Column, H5Table, danger_of, dtype_of, named_elements, with_masks
+from hpc_ae.catalog.readers.astropy_notes import MASK, column_notes, named_elements, said_elements
+from hpc_ae.catalog.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of, with_masks
 from hpc_ae.catalog.readers.hdf5_pandas import fixed_frame, frame_names, is_fixed_frame
 from hpc_ae.catalog.readers.hdf5_rows import HDF5_ERRORS
 from hpc_ae.catalog.readers.names import NAMES

@@ -9,10 +9,9 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.rawfile import element_names
+from hpc_ae.catalog.readers.astropy_notes import mask_name
 from hpc_ae.catalog.trust import KNOWN_FILTERS, overclaimed_bytes, unknown_filters
 
-MASK = ".mask"  # astropy's companion of a column with missing values
 MOST_CHUNK_BYTES = 1 << 28  # HDF5 unpacks a chunk whole
 _PACKED = ("scale_factor", "add_offset")  # netCDF: the values are others than those stored
 
@@ -99,20 +98,10 @@ def chunk_bytes(dataset: h5py.Dataset) -> int:
     return int(np.prod(dataset.chunks, dtype=float)) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
-def named_elements(name: str, width: int, said: Sequence[str]) -> list[str]:
-    """Names of the elements of an array column: those that the file says, if they are as many, else by its own; those
-    of a mask are as those of the column that it masks.
-    """
-    base = name.removesuffix(MASK)
-    known = width > 1 and len(said) == width
-    names = [f"{base}_{element}" for element in said] if known else element_names(base, width) if width else []
-    return [name + one.removeprefix(base) for one in names]
-
-
 def with_masks(table: H5Table) -> H5Table:
     """Take away astropy's mask columns and tie each to its column, which is not read where the mask is not."""
     places = {name: index for index, name in enumerate(table.names)}
-    masks = {place: places[mask] for name, place in places.items() if (mask := _mask_name(name, places))}
+    masks = {place: places[mask] for name, place in places.items() if (mask := mask_name(name, places))}
     for place, at in masks.items():
         if table.types[at] == "bool":
             table.columns[place] = replace(table.columns[place], mask=table.columns[at])
@@ -124,16 +113,3 @@ def with_masks(table: H5Table) -> H5Table:
     table.types = [table.types[index] for index in kept]
     table.columns = [table.columns[index] for index in kept]
     return table
-
-
-def _mask_name(name: str, names: dict[str, int]) -> str:
-    """The mask of a column, or of the array whose element it is: `mag.mask_u` of `mag_u`."""
-    if name + MASK in names:
-        return name + MASK
-    array, _, element = name.rpartition("_")
-    while array:
-        if (mask := f"{array}{MASK}_{element}") in names:
-            return mask
-        array, _, more = array.rpartition("_")
-        element = f"{more}_{element}"
-    return ""

@@ -102,7 +102,8 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
     if head.startswith(_PARQUET):
-        return [open_parquet(path, part) for part in converted_paths(data_path)]
+        parts = converted_paths(data_path) if data_path != path else [data_path]
+        return [open_parquet(path, part) for part in parts]
     if head.startswith(_FITS):
         return open_fits(path, data_path)
     if is_hdf5(head):

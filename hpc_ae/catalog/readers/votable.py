@@ -222,3 +222,25 @@ class _Reader:
             self.num_rows += table.num_rows
         finally:
             table.close()
+
+
+def field_units(text: str) -> dict[str, str]:
+    """Units by name of the fields of a VOTable without data, as Parquet files carry it; none where it is damaged."""
+    units: dict[str, str] = {}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if name.rpartition(":")[2] == "FIELD" and attributes.get("unit"):
+            units[attributes.get("name", "")] = attributes["unit"]
+
+    parser = xml.parsers.expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.EntityDeclHandler = _no_entity
+    try:
+        parser.Parse(text.encode(), True)
+    except (ExpatError, BadTable):
+        return {}
+    return units
+
+
+def _no_entity(name: str, *_: object) -> None:
+    raise BadTable(f"entity {name} is declared")
