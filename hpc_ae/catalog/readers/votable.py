@@ -70,6 +70,8 @@ class _Reader:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._stop
         parser.EntityDeclHandler = self._refuse_entity
+        parser.SkippedEntityHandler = self._refuse_entity  # of a DTD, which is not fetched
+        self.inside = ""  # TABLEDATA, a TD of it, or STREAM
         self.fed = self.depth = self.num_tables = 0
         self.table: VoTable | None = None
         self.field: VoField | None = None
@@ -85,6 +87,9 @@ class _Reader:
             "BINARY": lambda _: self._open_table("BINARY"),
             "BINARY2": lambda _: self._open_table("BINARY2"),
             "TABLEDATA": lambda _: self._open_table("TABLEDATA"),
+            "TR": lambda _: self._check_inside("TR"),
+            "TD": self._start_cell,
+            "DESCRIPTION": lambda _: self._collect() if self.field is not None else None,
             "STREAM": self._stream,
             "FITS": lambda _: self._elsewhere("FITS"),
             "PARQUET": lambda _: self._elsewhere("Parquet"),
@@ -92,6 +97,8 @@ class _Reader:
         self.stops: dict[str, Callable[[], None]] = {
             "INFO": self._stop_info,
             "FIELD": self._stop_field,
+            "DESCRIPTION": self._stop_description,
+            "TABLEDATA": self._leave,
             "STREAM": self._stop_stream,
             "TABLE": self._stop_table,
         }
@@ -121,20 +128,39 @@ class _Reader:
         name = name.rpartition(":")[2]
         if self.depth > _MOST_DEPTH or (self.depth == 1 and name != "VOTABLE"):
             raise BadTable(f"element {name} stands at depth {self.depth}")
-        if name == "TD":
-            self._collect()
-        elif name in self.starts:
+        if self.inside in ("TD", "STREAM"):
+            raise BadTable(f"{self.inside} holds an element {name}")
+        if name in self.starts:
             self.starts[name](attributes)
 
     def _stop(self, name: str) -> None:
         self.depth -= 1
         name = name.rpartition(":")[2]
         if name == "TD" and self.table is not None:
+            self.inside = "TABLEDATA"
             self.table.add_cell(self._collected())
         elif name == "TR" and self.table is not None:
             self.table.add_row()
         elif name in self.stops:
             self.stops[name]()
+
+    def _check_inside(self, name: str) -> None:
+        if self.inside != "TABLEDATA":
+            raise BadTable(f"element {name} stands outside of TABLEDATA")
+
+    def _start_cell(self, attributes: dict[str, str]) -> None:
+        self._check_inside("TD")
+        if "encoding" in attributes:
+            raise BadTable(f"cells are encoded in {attributes['encoding']}, which is not read")
+        self.inside = "TD"
+        self._collect()
+
+    def _leave(self) -> None:
+        self.inside = ""
+
+    def _stop_description(self) -> None:
+        if self.field is not None:
+            self.field.describe(self._collected())
 
     def _collect(self) -> None:
         self.texts = []
@@ -152,7 +178,7 @@ class _Reader:
         return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
 
     def _refuse_entity(self, name: str, *_: object) -> None:
-        raise unreadable(self.path, f"XML that declares an entity, {name}", "a VOTable needs none: remove it")
+        raise unreadable(self.path, f"XML that declares or needs an entity, {name}", "a VOTable needs none: remove it")
 
     def _info(self, attributes: dict[str, str]) -> None:
         if attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "ERROR":
@@ -196,15 +222,18 @@ class _Reader:
         if self.table is None or self.table.writer:
             raise BadTable("data belong to no table")
         self.table.open(_table_path(self.target_path, self.num_tables), serialization)
+        self.inside = serialization if serialization == "TABLEDATA" else ""
 
     def _stream(self, attributes: dict[str, str]) -> None:
         if attributes.get("href"):
             self._elsewhere(attributes["href"])
-        if attributes.get("encoding", "base64") != "base64" or self.table is None or not self.table.writer:
+        if attributes.get("encoding", "base64") != "base64" or self.table is None or not self.table.is_binary:
             raise BadTable(f"stream has the encoding {attributes.get('encoding')}: base64 is read")
+        self.inside = "STREAM"
         self.parser.CharacterDataHandler = self.table.add_base64
 
     def _stop_stream(self) -> None:
+        self._leave()
         self.parser.CharacterDataHandler = None
 
     def _elsewhere(self, what: str) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_ae.catalog.readers.arrays import bit_array, number_array, text_array
+from hpc_ae.catalog.readers.astropy_notes import said_elements
 from hpc_ae.catalog.readers.rawfile import BATCH_ROWS, element_names
 
 _CELLS = 1 << 20  # of a batch
@@ -65,6 +66,12 @@ class VoField:
             names = element_names(name, size) if readable and size > 0 and "x" not in arraysize else []
         return VoField(name, datatype, arraysize, attributes.get("unit", ""), names, size)
 
+    def describe(self, text: str) -> None:
+        """Take the names of the elements from the field's description, where that says them."""
+        said = said_elements(text.strip())
+        if len(self.names) > 1 and len(said) == len(self.names):
+            self.names = [f"{self.name}_{element}" for element in said]
+
     @property
     def is_text(self) -> bool:
         """Whether the field holds characters."""
@@ -113,7 +120,9 @@ class VoField:
                 pa.bool_(),
             )
         if self.null is not None and not self.is_text:
-            return pa.array([None if cell.strip() == self.null else cell for cell in cells], pa.string())
+            null = self.null, _number(self.null)
+            marked = [cell.strip() == null[0] or (null[1] is not None and _number(cell) == null[1]) for cell in cells]
+            return pa.array(cells, pa.string(), mask=np.array(marked, bool))
         return pa.array(cells, pa.string())
 
     def binary_columns(self, values: np.ndarray, missing: np.ndarray | None) -> list[pa.Array]:
@@ -128,8 +137,11 @@ class VoField:
         if self.datatype == "boolean":
             unknown = ~np.isin(values, (b"T", b"t", b"1", b"F", b"f", b"0"))
             return pa.array(np.isin(values, (b"T", b"t", b"1")), mask=unknown if missing is None else unknown | missing)
-        if self.null is not None and values.dtype.kind in "iu":
-            marked = values == int(self.null, 0)
+        if self.null is not None:
+            null = _number(self.null)
+            if null is None or (values.dtype.kind != "f" and isinstance(null, float)):
+                raise BadTable(f"field {self.name} has a null value that is none of its numbers: {self.null!r}")
+            marked = values == (values.dtype.type(null) if isinstance(null, float) else null)
             missing = marked if missing is None else marked | missing
         return number_array(values, missing)
 
@@ -144,7 +156,9 @@ class VoTable:
         self.writer: pq.ParquetWriter | None = None
         self.cells: list[list[str]] = []
         self.row: list[str] = []
+        self.is_binary = False
         self.base64 = ""
+        self.is_ended = False  # by the padding of base64
         self.data = bytearray()
 
     def open(self, path: Path, serialization: str) -> None:
@@ -156,9 +170,8 @@ class VoTable:
             raise BadTable(f"binary fields have the datatype {odd[0]!r}")
         if sum(max(1, field.num_bytes) for field in self.fields) > _MOST_ROW_BYTES or not self.fields:
             raise BadTable("rows are empty, or too long")
-        names = [arrow.name for field in self.fields for arrow in field.arrow_fields(not self.is_binary)]
-        if len(set(names)) != len(names):
-            raise BadTable(f"fields share a name: {', '.join(names)}")
+        if self.is_binary and not self._record().itemsize and all(field.size >= 0 for field in self.fields):
+            raise BadTable("rows are empty")
         notes = {"table": self.label, "dialect": f"VOTable, {self.label}, {serialization}"}
         arrows = [arrow for field in self.fields for arrow in field.arrow_fields(not self.is_binary)]
         self.schema = pa.schema(arrows, metadata=notes)
@@ -215,9 +228,14 @@ class VoTable:
     def add_base64(self, text: str) -> None:
         """A stretch of a binary stream."""
         text = "".join(text.split())
+        if text and self.is_ended:
+            raise BadTable("stream of base64 goes on after its end")
         whole = self.base64 + text
         usable = len(whole) - len(whole) % 4
         self.base64 = whole[usable:]
+        self.is_ended = self.is_ended or whole[:usable].endswith("=")
+        if self.is_ended and self.base64:
+            raise BadTable("stream of base64 goes on after its end")
         self.data += binascii.a2b_base64(whole[:usable], strict_mode=True)
         if len(self.data) >= _BINARY_BYTES:
             self._take_rows(whole=False)
@@ -311,6 +329,16 @@ class VoTable:
             else:
                 arrays.append(_fixed_text(rows[f"f{index}"], field, missing))
         self._write(arrays)
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a text says, integers exactly; None where it says none."""
+    for read in (int, lambda text: int(text, 0), float):
+        try:
+            return read(text.strip())
+        except ValueError:
+            continue
+    return None
 
 
 def _split_bits(cell: str) -> list[str]:
