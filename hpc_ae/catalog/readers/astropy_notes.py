@@ -59,7 +59,22 @@ def named_elements(name: str, width: int, said: Sequence[str]) -> list[str]:
     return [name + one.removeprefix(base) for one in names]
 
 
-def mask_name(name: str, names: Container[str]) -> str:
+def find_masks(names: Sequence[str], types: Sequence[str]) -> tuple[dict[int, int], dict[int, int], set[int]]:
+    """Columns and their masks by number, columns whose mask is unfit to be one, and all masks."""
+    places = {name: index for index, name in enumerate(names)}
+    found = {index: places[mask] for name, index in places.items() if (mask := _mask_name(name, places))}
+    masks = {index: mask for index, mask in found.items() if types[mask] == "bool"}
+    unfit = {index: mask for index, mask in found.items() if types[mask] != "bool"}
+    for name, place in places.items():
+        if MASK in name and place not in found.values():  # of another shape than the column: all of that is in doubt
+            base = name.partition(MASK)[0]
+            for index, other in enumerate(names):
+                if MASK not in other and index not in masks and (other == base or other.startswith(f"{base}_")):
+                    unfit[index] = place
+    return masks, unfit, {*masks.values(), *unfit.values()}
+
+
+def _mask_name(name: str, names: Container[str]) -> str:
     """The mask among `names` of a column or of the array whose element it is: `mag.mask_u` of `mag_u`; "" for none."""
     if name + MASK in names:
         return name + MASK

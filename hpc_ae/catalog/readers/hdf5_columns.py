@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.astropy_notes import mask_name
+from hpc_ae.catalog.readers.astropy_notes import find_masks
 from hpc_ae.catalog.trust import KNOWN_FILTERS, overclaimed_bytes, unknown_filters
 
 MOST_CHUNK_BYTES = 1 << 28  # HDF5 unpacks a chunk whole
@@ -68,10 +68,10 @@ def arrow_type(dtype: np.dtype | None) -> str:
 
 
 def dtype_of(dataset: h5py.Dataset) -> np.dtype | None:
-    """The type of a dataset; None where numpy has none for it, such as HDF5's times."""
+    """The type of a dataset; None where numpy has none for it, such as times or floats of 128 bits."""
     try:
         found: np.dtype = dataset.dtype
-    except TypeError:
+    except (TypeError, ValueError):
         return None
     return found
 
@@ -100,15 +100,13 @@ def chunk_bytes(dataset: h5py.Dataset) -> int:
 
 def with_masks(table: H5Table) -> H5Table:
     """Take away astropy's mask columns and tie each to its column, which is not read where the mask is not."""
-    places = {name: index for index, name in enumerate(table.names)}
-    masks = {place: places[mask] for name, place in places.items() if (mask := mask_name(name, places))}
+    masks, unfit, every = find_masks(table.names, table.types)
     for place, at in masks.items():
-        if table.types[at] == "bool":
-            table.columns[place] = replace(table.columns[place], mask=table.columns[at])
-        else:
-            table.columns[place] = H5Column("")
-            table.types[place] = f"masked by {table.names[at]}, which is {table.types[at]}"
-    kept = [index for index in range(len(table.names)) if index not in masks.values()]
+        table.columns[place] = replace(table.columns[place], mask=table.columns[at])
+    for place, at in unfit.items():
+        table.columns[place] = H5Column("")
+        table.types[place] = f"masked by {table.names[at]}, which is {table.types[at]}"
+    kept = [index for index in range(len(table.names)) if index not in every]
     table.names = [table.names[index] for index in kept]
     table.types = [table.types[index] for index in kept]
     table.columns = [table.columns[index] for index in kept]

@@ -7,7 +7,7 @@ import pickletools
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.readers.hdf5_columns import H5Column, H5Table, danger_of
+from hpc_ae.catalog.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of
 from hpc_ae.catalog.readers.rawfile import BATCH_BYTES
 
 BLOCK = "values_block_"  # a field of pandas' tables that holds several columns
@@ -57,7 +57,7 @@ def fixed_frame(group: h5py.Group, datasets: dict[str, h5py.Dataset]) -> H5Table
     if index is not None and index.ndim == 1:
         name = _text(index.attrs.get("name", ""))
         name = _INDEX if name in ("", "N.") or pickled_texts(name) else name
-        table.add(name, H5Column(index.name), index.dtype, [name], danger_of(index))
+        table.add(name, H5Column(index.name), dtype_of(index), [name], danger_of(index))
     for number in range(_MOST_BLOCKS):
         items, values = (datasets.get(f"block{number}_{what}") for what in ("items", "values"))
         if items is None or values is None:
@@ -76,7 +76,7 @@ def _add_block(table: H5Table, items: h5py.Dataset, values: h5py.Dataset) -> Non
         what = "pickled objects" if values.ndim == 1 else f"shape {values.shape}"
         danger = f"a block of pandas of {what} (to_hdf with format='table' writes what can be read)"
     for element, name in enumerate(names):
-        table.add(name, H5Column(values.name, None, element), values.dtype, [name], danger)
+        table.add(name, H5Column(values.name, None, element), dtype_of(values), [name], danger)
 
 
 def frame_names(dataset: h5py.Dataset, field: str, shape: tuple[int, ...]) -> list[str] | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hpc_ae.catalog.readers.astropy_notes import MASK, column_notes, mask_name, named_elements, said_elements
+from hpc_ae.catalog.readers.astropy_notes import MASK, column_notes, find_masks, named_elements, said_elements
 from hpc_ae.catalog.readers.rawfile import BATCH_ROWS, Batches, Piece, RawFile, partition_dirs, unreadable
 from hpc_ae.catalog.readers.votable import field_units
 
@@ -104,15 +104,13 @@ def _columns(schema: pa.Schema, is_ours: bool) -> list[_Column]:
 
 def _with_masks(columns: list[_Column]) -> list[_Column]:
     """Take away astropy's mask columns and tie each to its column, which is not read where the mask is no truth."""
-    places = {column.name: column for column in columns}
-    used = set()
-    for column in columns:
-        if mask := places.get(mask_name(column.name, places)):
-            used.add(mask.name)
-            column.place = replace(column.place, mask=mask.place)
-            if mask.type != "bool":
-                column.type = f"masked by {mask.name}, which is {mask.type}"
-    return [column for column in columns if column.name not in used]
+    masks, unfit, every = find_masks([column.name for column in columns], [column.type for column in columns])
+    for place, at in masks.items():
+        columns[place].place = replace(columns[place].place, mask=columns[at].place)
+    for place, at in unfit.items():
+        columns[place].place = _Place(-1, constant=pa.scalar(None))
+        columns[place].type = f"masked by {columns[at].name}, which is {columns[at].type}"
+    return [column for index, column in enumerate(columns) if index not in every]
 
 
 def _check_sizes(path: Path, metadata: pq.FileMetaData) -> None:
