@@ -74,6 +74,8 @@ class _Reader:
         self.inside = ""  # TABLEDATA, a TD of it, or STREAM
         self.fed = self.depth = self.num_tables = 0
         self.table: VoTable | None = None
+        self.names_of_table = "", ""  # ID and ref
+        self.known_fields: dict[str, list[VoField]] = {}  # of tables by their ID
         self.field: VoField | None = None
         self.texts: list[str] = []
         self.error: str | None = None
@@ -186,12 +188,17 @@ class _Reader:
             self._collect()
         elif attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "OVERFLOW":
             print(f"{self.path}: the service says that it cut its answer short (OVERFLOW)", file=sys.stderr)
-        elif attributes.get("name", "").lower() == "error":
-            self.remark = attributes.get("value", "")
+        elif attributes.get("name", "").lower() == "error":  # before there was QUERY_STATUS
+            self.remark = attributes.get("value", "") or "an error"
+            self._collect()
 
     def _stop_info(self) -> None:
+        if self.parser.CharacterDataHandler is None:
+            return
+        text = " ".join(self._collected().split())
         if self.error is not None:
-            raise self._service_error(self._collected().strip() or self.error)
+            raise self._service_error(text or self.error)
+        self.remark = text or self.remark
 
     def _service_error(self, message: str) -> InputError:
         return unreadable(self.path, f"the error message of a service: {message}", "fetch the data again")
@@ -202,6 +209,13 @@ class _Reader:
         label = attributes.get("name") or attributes.get("ID") or f"number {self.num_tables + 1}"
         num_rows = attributes.get("nrows", "").strip()
         self.table = VoTable(f"table {label}", int(num_rows) if num_rows.isdecimal() else None)
+        self.names_of_table = attributes.get("ID", ""), attributes.get("ref", "")
+
+    def _take_fields(self, table: VoTable) -> None:
+        """Note the fields of a table that others may refer to; take those of the one that this refers to."""
+        own, other = self.names_of_table
+        table.fields = table.fields or list(self.known_fields.get(other, []))
+        self.known_fields[own] = table.fields
 
     def _start_field(self, attributes: dict[str, str]) -> None:
         if self.table is None:
@@ -221,6 +235,7 @@ class _Reader:
     def _open_table(self, serialization: str) -> None:
         if self.table is None or self.table.writer:
             raise BadTable("data belong to no table")
+        self._take_fields(self.table)
         self.table.open(_table_path(self.target_path, self.num_tables), serialization)
         self.inside = serialization if serialization == "TABLEDATA" else ""
 
@@ -241,7 +256,11 @@ class _Reader:
 
     def _stop_table(self) -> None:
         table, self.table = self.table, None
-        if table is None or not table.fields:
+        if table is None:
+            return
+        if not table.writer:
+            self._take_fields(table)
+        if not table.fields:
             return
         if not table.writer:
             table.open(_table_path(self.target_path, self.num_tables), "TABLEDATA")
