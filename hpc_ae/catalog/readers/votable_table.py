@@ -127,6 +127,8 @@ class VoField:
 
     def binary_columns(self, values: np.ndarray, missing: np.ndarray | None) -> list[pa.Array]:
         """The columns of values (n,) or (n, size) of a binary table, bytes (n, bytes) of a bit field."""
+        if self.datatype == "bit" and self.size == 1:  # the standard wants 0x80, astropy writes 0x08
+            return [pa.array(values.reshape(-1) != 0, mask=missing)]
         if self.datatype == "bit":
             arrays = [bit_array(values.reshape(len(values), -1), bit) for bit in range(self.size)]
             return arrays if missing is None else [pa.array(one.to_numpy(False), mask=missing) for one in arrays]
