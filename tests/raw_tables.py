@@ -20,7 +20,6 @@ from hpc_ae.export import ExportSettings, export
 
 BANDS = "ugriz"
 BIG_ID = 2**53 + 1  # no double has it
-EXPORTS = ["fits", "parquet", "votable", "hdf5-table", "hats"]
 
 
 def make_arrays(num_stars: int = 7, seed: int = 1) -> Arrays:

@@ -23,7 +23,7 @@ _FREE_BYTES = 1 << 28
 _MOST_RATIO = 1100  # deflate cannot do better than 1:1032
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
-PARQUET_ERRORS = (pa.ArrowException, OSError, KeyError, OverflowError)
+PARQUET_ERRORS = (pa.ArrowException, OSError, LookupError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _check_sizes(path: Path, metadata: pq.FileMetaData) -> None:
 def partition_values(path: Path) -> dict[str, pa.Scalar]:
     """The keys of the directories that a file lies in: whole numbers where they are such, otherwise text."""
     stem = path.name.removesuffix(".parquet")
-    parts = [*partition_dirs(path), *([stem] if "=" in stem.strip("=") else [])]
+    parts = [*partition_dirs(path), *([stem] if "=" in stem.lstrip("=") else [])]
     values = {}
     for key, _, text in (part.partition("=") for part in parts):
         text = unquote(text)
@@ -157,20 +157,26 @@ def _read_groups(file: pq.ParquetFile, piece: Piece) -> Batches:
     parts = [part for place in wanted.values() for part in (place, place.mask) if part and part.index >= 0]
     all_names = file.schema_arrow.names
     names = sorted({all_names[part.index] for part in parts})
-    # Batches are read by position: two columns may share a name, and `u` brings `u.x` along, in the order of `names`.
-    found = [index for one in names for index, name in enumerate(all_names) if f"{name}.".startswith(f"{one}.")]
-    chosen = list(dict.fromkeys(found))
-    at = {index: place for place, index in enumerate(chosen)}
     for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
         low, high = max(piece.start - row, 0), min(piece.stop - row, batch.num_rows)
         if low < high:
-            if batch.schema.names != [all_names[index] for index in chosen]:
-                raise unreadable(piece.raw.path, f"columns that share their names: {', '.join(names)}"[:300])
+            at = _positions({part.index for part in parts}, all_names, batch.schema.names)
             part = batch.slice(low, high - low)
             yield row + low, {name: pa.chunked_array([_values(part, place, at)]) for name, place in wanted.items()}
         row += batch.num_rows
         if row >= piece.stop:
             return
+
+
+def _positions(indices: set[int], all_names: list[str], names: list[str]) -> dict[int, int]:
+    """Where the columns of a file, by number, are in a batch of some of them: columns that share a name are all there,
+    in the order that the file has them.
+    """
+    found = {}
+    for index in indices:
+        places = [place for place, name in enumerate(names) if name == all_names[index]]
+        found[index] = places[all_names[:index].count(all_names[index])]
+    return found
 
 
 def _values(batch: pa.RecordBatch, place: _Place, at: dict[int, int]) -> pa.Array:

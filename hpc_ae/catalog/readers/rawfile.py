@@ -72,7 +72,7 @@ def partition_dirs(path: Path) -> list[str]:
     """The unbroken run of `key=value` directories above a file, outermost first."""
     found: list[str] = []
     for part in reversed(path.parent.parts):
-        if "=" not in part.strip("="):
+        if "=" not in part.lstrip("="):
             break
         found.insert(0, part)
     return found

@@ -75,6 +75,7 @@ class _Reader:
         self.fed = self.depth = self.num_tables = 0
         self.table: VoTable | None = None
         self.names_of_table = "", ""  # ID and ref
+        self.known_nulls: dict[str, str] = {}  # of VALUES by their ID
         self.known_fields: dict[str, list[VoField]] = {}  # of tables by their ID
         self.field: VoField | None = None
         self.texts: list[str] = []
@@ -229,8 +230,10 @@ class _Reader:
         self.field = None
 
     def _values(self, attributes: dict[str, str]) -> None:
-        if self.field is not None and attributes.get("null", "").strip():
-            self.field.null = attributes["null"].strip()
+        null = attributes.get("null", "").strip() or self.known_nulls.get(attributes.get("ref", ""), "")
+        self.known_nulls[attributes.get("ID", "")] = null
+        if self.field is not None and null:
+            self.field.null = null
 
     def _open_table(self, serialization: str) -> None:
         if self.table is None or self.table.writer:

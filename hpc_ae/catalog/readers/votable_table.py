@@ -123,6 +123,8 @@ class VoField:
             null = self.null, _number(self.null)
             marked = [cell.strip() == null[0] or (null[1] is not None and _number(cell) == null[1]) for cell in cells]
             return pa.array(cells, pa.string(), mask=np.array(marked, bool))
+        if not self.is_text and "-" in cells:  # IRSA's word for no value
+            return pa.array([None if cell == "-" else cell for cell in cells], pa.string())
         return pa.array(cells, pa.string())
 
     def binary_columns(self, values: np.ndarray, missing: np.ndarray | None) -> list[pa.Array]:
