@@ -316,7 +316,7 @@ def test_unclear_trees(tmp_path: Path) -> None:
 def test_a_file_that_claims_too_much(tmp_path: Path) -> None:
     """Zeros that kilobytes unpack to gigabytes are refused; a flipped bit in a footer changes no row count."""
     table = pa.table({"u": np.zeros(2**25 + 1)})
-    path = put(tmp_path / "a.parquet", table, compression="zstd", use_dictionary=False)
+    path = put(tmp_path / "a.parquet", table, compression="zstd", use_dictionary=False, row_group_size=2**26)
     assert path.stat().st_size < 200_000 and "unpacks to" in refused(tmp_path, path)
     whole = put(tmp_path / "b.parquet", rows(0, 40)).read_bytes()
     rng = np.random.default_rng(2)

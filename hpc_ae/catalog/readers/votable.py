@@ -128,6 +128,10 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self.depth += 1
+        if name == "TD" and not attributes and self.inside == "TABLEDATA":  # nearly all there is: the short way
+            self.inside, self.texts, self.num_characters = "TD", [], 0
+            self.parser.CharacterDataHandler = self._characters
+            return
         name = name.rpartition(":")[2]
         if self.depth > _MOST_DEPTH or (self.depth == 1 and name != "VOTABLE"):
             raise BadTable(f"element {name} stands at depth {self.depth}")
@@ -138,10 +142,14 @@ class _Reader:
 
     def _stop(self, name: str) -> None:
         self.depth -= 1
-        name = name.rpartition(":")[2]
-        if name == "TD" and self.table is not None:
+        if name == "TD" and self.table is not None and self.inside == "TD":
             self.inside = "TABLEDATA"
-            self.table.add_cell(self._collected())
+            self.table.row.append(self._collected())
+            return
+        name = name.rpartition(":")[2]
+        if name == "TD" and self.table is not None:  # with a prefix
+            self.inside = "TABLEDATA"
+            self.table.row.append(self._collected())
         elif name == "TR" and self.table is not None:
             self.table.add_row()
         elif name in self.stops:

@@ -159,7 +159,7 @@ class VoTable:
         self.num_rows = 0
         self.writer: pq.ParquetWriter | None = None
         self.cells: list[list[str]] = []
-        self.row: list[str] = []
+        self.row: list[str] = []  # cells of the row that is being read
         self.is_binary = False
         self.base64 = ""
         self.is_ended = False  # by the padding of base64
@@ -200,10 +200,6 @@ class VoTable:
             raise BadTable(f"stream ends within a row, after row {self.num_rows:,}")
         if self.num_claimed is not None and self.num_claimed != self.num_rows:
             raise BadTable(f"{self.label} has {self.num_rows:,} rows, and claims {self.num_claimed:,}")
-
-    def add_cell(self, text: str) -> None:
-        """A cell of TABLEDATA."""
-        self.row.append(text)
 
     def add_row(self) -> None:
         """The end of a row of TABLEDATA."""
