@@ -1,6 +1,6 @@
 """Ingest of the formats that are not text: time and peak memory of the largest process, each in a fresh process.
 
-python benchmarks/formats.py [--stars 5000000] [--workers 1] [--folder DIR]
+python benchmarks/tables.py [--stars 5000000] [--workers 1] [--folder DIR]
 
 About 2 minutes and 3 GB of disk. The files are what `hpc-ae export` writes: compound HDF5, VOTable in BINARY2,
 FITS, 100 Parquet files in a directory; and HDF5 compressed by gzip with a dataset for each column.
