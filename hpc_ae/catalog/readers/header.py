@@ -52,6 +52,8 @@ def open_text(path: Path, data_path: Path) -> RawFile:
 def _check_is_text(path: Path, head: bytes, start: int) -> None:
     if not head[start:].strip():
         raise unreadable(path, "an empty file", "name a file with a header line and stars")
+    if head[257:262] == b"ustar":
+        raise unreadable(path, "a tar archive", "unpack it, and name the files in it")
     if b"\0" in head:
         raise unreadable(path, "binary content or UTF-16 text", "save it as UTF-8 text, or convert it to Parquet")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):

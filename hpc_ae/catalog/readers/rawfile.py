@@ -28,6 +28,7 @@ _VALUE_TYPE = re.compile(
     r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
     r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
 )
+_CONDITION_TYPE = re.compile(r"bool|(large_)?binary|dictionary<values=(bool|(large_)?binary),.*>")
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,21 @@ def element_names(name: str, num_elements: int) -> list[str]:
 
 
 def check_types(raw: RawFile) -> None:
-    """InputError where a wanted column holds neither numbers nor text."""
+    """InputError where a wanted column holds neither numbers nor text, one of a condition nor truth values either."""
     for name, index in raw.wanted.items():
         kind = raw.dtypes[index]
-        if kind and not name.startswith(RAW_PREFIX) and not _VALUE_TYPE.fullmatch(kind):
+        if not kind or _VALUE_TYPE.fullmatch(kind):
+            continue
+        if not name.startswith(RAW_PREFIX):
             raise bad_value(raw, name, 1, f"values of type {kind}")
+        if not _CONDITION_TYPE.fullmatch(kind):
+            raise InputError(
+                "a condition is on a column that cannot be compared",
+                where=f"{raw.path}, column {raw.columns[index]}",
+                got=f"values of type {kind}",
+                expected="numbers, text or truth values",
+                fix="leave out the --keep that names it",
+            )
 
 
 def unreadable(path: Path, got: object, fix: str = "") -> InputError:
