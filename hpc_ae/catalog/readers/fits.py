@@ -31,7 +31,7 @@ from hpc_ae.catalog.readers.rawfile import (
 
 _BLOCK = 2880
 _MOST_HEADER_BLOCKS = 2000
-_MOST_HDUS = 10_000
+_MOST_HDUS = 1000
 _MOST_FIELDS = 999  # the standard's own limit
 _MOST_ROW_BYTES = 1 << 26
 # Letter of TFORM: type of an element. L, X, A have their own meaning; the rest is never read.
@@ -217,6 +217,7 @@ def _open_table(path: Path, data_path: Path, header: Header, data_start: int, hd
         table=named,
         dialect=f"FITS {'text' if is_text else 'binary'} table, {named}",
         layout=FitsTable(data_start, dtype, tuple(layout.columns)),
+        elements=frozenset(layout.elements),
     )
 
 
@@ -231,6 +232,7 @@ class _Layout:
         self.units: list[str] = []
         self.types: list[str] = []
         self.columns: list[FitsColumn | None] = []
+        self.elements: list[str] = []  # names that are not TTYPE's
 
     def dtype(self, is_text: bool) -> np.dtype:
         """The record; ValueError where it is not as long as the header says."""
@@ -299,6 +301,7 @@ class _Layout:
         record = np.dtype([(name, kind) for name, kind, _ in self.fields[-1:]])
         types = [type_of(column.read(np.zeros(1, record))) for column in made] if elements else [type_name]
         self.names += elements or [self._name(number)]
+        self.elements += elements if len(elements) > 1 else []
         self.columns += made or [None]
         self.types += types
         self.units += [self._text(f"TUNIT{number}")] * len(types)

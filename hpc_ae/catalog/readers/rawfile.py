@@ -53,6 +53,7 @@ class RawFile:
     table: str = ""  # which table of the file
     dialect: str = ""  # in words
     layout: Any = None
+    elements: frozenset[str] = frozenset()  # the columns that `element_names` made of array columns
     conversion: Conversion = field(default_factory=Conversion)
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
