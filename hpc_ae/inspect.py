@@ -209,7 +209,7 @@ def _dialect_words(dialect: dict[str, Any]) -> list[str]:
         return []
     comments = dialect["comment_lines"]
     words = [f"delimiter {_DELIMITERS.get(dialect['delimiter'], dialect['delimiter'])}"]
-    words += [f"{comments} line{'s' * (comments != 1)} before the header"] if comments else []
+    words += [f"{comments} comment{'s' * (comments != 1)} at the beginning"] if comments else []
     words += [f"line ends {dialect['line_end']}", dialect["encoding"]]
     words += ["byte-order mark"] if dialect["byte_order_mark"] else []
     return words + (["quotes"] if dialect["quoted"] else [])

@@ -96,7 +96,7 @@ def unpack_head(path: Path, data_path: Path) -> None:
 
 
 def dialect_of(raw: RawFile) -> dict[str, Any]:
-    """What a text is written in: delimiter, lines before the header, line ends, byte-order mark, encoding, quotes.
+    """What a text is written in: delimiter, comments around the header, line ends, byte-order mark, encoding, quotes.
 
     Empty for formats that say all this themselves.
     """
@@ -105,10 +105,11 @@ def dialect_of(raw: RawFile) -> dict[str, Any]:
     with raw.data_path.open("rb") as file:
         head = file.read(raw.data_start)
         body = file.read(_LOOK_BYTES)
-    before = head.removeprefix(b"\xef\xbb\xbf").splitlines()[:-1]
+    above = [line for line in head.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+    comments = [line for line in above if line.startswith((b"#", b"%", b"!"))]
     return {
         "delimiter": raw.delimiter,
-        "comment_lines": len([line for line in before if line.strip()]),
+        "comment_lines": len(comments) - (len(comments) == len(above)),  # the names may stand in one
         "line_end": "CRLF" if b"\r\n" in (body or head) else "LF",
         "byte_order_mark": head.startswith(b"\xef\xbb\xbf"),
         "encoding": _encoding(head + body),
