@@ -188,18 +188,20 @@ def test_bits_truths_and_strings(tmp_path: Path) -> None:
     bits = np.array([[1, 0, 1] + [0] * 7 + [1], [0] * 11, [1] * 11], bool)
     columns = [
         fits.Column("flag", "11X", array=bits),
+        fits.Column("five", "5X", array=bits[:, :5]),
         fits.Column("clean", "L", array=np.array([True, False, True])),
         fits.Column("pair", "2L", array=np.array([[True, False], [False, False], [True, True]])),
         fits.Column("class", "6A", array=np.array(["STAR  ", "", " QSO"])),
         fits.Column("names", "8A", dim="(4,2)", array=np.array([["ab", "cd"]] * 3)),
     ]
     content = bytearray(fits_bytes(columns))
-    row_bytes = 2 + 1 + 2 + 6 + 8
+    row_bytes = 2 + 1 + 1 + 2 + 6 + 8
     data_at = len(content) - BLOCK
-    content[data_at + row_bytes + 2] = 0  # the logical of row 2: undefined
-    content[data_at + 5 : data_at + 11] = b"A\0\xe9 \0B"
-    content[data_at + 2 * row_bytes + 5 : data_at + 2 * row_bytes + 11] = b"\xe9 QSO "
+    content[data_at + row_bytes + 3] = 0  # the logical of row 2: undefined
+    content[data_at + 6 : data_at + 12] = b"A\0\xe9 \0B"
+    content[data_at + 2 * row_bytes + 6 : data_at + 2 * row_bytes + 12] = b"\xe9 QSO "
     found = read_bytes(tmp_path, bytes(content))
+    assert found["five_3"] == bits[:, 2].tolist() and "five_u" not in found
     for index in range(11):
         assert found[f"flag_{index + 1}"] == bits[:, index].tolist()
     assert found["clean"] == [True, None, True] and found["pair_1"] == [True, False, True]
@@ -338,6 +340,22 @@ def test_a_file_of_fitsio(tmp_path: Path) -> None:
     np.testing.assert_array_equal(catalog["objid"][:], data["objid"][:35])
     np.testing.assert_array_equal(catalog["ra"][:], data["ra"][:35])
     np.testing.assert_array_equal(catalog["magnitude"][:], data["modelmag"][:35])
+
+
+def test_units_of_the_header_count(tmp_path: Path) -> None:
+    """TUNIT: radians become degrees, nanomaggies magnitudes; a unit that is neither is refused."""
+    columns = [
+        fits.Column("RA", "D", unit="rad", array=np.array([1.0, 2.0])),
+        fits.Column("DEC", "D", unit="rad", array=np.array([-0.5, 1.5])),
+        *(fits.Column(f"FLUX_{band}", "E", unit="nanomaggy", array=np.float32([100, 1000])) for band in "ugriz"),
+    ]
+    catalog = run(tmp_path, fits_bytes(columns))
+    np.testing.assert_allclose(catalog["ra"][:], np.degrees([1, 2]), rtol=1e-15)
+    np.testing.assert_allclose(catalog["dec"][:], np.degrees([-0.5, 1.5]), rtol=1e-15)
+    np.testing.assert_allclose(catalog["magnitude"][:], np.float32([[17.5] * 5, [15.0] * 5]), rtol=1e-7)
+    (tmp_path / "b").mkdir()
+    columns[2] = fits.Column("FLUX_u", "E", unit="count/s", array=np.float32([100, 1000]))
+    assert "count/s" in refused(tmp_path / "b", fits_bytes(columns))
 
 
 # several tables, packing, names

@@ -120,6 +120,27 @@ def test_ecsv_of_astropy(delimiter: str, tmp_path: Path) -> None:
     assert "ECSV" in refused(tmp_path / "b", broken)
 
 
+def _ecsv(entries: str, names: str = "u g r i z") -> str:
+    return f"# %ECSV 1.0\n# ---\n# datatype:\n{entries}# schema: astropy-2.0\n{names}\n" + "15 16 17 18 19\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (_ecsv(""), "not understood"),
+        (_ecsv("# - {name: u, unit: !!python/object/apply:os.getcwd []}\n"), "no text"),
+        (_ecsv("# - &a [lol, lol]\n# - &b [*a, *a]\n# - {name: *b, datatype: float32}\n"), "not understood"),
+        (_ecsv("# - {name: u, unit: &a [x, x]}\n# - {name: g, unit: [*a, *a]}\n"), "no text"),
+        (_ecsv("# - " + "[" * 5_000 + "\n"), "not understood"),
+        (_ecsv("# - {name: u}\n# - {name: u.mask}\n", "u u.mask g r i").replace("16", "True"), "column u.mask"),
+        (_ecsv("# - {name: u, unit: Jy/beam}\n"), "Jy/beam"),
+    ],
+)
+def test_hostile_ecsv_is_refused(content: str, word: str, tmp_path: Path) -> None:
+    """Its YAML makes no objects and takes no memory; masks beside their columns are not overlooked, units neither."""
+    assert word in refused(tmp_path, content)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -229,6 +250,9 @@ def test_zstd_frames_of_every_kind(tmp_path: Path) -> None:
     assert_stars(run(tmp_path, whole))
     (tmp_path / "b").mkdir()
     assert "damaged zstd" in refused(tmp_path / "b", whole[:-1] + bytes([whole[-1] ^ 1]))
+    wide = zstandard.ZstdCompressionParameters(window_log=30, compression_level=1, write_content_size=False)
+    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    assert "too much memory" in refused(tmp_path / "b", stream.compress(data * 9) + stream.flush())
 
 
 @pytest.mark.parametrize("name", PACKS)

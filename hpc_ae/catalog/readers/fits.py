@@ -261,6 +261,8 @@ class _Layout:
             kind = f"S{size}"
         else:
             elements = element_names(self._name(number), repeat) if repeat and letter not in _SIZES else []
+            if letter == "X" and len(elements) > 1:  # five bits are no bands
+                elements = [f"{self._name(number)}_{bit + 1}" for bit in range(repeat)]
             kind = ("u1", (size,)) if letter == "X" else kind if repeat == 1 else (kind, (repeat,))
         if elements:
             self.fields.append((field, kind, self.offset))

@@ -49,6 +49,9 @@ def open_text(path: Path, data_path: Path) -> RawFile:
     if is_ecsv:
         said = _ecsv_units(path, head[start:data_start])
         units = tuple(said.get(name, "") for name in columns)
+        if masks := [name for name in columns if name.removesuffix(".mask") in said.keys() - {name}]:
+            fix = "write it with astropy's own choice for ECSV, where a masked value is empty"
+            raise unreadable(path, f"column {masks[0]}, which says where another one has no value", fix)
     return RawFile(
         path,
         data_path,
@@ -140,8 +143,11 @@ def _ecsv_units(path: Path, head: bytes) -> dict[str, str]:
     lines = [line[1:].removeprefix(b" ").rstrip(b"\r") for line in head.split(b"\n") if line.startswith(b"#")]
     found = _YAML_LIST.search(b"\n".join(lines).decode(errors="replace") + "\n")
     try:
-        entries: Any = yaml.safe_load(found[1]) if found else None
-        return {str(entry["name"]): str(entry.get("unit") or "") for entry in entries}
+        entries: Any = yaml.load(found[1], yaml.BaseLoader) if found else None
+        said: dict[str, str] = {entry["name"]: entry.get("unit", "") for entry in entries}
+        if not all(isinstance(word, str) for pair in said.items() for word in pair):
+            raise TypeError("a name or unit that is no text")
+        return said
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise unreadable(path, f"an ECSV file whose header is not understood: {error}") from error
 

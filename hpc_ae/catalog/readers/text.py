@@ -26,13 +26,16 @@ CHUNK_BYTES = 1 << 22
 _LOOK_BACK = 2
 _NEWLINE, _RETURN, _BLANK, _TAB, _QUOTE = 10, 13, 32, 9, 34
 _TYPES = {"objid": pa.int64(), "ra": pa.float64(), "dec": pa.float64()}
-_BLANK_LINE = re.compile(rb"(?:\A|\n)([ \t]+)\r?\n")
+_MORE_THAN_ONE_BLANK = (b"  ", b"\t", b"\n ", b" \n", b" \r", b'"')  # between fields
+_BLANK_LINE = re.compile(rb"\n[ \t]+\r?\n")
 _RAGGED = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 _ERROR = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?(?:.*invalid value '(.*)')?", re.DOTALL)
 
 
-def squeeze_blanks(data: pa.Buffer) -> pa.Buffer:
+def squeeze_blanks(data: bytes) -> pa.Buffer:
     """Lines with one tab for each run of blanks and tabs, and none at their ends; quotes keep what is in them."""
+    if not data.startswith(b" ") and not any(mark in data for mark in _MORE_THAN_ONE_BLANK):
+        return pa.py_buffer(data.replace(b" ", b"\t"))
     values = np.frombuffer(data, np.uint8)
     blank = (values == _BLANK) | (values == _TAB)
     quotes = values == _QUOTE
@@ -113,7 +116,7 @@ def read_text(piece: Piece) -> Batches:
             data = pa.py_buffer(chunk).slice(0, size)
             if piece.raw.delimiter == BLANK:
                 _refuse_blank_lines(piece.raw, chunk[:size], row)
-                data = squeeze_blanks(data)
+                data = squeeze_blanks(chunk[:size])
             table = parser.parse(data, row)
             yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
@@ -122,9 +125,10 @@ def read_text(piece: Piece) -> Batches:
 
 def _refuse_blank_lines(raw: RawFile, lines: bytes, first_row: int) -> None:
     """InputError for a line of nothing but blanks, which was counted as a row."""
+    lines = b"\n\n" + lines
     found = _BLANK_LINE.search(lines)
     if found is not None:
-        row = first_row + 1 + len(row_ends(np.frombuffer(b"\n\n" + lines[: found.start(1)], np.uint8), _LOOK_BACK))
+        row = first_row + 1 + len(row_ends(np.frombuffer(lines[: found.start() + 1], np.uint8), _LOOK_BACK))
         raise InputError(
             "a row holds nothing but blanks",
             where=f"{raw.path}, row {row:,}",
