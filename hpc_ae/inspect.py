@@ -20,7 +20,7 @@ from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.head import head_piece
 from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, SELECTORS
 from hpc_ae.catalog.readers.raw import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
-from hpc_ae.catalog.readers.rawfile import RawFile
+from hpc_ae.catalog.readers.rawfile import RawFile, check_types
 from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
 from hpc_ae.catalog.readers.tree import expand_dirs
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
@@ -76,6 +76,7 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
         samples = sample_columns(replace(raw, wanted={}), num_rows, _NUM_VALUES)
         counts: dict[str, int] = {}
         try:
+            check_types(raw)
             counts = {} if question else _count(raw, num_rows)
         except InputError as error:
             question = str(error)
