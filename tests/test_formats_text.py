@@ -183,6 +183,13 @@ def test_real_csv_files(shared_data: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(catalog["magnitude_error"][:], np.where(errors > 0, errors, np.nan))
 
 
+def test_a_first_star_is_not_taken_for_names(tmp_path: Path) -> None:
+    """A table without names is refused also where columns are given by number, as its first star would be lost."""
+    mapping = {band: f"#{index + 4}" for index, band in enumerate("ugriz")}
+    assert "names of the columns" in refused(tmp_path, CSV.partition("\n")[2], mapping=mapping)
+    assert len(run(tmp_path, CSV.replace("objid,ra", "1,2", 1), mapping=mapping)) == 3
+
+
 def test_ids_are_exact_in_every_dialect(tmp_path: Path) -> None:
     """Neighbours beyond 2^53 stay apart, quoted, signed and in blanks; what a spreadsheet made of one is flagged."""
     ids = [
@@ -350,6 +357,8 @@ def test_inspect_unpacks_the_beginning_only(name: str, tmp_path: Path, monkeypat
         ('u,g,r,i,z\n15,"' + "x" * 5_000_000, ["a line longer than"]),
         ("u,g,r,i,z\n15,15,15,15,1.5D+01\n", ["row 1", "column z", "1.5D+01"]),
         ("#" * (2 << 20), ["line"]),
+        (BLANKS.partition("\n")[2], ["numbers where the names", "'1 10.5 -0.5 19.1"]),
+        (CSV.partition("\n")[2], ["numbers where the names"]),
     ],
 )
 def test_damaged_text_is_one_clear_message(content: str, words: list[str], tmp_path: Path) -> None:

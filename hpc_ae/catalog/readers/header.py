@@ -44,6 +44,9 @@ def open_text(path: Path, data_path: Path) -> RawFile:
     first_row = _line_at(head, data_start)
     delimiter = _choose_delimiter(path, text, first_row)
     columns = tuple(name.strip() for name in split_line(text, delimiter))
+    if 2 * sum(_NUMBER.fullmatch(name) is not None for name in columns) > len(columns):
+        fix = "put a line of names before the first star, which would be lost otherwise"
+        raise unreadable(path, f"numbers where the names of the columns should be: {text[:120]!r}", fix)
     units = tuple(unit.strip() for unit in split_line(units_line, delimiter)) if units_line else ()
     is_ecsv = _ECSV.match(head, start) is not None
     if is_ecsv:
