@@ -60,7 +60,9 @@ def test_compound(options: dict[str, Any], tmp_path: Path) -> None:
     columns = {"pad": np.arange(NUM, dtype="i2"), **{name: STARS[name] for name in ("objid", "ra", "dec")}, **vectors}
     made = records(columns, objid=">i8", ra="<f8", dec=">f8", PSFMAG=">f4")
     path = write_h5(tmp_path / "stars.fits", {"deep/in/stars": made}, **options)
-    assert_holds(run(tmp_path, path), STARS)
+    catalog = run(tmp_path, path)
+    assert_holds(catalog, STARS)
+    assert "five elements of the array column PSFMAG" in " ".join(catalog.manifest["inputs"]["raw"][0]["notes"])
 
 
 def test_columns(tmp_path: Path) -> None:

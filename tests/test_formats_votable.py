@@ -141,7 +141,10 @@ def test_vectors(serialization: str, tmp_path: Path) -> None:
     """A vector of SDSS's own names is its bands; one that is just called mag asks, unless its description tells."""
     table = Table({"objid": STARS["objid"], "PSFMAG": STARS["magnitude"], "PSFMAGERR": STARS["magnitude_error"]})
     expected = {name: STARS[name] for name in ("objid", "magnitude", "magnitude_error")}
-    assert_holds(run(tmp_path, xml_of(table, serialization)), expected)
+    catalog = run(tmp_path, xml_of(table, serialization))
+    assert_holds(catalog, expected)
+    note = "the bands are the five elements of the array column PSFMAG"
+    assert note in " ".join(catalog.manifest["inputs"]["raw"][0]["notes"])
     table = Table({"objid": STARS["objid"], "mag": STARS["magnitude"][:, ::-1]})
     (tmp_path / "more").mkdir()
     assert "mag_5" in refused(tmp_path / "more", xml_of(table, serialization))

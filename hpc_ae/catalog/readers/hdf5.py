@@ -58,6 +58,7 @@ def open_hdf5(path: Path, data_path: Path) -> list[RawFile]:
             table=table.label,
             dialect="a shard of a star catalog" if own else f"HDF5, {table.label}",
             layout=tuple(table.columns),
+            elements=frozenset(table.elements),
         )
         for table in tables
     ]
@@ -151,6 +152,7 @@ def _compound(dataset: h5py.Dataset, meta: h5py.Dataset | None) -> H5Table:
         first = len(table.names)
         table.add(name, column, base, elements if names is None else names, danger)
         units |= dict.fromkeys(table.names[first:], units.get(name, ""))
+        table.elements |= set(elements) if names is None and shape and not said else set()
     return with_masks(table)
 
 
@@ -165,6 +167,7 @@ def _add_dataset(table: H5Table, name: str, dataset: h5py.Dataset, own: bool) ->
     column = H5Column(dataset.name, None, 0 if dataset.shape[1:] == (1,) else None, None, flagged)
     first = len(table.names)
     table.add(name, column, dtype_of(dataset), elements, danger_of(dataset))
+    table.elements |= set(elements) if width > 1 and not bands else set()
     unit = _text(dataset.attrs.get("unit", dataset.attrs.get("units", "")))
     table.units |= dict.fromkeys(table.names[first:], unit)
 

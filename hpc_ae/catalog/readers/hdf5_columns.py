@@ -40,6 +40,7 @@ class H5Table:
     columns: list[H5Column] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+    elements: set[str] = field(default_factory=set)  # that are called so by nothing but convention
 
     def add(self, name: str, column: H5Column, dtype: np.dtype | None, elements: Sequence[str], danger: str) -> None:
         """Note one column, or the elements of an array one by one; it is not read where `danger` says why, where it

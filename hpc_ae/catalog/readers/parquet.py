@@ -42,6 +42,7 @@ class _Column:
     place: _Place
     type: str
     unit: str = ""
+    is_element: bool = False  # and called so by nothing but convention
 
 
 def open_parquet(path: Path, data_path: Path) -> RawFile:
@@ -68,6 +69,7 @@ def open_parquet(path: Path, data_path: Path) -> RawFile:
         table=notes.get("table", ""),
         dialect=notes.get("dialect", "Parquet"),
         layout=tuple(column.place for column in columns),
+        elements=frozenset(column.name for column in columns if column.is_element),
     )
 
 
@@ -95,8 +97,9 @@ def _columns(schema: pa.Schema, is_ours: bool) -> list[_Column]:
             kind = kind.value_type if len(elements) == field.type.list_size else kind
         shown = own.get("dtype", str(kind)) if is_ours else str(kind)  # what `convert_votable` could not keep
         is_list = kind != field.type
+        is_element = ("element" in own if is_ours else is_list) and not said_elements(description)
         found += [
-            _Column(name, _Place(index, element if is_list else None), shown, unit)
+            _Column(name, _Place(index, element if is_list else None), shown, unit, is_element)
             for element, name in enumerate(elements)
         ]
     return found

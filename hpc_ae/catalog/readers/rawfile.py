@@ -29,6 +29,7 @@ _VALUE_TYPE = re.compile(
     r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
     r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
 )
+_CONDITION_TYPE = re.compile(r"bool|(large_)?binary|dictionary<values=(bool|(large_)?binary),.*>")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class RawFile:
     table: str = ""  # which table of the file
     dialect: str = ""  # in words
     layout: Any = None
+    elements: frozenset[str] = frozenset()  # the columns that `element_names` made of array columns
     conversion: Conversion = field(default_factory=Conversion)
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
@@ -138,11 +140,21 @@ def element_names(name: str, num_elements: int) -> list[str]:
 
 
 def check_types(raw: RawFile) -> None:
-    """InputError where a wanted column holds neither numbers nor text."""
+    """InputError where a wanted column holds neither numbers nor text, one of a condition nor truth values either."""
     for name, index in raw.wanted.items():
         kind = raw.dtypes[index]
-        if kind and not name.startswith(RAW_PREFIX) and not _VALUE_TYPE.fullmatch(kind):
+        if not kind or _VALUE_TYPE.fullmatch(kind):
+            continue
+        if not name.startswith(RAW_PREFIX):
             raise bad_value(raw, name, 1, f"values of type {kind}")
+        if not _CONDITION_TYPE.fullmatch(kind):
+            raise InputError(
+                "a condition is on a column that cannot be compared",
+                where=f"{raw.path}, column {raw.columns[index]}",
+                got=f"values of type {kind}",
+                expected="numbers, text or truth values",
+                fix="leave out the --keep that names it",
+            )
 
 
 def unreadable(path: Path, got: object, fix: str = "") -> InputError:

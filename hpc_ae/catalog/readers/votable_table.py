@@ -44,6 +44,7 @@ class VoField:
     names: list[str]
     size: int
     null: str | None = None
+    is_described: bool = False  # whether the field's description names the elements
 
     @staticmethod
     def of(attributes: dict[str, str], default_name: str) -> VoField:
@@ -71,6 +72,7 @@ class VoField:
         said = said_elements(text.strip())
         if len(self.names) > 1 and len(said) == len(self.names):
             self.names = [f"{self.name}_{element}" for element in said]
+            self.is_described = True
 
     @property
     def is_text(self) -> bool:
@@ -97,9 +99,9 @@ class VoField:
             kind = pa.from_numpy_dtype(np.dtype(_NUMPY[self.datatype]).newbyteorder("="))
         noted = str(kind) if self.names else f"{self.datatype}[{self.arraysize}] of VOTable"
         stored = pa.string() if as_text and kind not in (pa.null(), pa.bool_()) else kind
-        return [
-            pa.field(name, stored, metadata={"unit": self.unit, "dtype": noted}) for name in self.names or [self.name]
-        ]
+        notes = {"unit": self.unit, "dtype": noted}
+        notes |= {"element": ""} if len(self.names) > 1 and not self.is_described else {}
+        return [pa.field(name, stored, metadata=notes) for name in self.names or [self.name]]
 
     def text_columns(self, cells: list[str]) -> list[pa.Array]:
         """The columns of cells of TABLEDATA; BadTable where an array has another number of elements."""
