@@ -34,7 +34,7 @@ from hpc_ae.catalog.readers.names import ERROR_PREFIX
 from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.catalog.readers.rawfile import FORMATS, Piece, RawFile, Scan, cut_pieces
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
-from hpc_ae.catalog.readers.tree import expand_dirs
+from hpc_ae.catalog.readers.tree import NUM_THREADS, check_schemas, expand_dirs
 from hpc_ae.catalog.schema import (
     DEFAULT_BANDS,
     DEFAULT_SHARD_ROWS,
@@ -153,14 +153,15 @@ def ingest(
     settings.check()
     if not raw_paths:
         raise InputError("no raw files", expected=f"one file or more: {FORMATS}")
-    raw_paths = expand_dirs(raw_paths)
+    named, raw_paths = raw_paths, expand_dirs(raw_paths)
     for path in raw_paths:
         if path.resolve().parent == out_dir.resolve() and SHARD_NAME.fullmatch(path.name):
             raise InputError("a raw file lies where the catalog would", where=path, fix="choose another --out")
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return
-        packed = [is_packed(path) for path in raw_paths]
+        with ThreadPoolExecutor(NUM_THREADS) as pool:  # of a tree of thousands of files each is waited for
+            packed = list(pool.map(is_packed, raw_paths))
         new = not out_dir.exists()
         known = (out_dir / MANIFEST_NAME).exists()
         digests = [digest_file(path) for path in raw_paths] if known else []
@@ -169,6 +170,7 @@ def ingest(
             return
         with unfinished_cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
             stats = [path.stat() for path in raw_paths]
+            check_schemas(named, raw_paths)
             hashing = [hasher.submit(digest_file, path) for path in raw_paths]
             try:
                 scans, plan = _scan(mapper, raw_paths, packed, out_dir, settings)
@@ -225,14 +227,16 @@ def _scan(
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
         pass
-    raws = [
-        open_raw(path, data, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
-        for index, (path, data) in enumerate(zip(raw_paths, data_paths, strict=True))
-    ]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        raws = list(pool.map(partial(_open, settings), range(len(raw_paths)), raw_paths, data_paths))
     for line in describe_notes(raws):
         print(f"ingest: {line}", file=sys.stderr)
     scans = _count(mapper, raws)
     return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
+
+
+def _open(settings: IngestSettings, index: int, path: Path, data_path: Path) -> RawFile:
+    return open_raw(path, data_path, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
 
 
 def _unpack(job: tuple[Path, Path]) -> None:

@@ -17,10 +17,10 @@ from hpc_ae.catalog.identity import flag_ids, flag_repeated
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.readers.columns import StarRows
 from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.head import head_piece, map_raw
+from hpc_ae.catalog.readers.head import head_piece
 from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
-from hpc_ae.catalog.readers.raw import compression_name, is_packed, open_tables, read_piece
-from hpc_ae.catalog.readers.rawfile import RawFile
+from hpc_ae.catalog.readers.raw import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
+from hpc_ae.catalog.readers.rawfile import RawFile, check_types
 from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
 from hpc_ae.catalog.readers.tree import expand_dirs
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
@@ -57,6 +57,7 @@ def option_words(mapping: Mapping[str, str], reading: Reading) -> list[str]:
         ("--flux", reading.flux),
         ("--zero-point", ",".join(f"{point:g}" for point in reading.zero_point)),
         ("--angles", reading.angles),
+        ("--table", reading.table),
         ("--cuts", reading.cuts),
     ):
         pairs += [(option, value)] if value else []
@@ -75,6 +76,7 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
         samples = sample_columns(replace(raw, wanted={}), num_rows, _NUM_VALUES)
         counts: dict[str, int] = {}
         try:
+            check_types(raw)
             counts = {} if question else _count(raw, num_rows)
         except InputError as error:
             question = str(error)
@@ -106,18 +108,12 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
 
 
 def _choose(tables: list[RawFile], mapping: Mapping[str, str], reading: Reading) -> tuple[RawFile, str]:
-    """The one table that an ingest would take; else the first, and the question that an ingest would ask."""
-    found, questions = [], []
-    for table in tables:
-        try:
-            found.append(map_raw(table, mapping, reading))
-        except InputError as error:
-            questions.append(str(error))
-    if len(found) == 1:
-        return found[0], ""
-    listed = "; ".join(f"{table.table} with {', '.join(table.columns[:12])}" for table in tables)
-    several = f"{len(found)} of the {len(tables)} tables of {tables[0].path} have the five bands: {listed}"
-    return tables[0], questions[0] if len(tables) == 1 else several
+    """The one table that an ingest would take; else the first that could be meant, and what an ingest would ask."""
+    try:
+        return choose_table(tables, mapping, reading), ""
+    except InputError as error:
+        named = [table for table in tables if not reading.table or is_called(table, reading.table)]
+        return (named or tables)[0], str(error)
 
 
 def _taken_for(raw: RawFile, index: int) -> dict[str, str]:
@@ -216,7 +212,7 @@ def _dialect_words(dialect: dict[str, Any]) -> list[str]:
         return []
     comments = dialect["comment_lines"]
     words = [f"delimiter {_DELIMITERS.get(dialect['delimiter'], dialect['delimiter'])}"]
-    words += [f"{comments} line{'s' * (comments != 1)} before the header"] if comments else []
+    words += [f"{comments} comment{'s' * (comments != 1)} at the beginning"] if comments else []
     words += [f"line ends {dialect['line_end']}", dialect["encoding"]]
     words += ["byte-order mark"] if dialect["byte_order_mark"] else []
     return words + (["quotes"] if dialect["quoted"] else [])

@@ -53,6 +53,7 @@ class Source(Section):
     asinh: bool = Field(False, description="fluxes to SDSS asinh magnitudes instead of Pogson's")
     deredden: bool = Field(False, description="subtract the file's own extinction of each band, or that of its E(B-V)")
     angles: Literal["deg", "rad"] | None = Field(None, description="unit of ra and dec, where the file says none")
+    table: str | None = Field(None, description="which table of a file of several: an HDU's name or number, ...")
     keep: list[str] = Field([], description="conditions that a row must fulfil, such as type=6 or r<20")
     cuts: Literal["lecture"] | None = Field(None, description="lecture: keep rows with each band within 0-30")
 

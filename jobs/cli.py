@@ -88,7 +88,7 @@ app.command()(fetch)
 
 @app.command()
 def ingest(
-    raw: Annotated[list[str], typer.Argument(metavar="RAW...", help="Raw files: CSV (plain or gzip) or Parquet.")],
+    raw: options.Raw,
     out: Annotated[Path, typer.Option(help="The star catalog to make.")],
     map: options.MapOption = None,
     magnitudes: options.Magnitudes = "",
@@ -97,6 +97,7 @@ def ingest(
     asinh: options.Asinh = False,
     deredden: options.Deredden = False,
     angles: options.Angles = None,
+    table: options.Table = None,
     keep: options.Keep = None,
     cuts: options.Cuts = None,
     shard_rows: ShardRows = 500_000,

@@ -11,6 +11,14 @@ from hpc_ae.errors import InputError
 if TYPE_CHECKING:
     from hpc_ae.catalog.readers.conversion import Reading
 
+Raw = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RAW...",
+        help="Raw files: CSV, TSV, tables in blanks (plain, gzip, bzip2, xz, zstd), FITS, VOTable, HDF5, Parquet; "
+        "directories of Parquet.",
+    ),
+]
 MapOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -32,6 +40,9 @@ Deredden = Annotated[
     bool, typer.Option("--deredden", help="Subtract the file's extinction of each band, or of its E(B-V).")
 ]
 Angles = Annotated[Literal["deg", "rad"] | None, typer.Option(help="The unit of ra and dec, where the file says none.")]
+Table = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which table of a file of several: an HDU's name or number, ...")
+]
 Keep = Annotated[
     list[str] | None,
     typer.Option(metavar="CONDITION", help="Keep only such rows: type=6, class=STAR, 'r<20'; several: all of them."),
@@ -70,13 +81,14 @@ def make_reading(values: dict[str, object]) -> Reading:
         asinh=bool(values["asinh"]),
         deredden=bool(values["deredden"]),
         angles=str(values["angles"] or ""),
+        table=str(values["table"] or ""),
         keep=tuple(values["keep"] or ()),  # type: ignore[arg-type]
         cuts=str(values["cuts"] or ""),
     )
 
 
 def inspect(
-    raw: Annotated[list[str], typer.Argument(metavar="FILE...", help="Raw files of any kind that ingest reads.")],
+    raw: Raw,
     map: MapOption = None,
     magnitudes: Magnitudes = "",
     flux: Flux = None,
@@ -84,6 +96,7 @@ def inspect(
     asinh: Asinh = False,
     deredden: Deredden = False,
     angles: Angles = None,
+    table: Table = None,
     keep: Keep = None,
     cuts: Cuts = None,
     rows: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at the beginning that are looked at.")] = 1_000,

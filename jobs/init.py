@@ -26,7 +26,7 @@ _NOT_SHOWN = tuple(
     name for name in Source.model_fields if name != "simulate"
 )  # the other way to make a catalog stands beside it as a comment
 _RAW = (
-    '    # raw: ["survey/*.parquet"]             # instead of simulate: CSV (plain or gzip) or Parquet; * wildcards\n'
+    '    # raw: ["survey/*.parquet"]             # instead of simulate: CSV, FITS, Parquet, ...; * wildcards\n'
     "    # columns: {u: psfMag_u}                # with raw: name=column where the automatic mapping does not do\n"
     "    # keep: [clean=1, 'r<20']               # with raw: conditions on rows; more in docs/columns.md\n"
 )

@@ -100,6 +100,7 @@ def reading_of(source: Source) -> Reading:
         asinh=source.asinh,
         deredden=source.deredden,
         angles=source.angles or "",
+        table=source.table or "",
         keep=tuple(source.keep),
         cuts=source.cuts or "",
     )

@@ -213,12 +213,12 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 def test_the_command_repeats_every_option(tmp_path: Path) -> None:
     """The command has each option that inspect was given, quoted for the shell."""
     reading = Reading(
-        "psfFlux", "counts", (25.0, 25.5, 26.0, 26.5, 27.0), True, True, "rad", ("r<20", "class=A B"), "lecture"
+        "psfFlux", "counts", (25.0, 25.5, 26.0, 26.5, 27.0), True, True, "rad", ("r<20", "class=A B"), "lecture", "2"
     )
     words = option_words({"u": "my u"}, reading)
     assert shlex.join(words) == (
-        "--map 'u=my u' --magnitudes psfFlux --flux counts --zero-point 25,25.5,26,26.5,27 --angles rad --cuts lecture "
-        "--keep 'r<20' --keep 'class=A B' --asinh --deredden"
+        "--map 'u=my u' --magnitudes psfFlux --flux counts --zero-point 25,25.5,26,26.5,27 --angles rad --table 2 "
+        "--cuts lecture --keep 'r<20' --keep 'class=A B' --asinh --deredden"
     )
 
 

@@ -156,6 +156,23 @@ def test_parquet_and_csv_keep_the_same(tmp_path: Path) -> None:
     assert (open_catalog(tmp_path / "of-raw.csv")["objid"][:] == table["objid"][wanted]).all()
 
 
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.dictionary(pa.int8(), pa.string()), pa.binary()])
+def test_truths_and_words_of_parquet(kind: pa.DataType, tmp_path: Path) -> None:
+    """A boolean, a dictionary and a column of bytes choose rows; a date is refused before any row is read."""
+    words = [True, None, False, True] if kind == pa.bool_() else [b"STAR", None, b"QSO", b"STAR"]
+    chosen = pa.array(words, pa.bool_() if kind == pa.bool_() else pa.binary())
+    chosen = chosen.cast(pa.string()).cast(kind) if pa.types.is_dictionary(kind) else chosen
+    days = pa.array([1, 2, 3, 4], pa.date32())
+    bands = {band: [15.0, 16.0, 17.0, 18.0] for band in "ugriz"}
+    pq.write_table(pa.table({**bands, "what": chosen, "day": days}), tmp_path / "raw.pq")
+    keep = ("what=1",) if kind == pa.bool_() else ("what=STAR",)
+    catalog = run(tmp_path, tmp_path / "raw.pq", reading=Reading(keep=keep))
+    assert catalog["magnitude"][:][:, 0].tolist() == [15, 18]
+    (tmp_path / "b").mkdir()
+    message = refused(tmp_path / "b", tmp_path / "raw.pq", reading=Reading(keep=("day=1",)))
+    assert "column day" in message and "date32" in message
+
+
 def test_the_lectures_cuts(tmp_path: Path) -> None:
     """Each band BETWEEN 0 AND 30, limits included: what SkyServer's query would not have returned is not kept."""
     values = ["0", "30", "-0.0001", "30.001", "-9999", "nan", "", "15"]

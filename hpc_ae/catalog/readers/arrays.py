@@ -13,17 +13,20 @@ def number_array(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Ar
 
 
 def text_array(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
-    """Byte strings of fixed length (n,) as Arrow text without the blanks behind; what is not UTF-8 reads as Latin-1."""
-    whole = np.strings.rstrip(np.ascontiguousarray(values))
+    """Byte strings of fixed length (n,) as Arrow text up to the first NUL, without the blanks behind; what is not UTF-8
+    reads as Latin-1.
+    """
     mask = missing if missing is not None and missing.any() else None
-    if len(values) and (whole.view(np.uint8) < 128).all() if whole.itemsize else True:
-        return pa.array(whole.astype("U"), pa.string(), mask=mask)
-    items = [_decode(item) for item in whole.tolist()]
-    return pa.array(items, pa.string(), mask=mask)
+    whole = np.char.rstrip(np.ascontiguousarray(values))
+    if len(whole) and whole.itemsize:
+        data = whole.view(np.uint8).reshape(len(whole), -1)
+        if (data < 128).all() and not (np.diff((data == 0).astype(np.int8)) < 0).any():  # no NUL before a character
+            return pa.array(whole.astype("U"), pa.string(), mask=mask)
+    return pa.array([_decode(item) for item in whole.tolist()], pa.string(), mask=mask)
 
 
 def _decode(item: bytes) -> str:
-    text = item.split(b"\0", 1)[0]
+    text = item.split(b"\0", 1)[0].rstrip()
     try:
         return text.decode()
     except UnicodeDecodeError:

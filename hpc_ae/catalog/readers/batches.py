@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_ae.catalog.readers.fits import read_fits
-from hpc_ae.catalog.readers.hdf5 import read_hdf5
+from hpc_ae.catalog.readers.hdf5_rows import read_hdf5
 from hpc_ae.catalog.readers.parquet import read_parquet
 from hpc_ae.catalog.readers.rawfile import Batches, Piece, RawFile, Scan
 from hpc_ae.catalog.readers.text import count_rows, count_tasks, cut_text, read_text, scan_text

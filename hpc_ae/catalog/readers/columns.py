@@ -108,13 +108,18 @@ def read_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def _ids_of_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Integers exactly; float text such as 1.24E+18 as the integer that it says, damaged."""
     text = _clean("objid", column)
-    values, damaged = _ids_of_floats(_plain(text.cast(pa.float64()), np.nan))
+    floats = _plain(text.cast(pa.float64()), np.nan)
+    values, damaged = _ids_of_floats(floats)
     whole = pc.match_substring_regex(text, _INTEGER).fill_null(False).to_numpy()
     damaged |= pc.match_substring_regex(text, "[eE]").fill_null(False).to_numpy()
     fits = whole & (values != -1)
     exact = text.filter(pa.array(fits))
     values[fits] = exact.cast(pa.int64()).to_numpy()
     damaged[fits] = False
+    for index in np.flatnonzero(whole & (np.abs(floats) == _INT64_LIMIT)):  # as a float64 the largest ids are 2^63
+        number = int(text[int(index)].as_py())
+        if -(2**63) <= number < 2**63:
+            values[index], damaged[index] = number, False
     return values, damaged
 
 

@@ -28,7 +28,8 @@ class Reading:
     """What a user says of raw files beside the mapping; the defaults leave it to recognition.
 
     `magnitudes` is a label of `FAMILIES`, `flux` a unit, `zero_point` (of counts) one for all bands or one each (mag),
-    `angles` deg or rad, `keep` conditions as `parse_condition` reads them, `cuts` a key of `CUTS`.
+    `angles` deg or rad, `table` which one of a file's tables, `keep` conditions as `parse_condition` reads them, `cuts`
+    a key of `CUTS`.
     """
 
     magnitudes: str = ""
@@ -39,6 +40,7 @@ class Reading:
     angles: str = ""
     keep: tuple[str, ...] = ()
     cuts: str = ""
+    table: str = ""
 
     def check(self) -> None:
         """InputError where a value cannot be, or two do not go together."""

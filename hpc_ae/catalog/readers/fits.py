@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 from astropy.io.fits import Header
+from astropy.io.fits.verify import VerifyError
 
 from hpc_ae.catalog.readers.arrays import bit_array, number_array, text_array, type_of
 from hpc_ae.catalog.readers.rawfile import (
@@ -30,14 +31,15 @@ from hpc_ae.catalog.readers.rawfile import (
 
 _BLOCK = 2880
 _MOST_HEADER_BLOCKS = 2000
-_MOST_HDUS = 10_000
+_MOST_HDUS = 1000
 _MOST_FIELDS = 999  # the standard's own limit
 _MOST_ROW_BYTES = 1 << 26
 # Letter of TFORM: type of an element. L, X, A have their own meaning; the rest is never read.
 _TYPES = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _SIZES = {"C": 8, "M": 16, "P": 8, "Q": 16}
+_POINTLESS = (b"", b"0", b"NaN", b"nan", b"NAN", b"Inf", b"-Inf", b"inf", b"-inf")  # the same wherever the point is
 _FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])(.*)")
-_TEXT_FORM = re.compile(r"([AIFED])(\d+)(?:\.\d+)?")
+_TEXT_FORM = re.compile(r"([AIFED])(\d{1,9})(?:\.(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class FitsColumn:
     scale: float = 1.0
     zero: float = 0.0
     null: int | str | None = None
+    decimals: int = 0  # of a number in a text table
 
     def read(self, records: np.ndarray) -> pa.Array:
         """The values (n,) of this column in `records` (n,)."""
@@ -68,8 +71,14 @@ class FitsColumn:
     def _read_text(self, values: np.ndarray) -> pa.Array:
         if self.letter == "A":
             return text_array(values)
-        numbers = np.strings.replace(np.strings.strip(values), b"D", b"E")
-        return text_array(numbers, numbers == str(self.null).encode() if self.null is not None else None)
+        numbers = np.char.replace(np.char.strip(values), b"D", b"E")
+        missing = numbers == str(self.null).encode() if self.null is not None else np.zeros(len(numbers), bool)
+        if self.decimals:  # Fortran puts the point before the last digits, others do not: an error that shows the value
+            pointless = (np.char.find(numbers, b".") < 0) & ~missing & ~np.isin(numbers, _POINTLESS)
+            if pointless.any():
+                marked = np.char.add(numbers, f" without a point, in a column of {self.decimals} decimals".encode())
+                numbers = np.where(pointless, marked, numbers)
+        return text_array(numbers, missing)
 
 
 @dataclass(frozen=True)
@@ -102,17 +111,19 @@ def open_fits(path: Path, data_path: Path) -> list[RawFile]:
         warnings.simplefilter("ignore")
         size = file.seek(0, os.SEEK_END)
         position = 0
-        for index in range(_MOST_HDUS):
+        for index in range(_MOST_HDUS + 1):
             if position >= size or not _is_header(path, file, position, index):
                 break
+            if index == _MOST_HDUS:
+                raise unreadable(path, f"more than {_MOST_HDUS:,} HDUs")
             header, data_start = _read_header(path, file, position)
             try:
                 num_bytes = _data_bytes(header)
                 if num_bytes < 0 or data_start + num_bytes > size:
                     raise unreadable(path, _too_short(header, index, size - data_start))
-                if str(header.get("XTENSION", "")).strip() in ("BINTABLE", "TABLE", "A3DTABLE"):
+                if _is_table(header):
                     tables.append(_open_table(path, data_path, header, data_start, f"HDU {index}"))
-            except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, MemoryError, VerifyError) as error:
                 raise unreadable(path, f"the header of HDU {index}: {error}") from error
             position = data_start + -(-num_bytes // _BLOCK) * _BLOCK
     if not tables:
@@ -144,6 +155,12 @@ def _read_header(path: Path, file: BinaryIO, position: int) -> tuple[Header, int
             except Exception as error:  # whatever astropy makes of foreign bytes
                 raise unreadable(path, f"the header at byte {position:,}: {error}") from error
     raise unreadable(path, f"the header at byte {position:,} has no END: the file is cut short or damaged")
+
+
+def _is_table(header: Header) -> bool:
+    """Whether an HDU is a table, and no image that was compressed into one."""
+    is_table = str(header.get("XTENSION", "")).strip() in ("BINTABLE", "TABLE", "A3DTABLE")
+    return is_table and header.get("ZIMAGE") is not True
 
 
 def _number(header: Header, key: str, default: int | None = None) -> int:
@@ -200,6 +217,7 @@ def _open_table(path: Path, data_path: Path, header: Header, data_start: int, hd
         table=named,
         dialect=f"FITS {'text' if is_text else 'binary'} table, {named}",
         layout=FitsTable(data_start, dtype, tuple(layout.columns)),
+        elements=frozenset(layout.elements),
     )
 
 
@@ -214,6 +232,7 @@ class _Layout:
         self.units: list[str] = []
         self.types: list[str] = []
         self.columns: list[FitsColumn | None] = []
+        self.elements: list[str] = []  # names that are not TTYPE's
 
     def dtype(self, is_text: bool) -> np.dtype:
         """The record; ValueError where it is not as long as the header says."""
@@ -237,26 +256,31 @@ class _Layout:
             raise ValueError(f"TFORM{number} is {form!r} in rows of {self.row_bytes} bytes")
         field = f"f{number}"
         if letter == "A":
-            elements = element_names(self._name(number), 1) if "," not in self._text(f"TDIM{number}") and size else []
+            is_array = "," in self._text(f"TDIM{number}") or (found[3].isdecimal() and int(found[3][:9]) != repeat)
+            elements = element_names(self._name(number), 1) if size and not is_array else []
             kind = f"S{size}"
         else:
             elements = element_names(self._name(number), repeat) if repeat and letter not in _SIZES else []
+            if letter == "X" and len(elements) > 1:  # five bits are no bands
+                elements = [f"{self._name(number)}_{bit + 1}" for bit in range(repeat)]
             kind = ("u1", (size,)) if letter == "X" else kind if repeat == 1 else (kind, (repeat,))
         if elements:
             self.fields.append((field, kind, self.offset))
         self.offset += size
-        scale, zero, null = (self.header.get(f"{key}{number}") for key in ("TSCAL", "TZERO", "TNULL"))
-        made = [
-            FitsColumn(
-                field,
-                index if letter == "X" or len(elements) > 1 else None,
-                letter,
-                *(float(1 if scale is None else scale), float(zero or 0)),
-                int(null) if null is not None and letter in "BIJK" else None,
-            )
-            for index in range(len(elements))
-        ]
+        scale, zero, null = self._scaling(number, letter)
+        many = letter == "X" or len(elements) > 1
+        made = [FitsColumn(field, index if many else None, letter, scale, zero, null) for index in range(len(elements))]
         self._add(number, elements, made, f"{form} of FITS")
+
+    def _scaling(self, number: int, letter: str) -> tuple[float, float, int | None]:
+        """TSCAL, TZERO and TNULL; ValueError where they are no numbers, or TSCAL leaves nothing of the values."""
+        if letter not in "BIJKED":
+            return 1.0, 0.0, None
+        scale, zero = (float(self.header.get(f"{key}{number}", usual)) for key, usual in (("TSCAL", 1), ("TZERO", 0)))
+        null = self.header.get(f"TNULL{number}")
+        if not (np.isfinite([scale, zero]).all() and scale):
+            raise ValueError(f"TSCAL{number} is {scale}, TZERO{number} is {zero}")
+        return scale, zero, int(null) if null is not None and letter in "BIJK" else None
 
     def add_text(self, number: int) -> None:
         """Column `number` of a text (ASCII) table."""
@@ -270,7 +294,8 @@ class _Layout:
         if self.header.get(f"TSCAL{number}", 1) != 1 or self.header.get(f"TZERO{number}", 0) != 0:
             self._add(number, [], [], f"scaled {form} of FITS")
             return
-        column = FitsColumn(f"f{number}", None, "A" if found[1] == "A" else "text", null=null or None)
+        letter = "A" if found[1] == "A" else "text"
+        column = FitsColumn(f"f{number}", None, letter, null=null or None, decimals=int(found[3] or 0))
         self._add(number, [self._name(number)], [column], "")
 
     def _add(self, number: int, elements: list[str], made: list[FitsColumn], type_name: str) -> None:
@@ -278,6 +303,7 @@ class _Layout:
         record = np.dtype([(name, kind) for name, kind, _ in self.fields[-1:]])
         types = [type_of(column.read(np.zeros(1, record))) for column in made] if elements else [type_name]
         self.names += elements or [self._name(number)]
+        self.elements += elements if len(elements) > 1 else []
         self.columns += made or [None]
         self.types += types
         self.units += [self._text(f"TUNIT{number}")] * len(types)
@@ -305,8 +331,8 @@ def read_fits(piece: Piece) -> Batches:
 
 
 def _column(column: FitsColumn | None, records: np.ndarray) -> pa.ChunkedArray:
-    assert column is not None  # check_types has refused it
-    return pa.chunked_array([column.read(records)])
+    """The values (n,); words instead where they are not read, which `check_types` refuses and `inspect` shows."""
+    return pa.chunked_array([pa.repeat("not read", len(records)) if column is None else column.read(records)])
 
 
 def _read_at(file: BinaryIO, start: int, num_bytes: int) -> bytes:

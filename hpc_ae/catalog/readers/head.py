@@ -16,6 +16,7 @@ from hpc_ae.catalog.readers.known import Columns
 from hpc_ae.catalog.readers.mapping import understand
 from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.readers.rawfile import Piece, RawFile
+from hpc_ae.catalog.schema import DEFAULT_BANDS
 
 HEAD_ROWS = 1_000
 
@@ -30,7 +31,17 @@ def map_raw(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, notic
         return [numbers_of(values) for values in read_head(raw, indices)]
 
     found = understand(Columns(raw.path, raw.columns, raw.units, notice), mapping, reading, head)
-    return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=found.notes)
+    notes = [*_array_note(raw, found.wanted), *found.notes]
+    return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=tuple(notes))
+
+
+def _array_note(raw: RawFile, wanted: Mapping[str, int]) -> list[str]:
+    """Five elements of an array might be other things than bands, such as apertures: so it is said."""
+    names = [raw.columns[wanted[band]] for band in DEFAULT_BANDS]
+    array = names[0].removesuffix(f"_{DEFAULT_BANDS[0]}")
+    if not all(name in raw.elements and name.startswith(f"{array}_") for name in names):
+        return []
+    return [f"the bands are the five elements of the array column {array}, in the order {', '.join(DEFAULT_BANDS)}"]
 
 
 def read_head(raw: RawFile, indices: Sequence[int], num_rows: int = HEAD_ROWS) -> list[pa.ChunkedArray]:

@@ -1,4 +1,6 @@
-"""The beginning of a text table: comments, the line of column names, what separates them, and lines of units."""
+"""The beginning of a text table: comments, the line of column names, what separates them, and where units are said: in
+a line under the names (VizieR: above dashes; others: behind #), or in the comments of an ECSV file.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,9 @@ import csv
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hpc_ae.catalog.readers.rawfile import RawFile, unreadable
 from hpc_ae.catalog.schema import DEFAULT_BANDS
@@ -17,6 +22,9 @@ _TAIL_BYTES = 1 << 16
 _DELIMITERS = (",", "\t", ";", "|")
 _WORDS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |", BLANK: "whitespace-separated table"}
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.eE+-]*")
+_COMMENT = (b"#", b"%", b"!")
+_ECSV = re.compile(rb"# %ECSV ")
+_YAML_LIST = re.compile(r"^datatype:\n((?:[- ].*\n)+)", re.MULTILINE)
 _RULE = re.compile(r"[-\s|;,]*-{2,}[-\s|;,]*")  # the dashes under VizieR's names and units
 
 
@@ -27,15 +35,26 @@ def open_text(path: Path, data_path: Path) -> RawFile:
         data_stop = file.seek(0, os.SEEK_END)
     start = 3 if head.startswith(b"\xef\xbb\xbf") else 0
     _check_is_text(path, head, start)
-    line, data_start = _find_header(head, start)
-    text = line.decode(errors="replace").strip("\r\n").lstrip("#").strip(" ")
+    line, units_line, data_start = _find_header(head, start)
+    text = line.decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
     if "\r" in text or (data_start == len(head) < data_stop):
         raise unreadable(path, "no line feed after the header", "convert the line ends to LF or CRLF")
-    units_line, data_start = _skip_rule(head, data_start)
+    if not units_line:
+        units_line, data_start = _skip_units(head, data_start, len(_fields(line)))
     first_row = _line_at(head, data_start)
     delimiter = _choose_delimiter(path, text, first_row)
     columns = tuple(name.strip() for name in split_line(text, delimiter))
+    if 2 * sum(_NUMBER.fullmatch(name) is not None for name in columns) > len(columns):
+        fix = "put a line of names before the first star, which would be lost otherwise"
+        raise unreadable(path, f"numbers where the names of the columns should be: {text[:120]!r}", fix)
     units = tuple(unit.strip() for unit in split_line(units_line, delimiter)) if units_line else ()
+    is_ecsv = _ECSV.match(head, start) is not None
+    if is_ecsv:
+        said = _ecsv_units(path, head[start:data_start])
+        units = tuple(said.get(name, "") for name in columns)
+        if masks := [name for name in columns if name.removesuffix(".mask") in said.keys() - {name}]:
+            fix = "write it with astropy's own choice for ECSV, where a masked value is empty"
+            raise unreadable(path, f"column {masks[0]}, which says where another one has no value", fix)
     return RawFile(
         path,
         data_path,
@@ -45,13 +64,15 @@ def open_text(path: Path, data_path: Path) -> RawFile:
         data_start=data_start,
         data_stop=_before_comments(data_path, data_start, data_stop, len(columns), delimiter),
         units=units if len(units) == len(columns) else (),
-        dialect=_WORDS[delimiter],
+        dialect=f"ECSV, {_WORDS[delimiter]}" if is_ecsv else _WORDS[delimiter],
     )
 
 
 def _check_is_text(path: Path, head: bytes, start: int) -> None:
     if not head[start:].strip():
         raise unreadable(path, "an empty file", "name a file with a header line and stars")
+    if head[257:262] == b"ustar":
+        raise unreadable(path, "a tar archive", "unpack it, and name the files in it")
     if b"\0" in head:
         raise unreadable(path, "binary content or UTF-16 text", "save it as UTF-8 text, or convert it to Parquet")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
@@ -94,8 +115,11 @@ def _line_at(head: bytes, start: int) -> str:
     return rest.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
 
 
-def _skip_rule(head: bytes, start: int) -> tuple[str, int]:
-    """The line of units (if any) before a line of dashes, as VizieR writes them, and where the data begin after it."""
+def _skip_units(head: bytes, start: int, num_columns: int) -> tuple[str, int]:
+    """What stands between names and data: the line of units, "" for none, and where the data begin.
+
+    A line of dashes with or without units above it, as VizieR writes them, or lines behind # that hold no number.
+    """
     units = ""
     at = start
     for _ in range(2):
@@ -106,11 +130,37 @@ def _skip_rule(head: bytes, start: int) -> tuple[str, int]:
         if _RULE.fullmatch(line):
             return units, stop
         units, at = line, stop
-    return "", start
+    units, at = "", start
+    while head.startswith(b"#", at) and (stop := head.find(b"\n", at) + 1):
+        fields = _fields(head[at:stop])
+        if len(fields) == num_columns:
+            if _has_number(head[at:stop]) or sum(map(bool, fields)) < 2:  # a row of a table of names such as #7
+                break
+            units = head[at:stop].decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
+        at = stop
+    return units, at
+
+
+def _ecsv_units(path: Path, head: bytes) -> dict[str, str]:
+    """Column to unit, as the comments of an ECSV file (YAML) say. InputError where they cannot be read."""
+    lines = [line[1:].removeprefix(b" ").rstrip(b"\r") for line in head.split(b"\n") if line.startswith(b"#")]
+    found = _YAML_LIST.search(b"\n".join(lines).decode(errors="replace") + "\n")
+    try:
+        entries: Any = yaml.load(found[1], yaml.BaseLoader) if found else None
+        said: dict[str, str] = {entry["name"]: entry.get("unit", "") for entry in entries}
+        if not all(isinstance(word, str) for pair in said.items() for word in pair):
+            raise TypeError("a name or unit that is no text")
+        return said
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise unreadable(path, f"an ECSV file whose header is not understood: {error}") from error
 
 
 def _before_comments(path: Path, start: int, stop: int, num_fields: int, delimiter: str) -> int:
-    """Where the data ends before trailing lines such as `#end`; one with as many fields as the header is a row."""
+    """Where the data ends before trailing lines such as `#end`; one with as many fields as the header is a row.
+
+    Trailing lines of blanks are none either, unless they are tabs between empty fields.
+    """
+    blanks = b" " if delimiter == "\t" else b" \t"
     first = max(start, stop - _TAIL_BYTES)
     with path.open("rb", buffering=0) as file:
         tail = read_at(file.fileno(), first, stop)
@@ -118,6 +168,9 @@ def _before_comments(path: Path, start: int, stop: int, num_fields: int, delimit
     while line := tail[:end].rstrip(b"\r\n"):
         begin = line.rfind(b"\n") + 1
         is_whole = begin > 0 or first == start
+        if is_whole and not line[begin:].strip(blanks):
+            end = begin
+            continue
         if not is_whole or line[begin : begin + 1] != b"#" or _num_fields(line[begin:], delimiter) == num_fields:
             break
         end = begin
@@ -128,29 +181,45 @@ def _num_fields(line: bytes, delimiter: str) -> int:
     return len(line.split()) if delimiter == BLANK else line.count(delimiter.encode()) + 1
 
 
-def _find_header(head: bytes, start: int) -> tuple[bytes, int]:
-    """The header line and the offset after it: the first line that is blank or comment no more (`#Table1`).
+def _find_header(head: bytes, start: int) -> tuple[bytes, str, int]:
+    """The header line, the units that a comment under it holds ("" for none), and the offset after them.
 
-    Where numbers follow the comments at once, the last comment is the header.
+    The header is the first line that is blank or comment no more (`#Table1`). Where numbers follow the comments at
+    once, it is the last comment, or the one before that has as many fields, where the last repeats itself as units do.
     """
-    comment, comment_stop = b"", start
+    comments: list[tuple[bytes, int]] = []  # the last two, with the offsets after them
     while start < len(head):
         stop = head.find(b"\n", start) + 1 or len(head)
         line = head[start:stop]
-        if line.startswith(b"#"):
-            if line.strip(b"# \r\n\t"):
-                comment, comment_stop = line, stop
+        if line.startswith(_COMMENT):
+            if line.strip(b"#%! \r\n\t"):
+                comments = [*comments[-1:], (line, stop)]
         elif line.strip():
-            return (comment, stop - len(line)) if comment and _has_number(line) else (line, stop)
+            if not comments or not _has_number(line):
+                return line, "", stop
+            return *_names_and_units([one for one, _ in comments]), start
         start = stop
-    return comment, comment_stop
+    return (*_names_and_units([one for one, _ in comments]), comments[-1][1]) if comments else (b"", "", start)
+
+
+def _names_and_units(comments: list[bytes]) -> tuple[bytes, str]:
+    """Which of the last two comments has the names, and the line of units, "" for none."""
+    names, units = _fields(comments[0]), _fields(comments[-1])
+    if len(names) == len(units) == len(set(names)) > len(set(units)):
+        return comments[0], comments[-1].decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
+    return comments[-1], ""
+
+
+def _fields(line: bytes) -> list[str]:
+    """The fields of a line whose delimiter is not known yet; blanks separate where nothing else does."""
+    text = line.decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
+    parts = re.split(r"[,\t;|]", text)
+    return [part.strip() for part in parts] if len(parts) > 1 else text.split()
 
 
 def _has_number(line: bytes) -> bool:
-    """Whether a field of a line is a number; blanks separate where nothing else does."""
-    text = line.decode(errors="replace")
-    parts = re.split(r"[,\t;|]", text)
-    return any(_NUMBER.fullmatch(part.strip()) for part in (parts if len(parts) > 1 else text.split()))
+    """Whether a field of a line is a number."""
+    return any(_NUMBER.fullmatch(field) for field in _fields(line))
 
 
 def read_at(descriptor: int, start: int, stop: int) -> bytes:

@@ -23,6 +23,7 @@ from hpc_ae.catalog.readers.names import (
     REDDENINGS,
     REDSHIFT_COMPANY,
     TARGETS,
+    WITHIN_FIELD,
 )
 from hpc_ae.catalog.readers.positions import Head, angle_factors, choose_positions
 from hpc_ae.catalog.readers.selection import Condition
@@ -91,7 +92,11 @@ def _choose_others(columns: Columns, mapping: Mapping[str, str]) -> None:
         if target in mapping:
             continue
         name = next((name for name in NAMES[target] if name in columns), None)
-        if name is not None:
+        if name == "id" and all(other in columns for other in WITHIN_FIELD):
+            columns.notes.append(
+                "column id counts within a field, beside run, camcol and field: it is no star's own id"
+            )
+        elif name is not None:
             columns.take(target, columns.find(name, target), f"named {name}")
     if not {"redshift", "z"} & mapping.keys() and "redshift" not in columns.wanted and "z" in columns:
         index = columns.find("z", "redshift")

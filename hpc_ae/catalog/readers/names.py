@@ -104,6 +104,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 # Names that are coordinates only where the other one is there too: alpha alone may be a spectral slope.
 PAIRS = {"alpha": "delta", "delta": "alpha", "_ra": "_de", "_de": "_ra", "ramean": "decmean", "decmean": "ramean"}
+WITHIN_FIELD = ("run", "camcol", "field")  # beside these SDSS's column id counts the objects of a field
 RADIANS = ("ra_rad", "rarad", "ra_radians", "alpha_rad", "dec_rad", "decrad", "dec_radians", "delta_rad")
 EITHER_ANGLE = ("coord_ra", "coord_dec")  # radians in files of the LSST pipelines, degrees in tables made of them
 EXTINCTIONS = ("extinction_{b}", "a_{b}", "a{b}", "{b}_extinction", "ext_{b}", "a_sdss_{b}")

@@ -38,6 +38,7 @@ _FOREIGN = {
     b"\x1f\x9d": "a file of the old program compress (.Z)",
     b"Obj\x01": "an Avro file",
     b"ARROW1": "an Arrow file",
+    b"\x04\x22\x4d\x18": "a file of the program lz4",
     b"\x93NUMPY": "a numpy file",
     b"SQLite format 3": "an SQLite database",
 }
@@ -102,7 +103,8 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
         if head.startswith(magic):
             raise unreadable(path, what, "convert it to CSV or Parquet")
     if head.startswith(_PARQUET):
-        return [open_parquet(path, part) for part in converted_paths(data_path)]
+        parts = converted_paths(data_path) if data_path != path else [data_path]
+        return [open_parquet(path, part) for part in parts]
     if head.startswith(_FITS):
         return open_fits(path, data_path)
     if is_hdf5(head):
@@ -122,32 +124,49 @@ def open_raw(
 
     InputError where it is no table, lacks a band, or several of its tables have them.
     """
-    tables = open_tables(path, data_path)
+    raw = choose_table(open_tables(path, data_path), mapping, reading or Reading(), notice=notice)
+    check_types(raw)
+    return raw
+
+
+def choose_table(
+    tables: Sequence[RawFile], mapping: Mapping[str, str], reading: Reading, *, notice: bool = True
+) -> RawFile:
+    """The table that `reading` names, else the only one whose columns are understood, mapped; InputError asks."""
+    named = [table for table in tables if not reading.table or is_called(table, reading.table)]
     found, errors = [], []
-    for table in tables:
+    for table in named:
         try:
-            found.append(map_raw(table, mapping, reading or Reading(), notice=notice))
+            found.append(map_raw(table, mapping, reading, notice=notice))
         except InputError as error:
             errors.append(error)
-    if len(tables) == 1 and errors:
+    if len(named) == 1 and errors:
         raise errors[0]
     if len(found) != 1:
-        raise _no_choice(path, tables, len(found))
-    check_types(found[0])
+        raise _no_choice(tables, len(found), reading)
     return found[0]
 
 
-def _no_choice(path: Path, tables: Sequence[RawFile], num_found: int) -> InputError:
-    """The error of a file of several tables, none or more than one of which has the bands; it lists them."""
+def is_called(table: RawFile, name: str) -> bool:
+    """Whether `--table NAME` means a table: `HDU 2 (STARS)` is called so, and HDU 2, 2, or stars; one without a name is
+    meant by any.
+    """
+    label, wanted = table.table.strip().lower(), name.strip().lower()
+    number, _, inner = label.partition(" (")
+    short = {label, number, number.removeprefix("hdu "), inner.removesuffix(")"), label.partition(" ")[2]}
+    return not label or wanted in short or label.endswith(f" in {wanted}")
+
+
+def _no_choice(tables: Sequence[RawFile], num_found: int, reading: Reading) -> InputError:
+    """The error of a file of several tables, none or more than one of which is meant; it lists them."""
     listed = [f"{table.table} with {', '.join(table.columns[:12])}" for table in tables]
+    named = f" called {reading.table}" if reading.table else ""
     return InputError(
-        f"{num_found} of the {len(tables)} tables of a file have the five bands",
-        where=path,
-        got="; ".join(listed[:20])[:2000] if tables else "no table",
+        f"{num_found} of the {len(tables)} tables of a file{named} have the five bands",
+        where=tables[0].path,
+        got="; ".join(listed[:20])[:2000],
         expected="one table with the bands",
-        fix="say with --map NAME=COLUMN a column that only one of them has, or save that table to a file of its own"
-        if tables
-        else "name a file with a table",
+        fix="say which with --table NAME, or with --map NAME=COLUMN a column that only one of them has",
     )
 
 

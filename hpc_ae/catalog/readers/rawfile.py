@@ -24,10 +24,12 @@ BATCH_ROWS = 65_536
 BATCH_BYTES = 1 << 23
 FORMATS = "CSV, TSV, whitespace-separated text, FITS, VOTable, HDF5 or Parquet"
 _MOST_ELEMENTS = 32  # a wider array column is a spectrum or a profile, nothing that a star has five of
+_ANYONES = re.compile(r"(?i)(mag(nitude)?s?|flux(es)?)(_?(err(or)?s?|sigma|ivar))?")
 _VALUE_TYPE = re.compile(
     r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
     r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
 )
+_CONDITION_TYPE = re.compile(r"bool|(large_)?binary|dictionary<values=(bool|(large_)?binary),.*>")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RawFile:
     table: str = ""  # which table of the file
     dialect: str = ""  # in words
     layout: Any = None
+    elements: frozenset[str] = frozenset()  # the columns that `element_names` made of array columns
     conversion: Conversion = field(default_factory=Conversion)
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
@@ -71,7 +74,7 @@ def partition_dirs(path: Path) -> list[str]:
     """The unbroken run of `key=value` directories above a file, outermost first."""
     found: list[str] = []
     for part in reversed(path.parent.parts):
-        if "=" not in part.strip("="):
+        if "=" not in part.lstrip("="):
             break
         found.insert(0, part)
     return found
@@ -124,23 +127,34 @@ def cut_pieces(scans: list[Scan], start: int, stop: int) -> list[Piece]:
 
 
 def element_names(name: str, num_elements: int) -> list[str]:
-    """What the elements of an array column are called: five are SDSS's bands in its order, others are numbered from 1.
+    """What the elements of an array column are called: five are SDSS's bands in its order, others are numbered from 1,
+    and so are five of a name that is nobody's own, such as `mag`: they may be grizy as well.
 
     An empty list where the array is too long to be columns.
     """
     if num_elements == 1:
         return [name]
-    if num_elements == len(DEFAULT_BANDS):
+    if num_elements == len(DEFAULT_BANDS) and not _ANYONES.fullmatch(name):
         return [f"{name}_{band}" for band in DEFAULT_BANDS]
     return [f"{name}_{index + 1}" for index in range(num_elements)] if num_elements <= _MOST_ELEMENTS else []
 
 
 def check_types(raw: RawFile) -> None:
-    """InputError where a wanted column holds neither numbers nor text."""
+    """InputError where a wanted column holds neither numbers nor text, one of a condition nor truth values either."""
     for name, index in raw.wanted.items():
         kind = raw.dtypes[index]
-        if kind and not name.startswith(RAW_PREFIX) and not _VALUE_TYPE.fullmatch(kind):
+        if not kind or _VALUE_TYPE.fullmatch(kind):
+            continue
+        if not name.startswith(RAW_PREFIX):
             raise bad_value(raw, name, 1, f"values of type {kind}")
+        if not _CONDITION_TYPE.fullmatch(kind):
+            raise InputError(
+                "a condition is on a column that cannot be compared",
+                where=f"{raw.path}, column {raw.columns[index]}",
+                got=f"values of type {kind}",
+                expected="numbers, text or truth values",
+                fix="leave out the --keep that names it",
+            )
 
 
 def unreadable(path: Path, got: object, fix: str = "") -> InputError:

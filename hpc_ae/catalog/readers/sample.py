@@ -4,9 +4,6 @@ first values. Needs no knowledge of what the columns are.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import pyarrow.compute as pc
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.catalog.readers.columns import clean_text, is_text
 from hpc_ae.catalog.readers.head import read_head
+from hpc_ae.catalog.readers.packed import decompress_head
 from hpc_ae.catalog.readers.raw import compression_name, unpack
 from hpc_ae.catalog.readers.rawfile import RawFile
 
@@ -88,11 +86,9 @@ def _read(column: pa.ChunkedArray) -> tuple[str, np.ndarray, int]:
 
 
 def unpack_head(path: Path, data_path: Path) -> None:
-    """As `unpack`, but of a long gzip file of text only the beginning, up to a whole line."""
-    data = b""
-    if compression_name(path) == "gzip":
-        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as source:  # `unpack` says what is wrong
-            data = source.read(_HEAD_BYTES)
+    """As `unpack`, but of a long compressed text only the beginning, up to a whole line. InputError as of `unpack`."""
+    compression = compression_name(path)
+    data = decompress_head(path, compression, _HEAD_BYTES) if compression else b""
     if len(data) < _HEAD_BYTES or b"\0" in data or data.lstrip().startswith(b"<"):
         unpack(path, data_path)
     else:
@@ -100,7 +96,7 @@ def unpack_head(path: Path, data_path: Path) -> None:
 
 
 def dialect_of(raw: RawFile) -> dict[str, Any]:
-    """What a text is written in: delimiter, lines before the header, line ends, byte-order mark, encoding, quotes.
+    """What a text is written in: delimiter, comments around the header, line ends, byte-order mark, encoding, quotes.
 
     Empty for formats that say all this themselves.
     """
@@ -109,10 +105,11 @@ def dialect_of(raw: RawFile) -> dict[str, Any]:
     with raw.data_path.open("rb") as file:
         head = file.read(raw.data_start)
         body = file.read(_LOOK_BYTES)
-    before = head.removeprefix(b"\xef\xbb\xbf").splitlines()[:-1]
+    above = [line for line in head.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+    comments = [line for line in above if line.startswith((b"#", b"%", b"!"))]
     return {
         "delimiter": raw.delimiter,
-        "comment_lines": len([line for line in before if line.strip()]),
+        "comment_lines": len(comments) - (len(comments) == len(above)),  # the names may stand in one
         "line_end": "CRLF" if b"\r\n" in (body or head) else "LF",
         "byte_order_mark": head.startswith(b"\xef\xbb\xbf"),
         "encoding": _encoding(head + body),

@@ -26,11 +26,16 @@ CHUNK_BYTES = 1 << 22
 _LOOK_BACK = 2
 _NEWLINE, _RETURN, _BLANK, _TAB, _QUOTE = 10, 13, 32, 9, 34
 _TYPES = {"objid": pa.int64(), "ra": pa.float64(), "dec": pa.float64()}
+_MORE_THAN_ONE_BLANK = (b"  ", b"\t", b"\n ", b" \n", b" \r", b'"')  # between fields
+_BLANK_LINE = re.compile(rb"\n[ \t]+\r?\n")
+_RAGGED = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 _ERROR = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?(?:.*invalid value '(.*)')?", re.DOTALL)
 
 
-def squeeze_blanks(data: pa.Buffer) -> pa.Buffer:
+def squeeze_blanks(data: bytes) -> pa.Buffer:
     """Lines with one tab for each run of blanks and tabs, and none at their ends; quotes keep what is in them."""
+    if not data.startswith(b" ") and not any(mark in data for mark in _MORE_THAN_ONE_BLANK):
+        return pa.py_buffer(data.replace(b" ", b"\t"))
     values = np.frombuffer(data, np.uint8)
     blank = (values == _BLANK) | (values == _TAB)
     quotes = values == _QUOTE
@@ -109,10 +114,28 @@ def read_text(piece: Piece) -> Batches:
             if not size:
                 raise unreadable(piece.raw.path, f"a line longer than {CHUNK_BYTES} bytes after row {row:,}")
             data = pa.py_buffer(chunk).slice(0, size)
-            table = parser.parse(squeeze_blanks(data) if piece.raw.delimiter == BLANK else data, row)
+            if piece.raw.delimiter == BLANK:
+                _refuse_blank_lines(piece.raw, chunk[:size], row)
+                data = squeeze_blanks(chunk[:size])
+            table = parser.parse(data, row)
             yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
+
+
+def _refuse_blank_lines(raw: RawFile, lines: bytes, first_row: int) -> None:
+    """InputError for a line of nothing but blanks, which was counted as a row."""
+    lines = b"\n\n" + lines
+    found = _BLANK_LINE.search(lines)
+    if found is not None:
+        row = first_row + 1 + len(row_ends(np.frombuffer(lines[: found.start() + 1], np.uint8), _LOOK_BACK))
+        raise InputError(
+            "a row holds nothing but blanks",
+            where=f"{raw.path}, row {row:,}",
+            got="0 fields",
+            expected=f"{len(raw.columns)} fields: {', '.join(raw.columns[:60])}",
+            fix="remove the blanks; a line that is quite empty is no row",
+        )
 
 
 def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -159,24 +182,20 @@ class _Parser:
     def parse(self, data: pa.Buffer, first_row: int) -> pa.Table:
         """The wanted columns of whole lines, called by their index; InputError names row and column."""
         while True:
-            bad_rows: list[pa.csv.InvalidRow] = []
             try:
-                return self._read(data, bad_rows)
+                return self._read(data)
             except pa.ArrowInvalid as error:
-                if bad_rows:
-                    raise self._ragged(bad_rows[0], first_row) from None
+                # The message, not invalid_row_handler, which is not called for a row that is no UTF-8.
+                if ragged := _RAGGED.match(str(error)):
+                    raise self._ragged(ragged, first_row) from None
                 self._relax(str(error), first_row)
 
-    def _read(self, data: pa.Buffer, bad_rows: list[pa.csv.InvalidRow]) -> pa.Table:
-        def refuse(row: pa.csv.InvalidRow) -> str:
-            bad_rows.append(row)
-            return "error"
-
+    def _read(self, data: pa.Buffer) -> pa.Table:
         names = [str(index) for index in range(len(self.raw.columns))]
         return pa.csv.read_csv(
             pa.BufferReader(data),
             pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=data.size + 1),
-            pa.csv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=refuse),
+            pa.csv.ParseOptions(delimiter=self.delimiter),
             pa.csv.ConvertOptions(
                 column_types=self.types,
                 include_columns=list(self.types),
@@ -196,12 +215,12 @@ class _Parser:
             raise bad_value(self.raw, self.names[int(found[1])], row, found[3] or message)
         self.types[found[1]] = pa.string()
 
-    def _ragged(self, row: pa.csv.InvalidRow, first_row: int) -> InputError:
-        number = f"{first_row + row.number:,}" if row.number else f"after {first_row:,}"
+    def _ragged(self, found: re.Match[str], first_row: int) -> InputError:
+        number = f"{first_row + int(found[1]):,}" if found[1] else f"after {first_row:,}"
         return InputError(
             "a row has another number of fields than the header",
             where=f"{self.raw.path}, row {number}",
-            got=f"{row.actual_columns} fields: {row.text[:120]}",
-            expected=f"{row.expected_columns} fields: {', '.join(self.raw.columns[:60])}",
+            got=f"{found[3]} fields: {found[4][:120]}",
+            expected=f"{found[2]} fields: {', '.join(self.raw.columns[:60])}",
             fix="correct the row; a quoted field must not hold a line break",
         )

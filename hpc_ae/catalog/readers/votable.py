@@ -70,8 +70,13 @@ class _Reader:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._stop
         parser.EntityDeclHandler = self._refuse_entity
+        parser.SkippedEntityHandler = self._refuse_entity  # of a DTD, which is not fetched
+        self.inside = ""  # TABLEDATA, a TD of it, or STREAM
         self.fed = self.depth = self.num_tables = 0
         self.table: VoTable | None = None
+        self.names_of_table = "", ""  # ID and ref
+        self.known_nulls: dict[str, str] = {}  # of VALUES by their ID
+        self.known_fields: dict[str, list[VoField]] = {}  # of tables by their ID
         self.field: VoField | None = None
         self.texts: list[str] = []
         self.error: str | None = None
@@ -85,6 +90,9 @@ class _Reader:
             "BINARY": lambda _: self._open_table("BINARY"),
             "BINARY2": lambda _: self._open_table("BINARY2"),
             "TABLEDATA": lambda _: self._open_table("TABLEDATA"),
+            "TR": lambda _: self._check_inside("TR"),
+            "TD": self._start_cell,
+            "DESCRIPTION": lambda _: self._collect() if self.field is not None else None,
             "STREAM": self._stream,
             "FITS": lambda _: self._elsewhere("FITS"),
             "PARQUET": lambda _: self._elsewhere("Parquet"),
@@ -92,6 +100,8 @@ class _Reader:
         self.stops: dict[str, Callable[[], None]] = {
             "INFO": self._stop_info,
             "FIELD": self._stop_field,
+            "DESCRIPTION": self._stop_description,
+            "TABLEDATA": self._leave,
             "STREAM": self._stop_stream,
             "TABLE": self._stop_table,
         }
@@ -118,23 +128,50 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self.depth += 1
+        if name == "TD" and not attributes and self.inside == "TABLEDATA":  # nearly all there is: the short way
+            self.inside, self.texts, self.num_characters = "TD", [], 0
+            self.parser.CharacterDataHandler = self._characters
+            return
         name = name.rpartition(":")[2]
         if self.depth > _MOST_DEPTH or (self.depth == 1 and name != "VOTABLE"):
             raise BadTable(f"element {name} stands at depth {self.depth}")
-        if name == "TD":
-            self._collect()
-        elif name in self.starts:
+        if self.inside in ("TD", "STREAM"):
+            raise BadTable(f"{self.inside} holds an element {name}")
+        if name in self.starts:
             self.starts[name](attributes)
 
     def _stop(self, name: str) -> None:
         self.depth -= 1
+        if name == "TD" and self.table is not None and self.inside == "TD":
+            self.inside = "TABLEDATA"
+            self.table.row.append(self._collected())
+            return
         name = name.rpartition(":")[2]
-        if name == "TD" and self.table is not None:
-            self.table.add_cell(self._collected())
+        if name == "TD" and self.table is not None:  # with a prefix
+            self.inside = "TABLEDATA"
+            self.table.row.append(self._collected())
         elif name == "TR" and self.table is not None:
             self.table.add_row()
         elif name in self.stops:
             self.stops[name]()
+
+    def _check_inside(self, name: str) -> None:
+        if self.inside != "TABLEDATA":
+            raise BadTable(f"element {name} stands outside of TABLEDATA")
+
+    def _start_cell(self, attributes: dict[str, str]) -> None:
+        self._check_inside("TD")
+        if "encoding" in attributes:
+            raise BadTable(f"cells are encoded in {attributes['encoding']}, which is not read")
+        self.inside = "TD"
+        self._collect()
+
+    def _leave(self) -> None:
+        self.inside = ""
+
+    def _stop_description(self) -> None:
+        if self.field is not None:
+            self.field.describe(self._collected())
 
     def _collect(self) -> None:
         self.texts = []
@@ -152,7 +189,7 @@ class _Reader:
         return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
 
     def _refuse_entity(self, name: str, *_: object) -> None:
-        raise unreadable(self.path, f"XML that declares an entity, {name}", "a VOTable needs none: remove it")
+        raise unreadable(self.path, f"XML that declares or needs an entity, {name}", "a VOTable needs none: remove it")
 
     def _info(self, attributes: dict[str, str]) -> None:
         if attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "ERROR":
@@ -160,12 +197,17 @@ class _Reader:
             self._collect()
         elif attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "OVERFLOW":
             print(f"{self.path}: the service says that it cut its answer short (OVERFLOW)", file=sys.stderr)
-        elif attributes.get("name", "").lower() == "error":
-            self.remark = attributes.get("value", "")
+        elif attributes.get("name", "").lower() == "error":  # before there was QUERY_STATUS
+            self.remark = attributes.get("value", "") or "an error"
+            self._collect()
 
     def _stop_info(self) -> None:
+        if self.parser.CharacterDataHandler is None:
+            return
+        text = " ".join(self._collected().split())
         if self.error is not None:
-            raise self._service_error(self._collected().strip() or self.error)
+            raise self._service_error(text or self.error)
+        self.remark = text or self.remark
 
     def _service_error(self, message: str) -> InputError:
         return unreadable(self.path, f"the error message of a service: {message}", "fetch the data again")
@@ -176,6 +218,13 @@ class _Reader:
         label = attributes.get("name") or attributes.get("ID") or f"number {self.num_tables + 1}"
         num_rows = attributes.get("nrows", "").strip()
         self.table = VoTable(f"table {label}", int(num_rows) if num_rows.isdecimal() else None)
+        self.names_of_table = attributes.get("ID", ""), attributes.get("ref", "")
+
+    def _take_fields(self, table: VoTable) -> None:
+        """Note the fields of a table that others may refer to; take those of the one that this refers to."""
+        own, other = self.names_of_table
+        table.fields = table.fields or list(self.known_fields.get(other, []))
+        self.known_fields[own] = table.fields
 
     def _start_field(self, attributes: dict[str, str]) -> None:
         if self.table is None:
@@ -189,22 +238,28 @@ class _Reader:
         self.field = None
 
     def _values(self, attributes: dict[str, str]) -> None:
-        if self.field is not None and attributes.get("null", "").strip():
-            self.field.null = attributes["null"].strip()
+        null = attributes.get("null", "").strip() or self.known_nulls.get(attributes.get("ref", ""), "")
+        self.known_nulls[attributes.get("ID", "")] = null
+        if self.field is not None and null:
+            self.field.null = null
 
     def _open_table(self, serialization: str) -> None:
         if self.table is None or self.table.writer:
             raise BadTable("data belong to no table")
+        self._take_fields(self.table)
         self.table.open(_table_path(self.target_path, self.num_tables), serialization)
+        self.inside = serialization if serialization == "TABLEDATA" else ""
 
     def _stream(self, attributes: dict[str, str]) -> None:
         if attributes.get("href"):
             self._elsewhere(attributes["href"])
-        if attributes.get("encoding", "base64") != "base64" or self.table is None or not self.table.writer:
+        if attributes.get("encoding", "base64") != "base64" or self.table is None or not self.table.is_binary:
             raise BadTable(f"stream has the encoding {attributes.get('encoding')}: base64 is read")
+        self.inside = "STREAM"
         self.parser.CharacterDataHandler = self.table.add_base64
 
     def _stop_stream(self) -> None:
+        self._leave()
         self.parser.CharacterDataHandler = None
 
     def _elsewhere(self, what: str) -> None:
@@ -212,7 +267,11 @@ class _Reader:
 
     def _stop_table(self) -> None:
         table, self.table = self.table, None
-        if table is None or not table.fields:
+        if table is None:
+            return
+        if not table.writer:
+            self._take_fields(table)
+        if not table.fields:
             return
         if not table.writer:
             table.open(_table_path(self.target_path, self.num_tables), "TABLEDATA")
@@ -222,3 +281,25 @@ class _Reader:
             self.num_rows += table.num_rows
         finally:
             table.close()
+
+
+def field_units(text: str) -> dict[str, str]:
+    """Units by name of the fields of a VOTable without data, as Parquet files carry it; none where it is damaged."""
+    units: dict[str, str] = {}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if name.rpartition(":")[2] == "FIELD" and attributes.get("unit"):
+            units[attributes.get("name", "")] = attributes["unit"]
+
+    parser = xml.parsers.expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.EntityDeclHandler = _no_entity
+    try:
+        parser.Parse(text.encode(), True)
+    except (ExpatError, BadTable):
+        return {}
+    return units
+
+
+def _no_entity(name: str, *_: object) -> None:
+    raise BadTable(f"entity {name} is declared")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_ae.catalog.readers.arrays import bit_array, number_array, text_array
+from hpc_ae.catalog.readers.astropy_notes import said_elements
 from hpc_ae.catalog.readers.rawfile import BATCH_ROWS, element_names
 
 _CELLS = 1 << 20  # of a batch
@@ -43,6 +44,7 @@ class VoField:
     names: list[str]
     size: int
     null: str | None = None
+    is_described: bool = False  # whether the field's description names the elements
 
     @staticmethod
     def of(attributes: dict[str, str], default_name: str) -> VoField:
@@ -64,6 +66,13 @@ class VoField:
             readable = datatype in _NUMPY or datatype in ("boolean", "bit")
             names = element_names(name, size) if readable and size > 0 and "x" not in arraysize else []
         return VoField(name, datatype, arraysize, attributes.get("unit", ""), names, size)
+
+    def describe(self, text: str) -> None:
+        """Take the names of the elements from the field's description, where that says them."""
+        said = said_elements(text.strip())
+        if len(self.names) > 1 and len(said) == len(self.names):
+            self.names = [f"{self.name}_{element}" for element in said]
+            self.is_described = True
 
     @property
     def is_text(self) -> bool:
@@ -90,9 +99,9 @@ class VoField:
             kind = pa.from_numpy_dtype(np.dtype(_NUMPY[self.datatype]).newbyteorder("="))
         noted = str(kind) if self.names else f"{self.datatype}[{self.arraysize}] of VOTable"
         stored = pa.string() if as_text and kind not in (pa.null(), pa.bool_()) else kind
-        return [
-            pa.field(name, stored, metadata={"unit": self.unit, "dtype": noted}) for name in self.names or [self.name]
-        ]
+        notes = {"unit": self.unit, "dtype": noted}
+        notes |= {"element": ""} if len(self.names) > 1 and not self.is_described else {}
+        return [pa.field(name, stored, metadata=notes) for name in self.names or [self.name]]
 
     def text_columns(self, cells: list[str]) -> list[pa.Array]:
         """The columns of cells of TABLEDATA; BadTable where an array has another number of elements."""
@@ -113,11 +122,17 @@ class VoField:
                 pa.bool_(),
             )
         if self.null is not None and not self.is_text:
-            return pa.array([None if cell.strip() == self.null else cell for cell in cells], pa.string())
+            null = self.null, _number(self.null)
+            marked = [cell.strip() == null[0] or (null[1] is not None and _number(cell) == null[1]) for cell in cells]
+            return pa.array(cells, pa.string(), mask=np.array(marked, bool))
+        if not self.is_text and "-" in cells:  # IRSA's word for no value
+            return pa.array([None if cell == "-" else cell for cell in cells], pa.string())
         return pa.array(cells, pa.string())
 
     def binary_columns(self, values: np.ndarray, missing: np.ndarray | None) -> list[pa.Array]:
         """The columns of values (n,) or (n, size) of a binary table, bytes (n, bytes) of a bit field."""
+        if self.datatype == "bit" and self.size == 1:  # the standard wants 0x80, astropy writes 0x08
+            return [pa.array(values.reshape(-1) != 0, mask=missing)]
         if self.datatype == "bit":
             arrays = [bit_array(values.reshape(len(values), -1), bit) for bit in range(self.size)]
             return arrays if missing is None else [pa.array(one.to_numpy(False), mask=missing) for one in arrays]
@@ -128,8 +143,11 @@ class VoField:
         if self.datatype == "boolean":
             unknown = ~np.isin(values, (b"T", b"t", b"1", b"F", b"f", b"0"))
             return pa.array(np.isin(values, (b"T", b"t", b"1")), mask=unknown if missing is None else unknown | missing)
-        if self.null is not None and values.dtype.kind in "iu":
-            marked = values == int(self.null, 0)
+        if self.null is not None:
+            null = _number(self.null)
+            if null is None or (values.dtype.kind != "f" and isinstance(null, float)):
+                raise BadTable(f"field {self.name} has a null value that is none of its numbers: {self.null!r}")
+            marked = values == (values.dtype.type(null) if isinstance(null, float) else null)
             missing = marked if missing is None else marked | missing
         return number_array(values, missing)
 
@@ -143,8 +161,10 @@ class VoTable:
         self.num_rows = 0
         self.writer: pq.ParquetWriter | None = None
         self.cells: list[list[str]] = []
-        self.row: list[str] = []
+        self.row: list[str] = []  # cells of the row that is being read
+        self.is_binary = False
         self.base64 = ""
+        self.is_ended = False  # by the padding of base64
         self.data = bytearray()
 
     def open(self, path: Path, serialization: str) -> None:
@@ -156,9 +176,8 @@ class VoTable:
             raise BadTable(f"binary fields have the datatype {odd[0]!r}")
         if sum(max(1, field.num_bytes) for field in self.fields) > _MOST_ROW_BYTES or not self.fields:
             raise BadTable("rows are empty, or too long")
-        names = [arrow.name for field in self.fields for arrow in field.arrow_fields(not self.is_binary)]
-        if len(set(names)) != len(names):
-            raise BadTable(f"fields share a name: {', '.join(names)}")
+        if self.is_binary and not self._record().itemsize and all(field.size >= 0 for field in self.fields):
+            raise BadTable("rows are empty")
         notes = {"table": self.label, "dialect": f"VOTable, {self.label}, {serialization}"}
         arrows = [arrow for field in self.fields for arrow in field.arrow_fields(not self.is_binary)]
         self.schema = pa.schema(arrows, metadata=notes)
@@ -183,10 +202,6 @@ class VoTable:
             raise BadTable(f"stream ends within a row, after row {self.num_rows:,}")
         if self.num_claimed is not None and self.num_claimed != self.num_rows:
             raise BadTable(f"{self.label} has {self.num_rows:,} rows, and claims {self.num_claimed:,}")
-
-    def add_cell(self, text: str) -> None:
-        """A cell of TABLEDATA."""
-        self.row.append(text)
 
     def add_row(self) -> None:
         """The end of a row of TABLEDATA."""
@@ -215,9 +230,14 @@ class VoTable:
     def add_base64(self, text: str) -> None:
         """A stretch of a binary stream."""
         text = "".join(text.split())
+        if text and self.is_ended:
+            raise BadTable("stream of base64 goes on after its end")
         whole = self.base64 + text
         usable = len(whole) - len(whole) % 4
         self.base64 = whole[usable:]
+        self.is_ended = self.is_ended or whole[:usable].endswith("=")
+        if self.is_ended and self.base64:
+            raise BadTable("stream of base64 goes on after its end")
         self.data += binascii.a2b_base64(whole[:usable], strict_mode=True)
         if len(self.data) >= _BINARY_BYTES:
             self._take_rows(whole=False)
@@ -311,6 +331,16 @@ class VoTable:
             else:
                 arrays.append(_fixed_text(rows[f"f{index}"], field, missing))
         self._write(arrays)
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a text says, integers exactly; None where it says none."""
+    for read in (int, lambda text: int(text, 0), float):
+        try:
+            return read(text.strip())
+        except ValueError:
+            continue
+    return None
 
 
 def _split_bits(cell: str) -> list[str]:
