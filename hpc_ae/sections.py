@@ -119,6 +119,11 @@ class TrainSection(Section):
     sampling: Literal["shuffle", "replacement"] = Field(
         "shuffle", description="every star once an epoch, or draws with replacement, stratified by partition"
     )
+    noise: Literal["none", "catalog"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        "none",
+        description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each star's "
+        "own magnitude errors), or a standard deviation in mag",
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products, on GPUs")
     compute: Literal["auto", "fused", "compile", "torch"] = Field(
         "auto", description="fused: our kernel (CPU); compile: torch.compile; auto: fused on CPUs, compile on GPUs"
@@ -147,6 +152,11 @@ class TrainSection(Section):
         if self.memory_limit is not None and self.sampling == "replacement":
             raise ValueError("memory_limit needs sampling: shuffle, as draws with replacement cannot be streamed")
         return self
+
+    @property
+    def needs_errors(self) -> bool:
+        """Whether training reads the stars' magnitude errors beside their magnitudes."""
+        return self.noise == "catalog"
 
     @property
     def memory_limit_bytes(self) -> float:
