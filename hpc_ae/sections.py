@@ -119,10 +119,10 @@ class TrainSection(Section):
     sampling: Literal["shuffle", "replacement"] = Field(
         "shuffle", description="every star once an epoch, or draws with replacement, stratified by partition"
     )
-    noise: Literal["none", "catalog"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    noise: Literal["none", "catalog", "pairs"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         "none",
         description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each star's "
-        "own magnitude errors), or a standard deviation in mag",
+        "own magnitude errors), pairs (the same, and taken off what it is to answer), or a standard deviation in mag",
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products, on GPUs")
     compute: Literal["auto", "fused", "compile", "torch"] = Field(
@@ -156,7 +156,7 @@ class TrainSection(Section):
     @property
     def needs_errors(self) -> bool:
         """Whether training reads the stars' magnitude errors beside their magnitudes."""
-        return self.noise == "catalog"
+        return self.noise in ("catalog", "pairs")
 
     @property
     def memory_limit_bytes(self) -> float:
@@ -171,10 +171,17 @@ class EncodeSection(Section):
     """Encoding."""
 
     reconstruction: bool = Field(True, description="write the decoder's output, 20 bytes a star")
+    uncertainty: bool = Field(False, description="write the uncertainty of the reconstruction, 20 bytes a star")
     model: PathText | None = Field(None, description="a model directory; null: RUN_DIR/model")
     compute: Literal["auto", "fused", "torch"] = Field(
         "auto", description="fused: our kernel (CPU); auto: fused on CPUs"
     )
+
+    @model_validator(mode="after")
+    def _of_a_reconstruction(self) -> EncodeSection:
+        if self.uncertainty and not self.reconstruction:
+            raise ValueError("uncertainty is that of the reconstruction: it needs reconstruction: true")
+        return self
 
 
 class PostprocessSection(Section):

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_ae.analysis.denoising import fit_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.partition import BatchPlan, check_batches, epoch_batches, owned_partitions, row_shifts
 from hpc_ae.catalog.training import (
     StreamedRows,
+    check_errors,
     count_training_rows,
     load_training_rows,
     load_validation_rows,
@@ -29,7 +31,8 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import remove_debris
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
-from hpc_ae.model.files import MODEL_NAME, read_model_record, write_model
+from hpc_ae.model.files import MODEL_NAME, load_autoencoder, read_model_record, write_model
+from hpc_ae.model.jacobian import reconstruct
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.scaling import standard_scaling
 from hpc_ae.model.schedule import learning_rate
@@ -48,6 +51,7 @@ _OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "t
 _AGREE_STEPS = 100  # ranks agree on stops and checkpoints at multiples of this
 _CHUNK_ROWS = 1 << 20
 _OVERHEAD_BYTES = 1 << 30  # of a rank beside its rows
+_UNCERTAINTY_STARS = 100_000
 _DIVERGED_MSE = 1.0e6  # mag^2; magnitudes lie within 0-30
 _TIE = 1.05  # errors this close to the lowest are its equal, as strange stars dominate the mean: the later model wins
 
@@ -96,21 +100,9 @@ def train(config: RunConfig, group: Group, stop_requested: Callable[[], bool] = 
     catalog = open_catalog(config.catalog_path)
     if is_trained(config, catalog):
         return "done"
-    check_errors(config, catalog)
+    if config.train.needs_errors:
+        check_errors(catalog)
     return Training(config, group, catalog).run(stop_requested)
-
-
-def check_errors(config: RunConfig, catalog: Catalog) -> None:
-    """InputError where the noise is to be that of magnitude errors which the catalog does not have."""
-    if config.train.needs_errors and "magnitude_error" not in catalog.columns:
-        raise InputError(
-            "the catalog has no magnitude errors to draw noise from",
-            where=f"{catalog.directory}, train.noise",
-            got=f"columns {', '.join(catalog.columns)}",
-            expected="magnitude_error",
-            fix="say train.noise=0.05 (mag) or train.noise=none, or ingest the raw files with their errors "
-            "(--map BAND_error=COLUMN)",
-        )
 
 
 class Training:
@@ -142,8 +134,10 @@ class Training:
     def _load_rows(self) -> Tensor | StreamedRows:
         """Resident on the device, or streamed where they do not fit."""
         train = self.config.train
-        arguments = (self.catalog, self.counts, self.plan, self.partitions, train.validation_fraction)
-        arguments += (True,) if train.needs_errors else ()
+        arguments = (
+            *(self.catalog, self.counts, self.plan, self.partitions, train.validation_fraction),
+            train.needs_errors,
+        )
         row_bytes = 4 * row_width(self.catalog, train.needs_errors)
         num_bytes = sum(self.plan.size(partition) for partition in self.partitions) * row_bytes
         if num_bytes + _OVERHEAD_BYTES > train.memory_limit_bytes:
@@ -151,10 +145,13 @@ class Training:
         return torch.from_numpy(load_training_rows(*arguments)).to(self.group.device)
 
     def _load_held_out(self) -> Tensor:
+        """Magnitudes (N, B) of this rank's held-out stars; their errors, where the catalog has any, stay in memory too."""
         ranks, train = self.group.ranks, self.config.train
         fraction = min(train.validation_fraction, train.validation_stars / max(1, self.catalog.num_good))
         mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)
-        return torch.from_numpy(load_validation_rows(self.catalog, mine, fraction)).to(self.group.device)
+        errors, num_bands = "magnitude_error" in self.catalog.columns, len(self.catalog.bands)
+        self.held_out_rows = load_validation_rows(self.catalog, mine, fraction, errors)
+        return torch.from_numpy(np.ascontiguousarray(self.held_out_rows[:, :num_bands])).to(self.group.device)
 
     def _make_stepper(self) -> Stepper:
         train, device = self.config.train, self.group.device
@@ -236,7 +233,8 @@ class Training:
 
     def _noise(self, numbers: Tensor, first_step: int) -> Noise:
         noise = self.config.train.noise
-        return Noise(self.config.seed, noise if isinstance(noise, float) else None, numbers, first_step)
+        sigma = noise if isinstance(noise, float) else None
+        return Noise(self.config.seed, sigma, numbers, first_step, echo=noise == "pairs")
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Magnitudes (N, B), row indices (S, n) of some steps at a time, and with noise their numbers (S, n)."""
@@ -251,16 +249,14 @@ class Training:
                     return
             first_step = 0
 
-    def _epoch(
-        self, epoch: int, chunk_steps: int, first_step: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _epoch(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         device, noisy = self.group.device, self.config.train.noise != "none"
         shifts = row_shifts(self.plan, self.partitions)
         order = epoch_batches(self.plan, epoch, self.partitions, chunk_steps, first_step)
         if isinstance(self.rows, Tensor):
-            for index in order:
-                numbers = torch.from_numpy(index + shifts).to(device) if noisy else None
-                yield self.rows, torch.from_numpy(index).to(device), numbers
+            for rows in order:
+                numbers = torch.from_numpy(rows + shifts).to(device) if noisy else None
+                yield self.rows, torch.from_numpy(rows).to(device), numbers
             return
         for values in self.rows.chunks(epoch, chunk_steps, first_step):
             num_steps, share, width = values.shape
@@ -339,7 +335,21 @@ class Training:
             save_checkpoint(self.checkpoints_dir, position.step, tensors, state, self.config.train.keep_checkpoints)
         self.group.barrier()
 
+    def _measure_uncertainty(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """How uncertain the reconstructions are, of the held-out stars of all ranks; empty where that is not known."""
+        num_bands = len(self.catalog.bands)
+        gathered = self.group.gather_rows(self.held_out_rows[:: 1 + self.num_held_out // _UNCERTAINTY_STARS])
+        if not self.group.is_lead or gathered.shape[1] == num_bands:
+            return {}
+        gathered = gathered[np.lexsort(gathered.T)]  # whichever rank held them
+        magnitude, errors = gathered[:, :num_bands], gathered[:, num_bands:]
+        model = load_autoencoder(self.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
+        table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
+        return {} if table is None else {"uncertainty": table.record()}
+
     def _publish(self) -> None:
+        tensors = self.position.best or self.stepper.weights()
+        uncertainty = self._measure_uncertainty(tensors)
         if self.group.is_lead:
             position, model_dir = self.position, self.config.run_path / "model"
             details = {
@@ -356,9 +366,10 @@ class Training:
                 },
                 "fingerprint": train_fingerprint(self.config, self.catalog),
                 "provenance": provenance(self.config.model_dump(mode="json")),
+                **uncertainty,
             }
             remove_debris(model_dir)
-            write_model(model_dir, self.architecture, position.best or self.stepper.weights(), details)
+            write_model(model_dir, self.architecture, tensors, details)
         self.group.barrier()
 
 

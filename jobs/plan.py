@@ -19,7 +19,8 @@ _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
 _START_SECONDS = 5.0  # of a stage: processes, imports, the kernel from its cache
 _RAW_BYTES_PER_STAR = 130.0
-_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES = 72, 28, 20
+_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES, _UNCERTAINTY_BYTES = 72, 28, 20, 20
+_ROW_BYTES = 20  # of a training star's magnitudes, and of their errors
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def calibrate(config: RunConfig) -> dict[str, float]:
             "catalog": {"path": str(folder / "stars")},
             "model": config.model.model_dump(mode="json"),
             "train": train,
-            "encode": {"reconstruction": config.encode.reconstruction},
+            "encode": config.encode.model_dump(include={"reconstruction", "uncertainty"}),
         }
         return _measure(folder, check_config(values, "plan"), threads_per_rank(config, "train"))
 
@@ -138,13 +139,15 @@ def _trained_stars(config: RunConfig, num_stars: int) -> float:
 def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) -> float:
     """Memory of one process of a stage, in GiB."""
     if stage == "train":
-        return min(1 + 20 * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
+        row_bytes = _ROW_BYTES * (2 if config.train.needs_errors else 1)
+        return min(1 + row_bytes * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
     return 0.3 + 500 * config.catalog.shard_rows / 2**30
 
 
 def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
     """What a stage writes, in GB."""
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
+    encoding += _UNCERTAINTY_BYTES if config.encode.uncertainty else 0
     return {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding}.get(stage, 0) * num_stars / 1e9
 
 

@@ -19,6 +19,7 @@ from hpc_ae.catalog.partition import (
     validation_mask,
 )
 from hpc_ae.catalog.schema import Caution
+from hpc_ae.errors import InputError
 
 MOST_ERROR = 1.0
 """What a magnitude error counts at most, in mag: beyond, it says that the star was not seen in that band."""
@@ -48,6 +49,18 @@ def held_out_mask(catalog: Catalog, index: int, fraction: float) -> tuple[np.nda
 
 def _training_mask(catalog: Catalog, index: int, fraction: float) -> np.ndarray:
     return held_out_mask(catalog, index, fraction)[1]
+
+
+def check_errors(catalog: Catalog) -> None:
+    """InputError where a catalog has no magnitude errors, of which training is to draw noise."""
+    if "magnitude_error" not in catalog.columns:
+        raise InputError(
+            "the catalog has no magnitude errors to draw noise from",
+            where=f"{catalog.directory}, train.noise",
+            got=f"columns {', '.join(catalog.columns)}",
+            expected="magnitude_error",
+            fix="say train.noise=0.05 (mag) or train.noise=none, or ingest the raw files with their errors",
+        )
 
 
 def usable_errors(magnitude_error: np.ndarray) -> np.ndarray:
@@ -96,9 +109,7 @@ def load_training_rows(
     return rows
 
 
-def load_validation_rows(
-    catalog: Catalog, shards: Iterable[int], fraction: float, errors: bool = False
-) -> np.ndarray:
+def load_validation_rows(catalog: Catalog, shards: Iterable[int], fraction: float, errors: bool = False) -> np.ndarray:
     """Magnitudes float32 (N, B) of the good held-out stars of some shards; with errors (N, 2 B)."""
     parts = [np.empty((0, row_width(catalog, errors)), np.float32)]
     for index in shards:
@@ -128,7 +139,7 @@ class StreamedRows:
         self._masks: dict[int, np.ndarray] = {}
 
     def read_range(self, start: int, stop: int) -> np.ndarray:
-        """Magnitudes float32 (stop - start, B), with errors (stop - start, 2 B), of training rows start to stop of the catalog."""
+        """Training rows start to stop of the catalog: float32 (stop - start, B or 2 B)."""
         parts = []
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         for shard in range(first, len(self.catalog.shards)):

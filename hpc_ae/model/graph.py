@@ -28,7 +28,10 @@ class StepGraph:
         self._captured_rows = 0  # address of the rows that the graph reads
 
     def __call__(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> None:
-        """One step on rows[index]: (N, B), (n,), with noise (n, B), always or never. Rows in another place (streamed) are captured anew."""
+        """One step on rows[index]: (N, B), (n,), with noise (n, B), always or never.
+
+        Rows in another place (streamed) are captured anew.
+        """
         if self._graph is not None and self._index is not None and self._captured_rows == rows.data_ptr():
             self._index.copy_(index)
             if self._noise is not None and noise is not None:

@@ -156,6 +156,7 @@ class _PackedNoise(ctypes.Structure):
         ("step", ctypes.c_int64),
         ("seed", ctypes.c_uint32),
         ("sigma", ctypes.c_float),
+        ("echo", ctypes.c_float),
     )
 
 
@@ -166,7 +167,7 @@ def _packed(noise: Noise | None) -> Any:
     sigma = -1.0 if noise.sigma is None else noise.sigma
     if not noise.row.is_contiguous():
         raise ValueError("the rows of noise are not contiguous")
-    return ctypes.byref(_PackedNoise(noise.row.data_ptr(), noise.step, noise.seed, sigma))
+    return ctypes.byref(_PackedNoise(noise.row.data_ptr(), noise.step, noise.seed, sigma, float(noise.echo)))
 
 
 def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:

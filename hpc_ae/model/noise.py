@@ -9,7 +9,7 @@ equal to 2e-6. Shape letters: S steps, n rows of a batch, N rows held, B bands.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ _WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on what the network sees of some steps; what it is to answer stays as the catalog has it.
+    """Gaussian noise on what the network sees of some steps.
+
+    What it is to answer stays as the catalog has it; with `echo` the same noise is taken off it. Where the noise is
+    that of the star's own errors the two are then independent measurements of the star, each with twice its variance,
+    and the answer with the least squared error is the mean of the truth (Pang, Zheng, Quan & Ji 2021, "Recorrupted-to-
+    Recorrupted"); without echo it is the mean of the catalog's value, whose noise the network sees too.
 
     `row` (S, n): the number, among all training rows, of each row of the batches; `step`: the number of the first step.
     `sigma` in mag; None: each star's own errors, in the columns behind its magnitudes.
@@ -33,14 +38,11 @@ class Noise:
     sigma: float | None
     row: Tensor
     step: int
+    echo: bool = False
 
     def of_step(self, index: int) -> Noise:
         """That of step `index` of these alone, its rows (1, n)."""
-        return Noise(self.seed, self.sigma, self.row[index : index + 1], self.step + index)
-
-    def part(self, steps: slice) -> Noise:
-        """That of some of these steps."""
-        return Noise(self.seed, self.sigma, self.row[steps], self.step + (steps.start or 0))
+        return replace(self, row=self.row[index : index + 1], step=self.step + index)
 
     def draw(self, rows: Tensor, index: Tensor) -> Tensor:
         """The noise (S, n, B) in mag of the rows `index` (S, n) of (N, B), or (N, 2 B) with errors."""

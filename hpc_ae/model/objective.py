@@ -50,20 +50,25 @@ class TorchObjective(nn.Module):
         super().__init__()
         self.model = model
         self.precision = precision
+        self.echo = 0.0
         self.name = f"torch-{next(model.parameters()).device.type}-{precision}"
         if precision == "tf32":
             torch.set_float32_matmul_precision("high")
 
     def forward(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Loss of rows[index]: (N, B), (n,) to a scalar; the network sees `noise` (n, B) in mag, the loss does not."""
+        """Loss of rows[index]: (N, B), (n,) to a scalar.
+
+        The network sees `noise` (n, B) in mag, which is not in what it is to answer.
+        """
         stars = rows.index_select(0, index)
         seen = stars if noise is None else stars[:, : noise.shape[1]] + noise
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             residual = self.model(seen)
-        return squared_error(residual.float() if noise is None else residual.float() - noise).sum()
+        return squared_error(residual.float() if noise is None else residual.float() - noise * (1.0 + self.echo)).sum()
 
     def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
         """The noise of each step, (S, n, B) in mag: all at once, and outside of a captured step."""
+        self.echo = float(noise.echo)
         return noise.draw(rows, index)  # type: ignore[return-value]
 
     def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:

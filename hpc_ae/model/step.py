@@ -85,9 +85,7 @@ class Stepper:
             print(f"train: torch.compile is not used: {reason[:200]}", file=sys.stderr, flush=True)
         self.objective.zero_grad(set_to_none=True)
 
-    def steps(
-        self, rows: Tensor, index: Tensor, rates: list[float], factor: float, noise: Noise | None = None
-    ) -> None:
+    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float, noise: Noise | None = None) -> None:
         """S updates from rows[index[s]] of magnitudes (N, B), index (S, n); `factor` is world_size / batch_size.
 
         With `noise` of each star's own errors these follow its magnitudes: rows (N, 2 B).

@@ -75,11 +75,13 @@ def _narrowed(factor: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArra
 def _mean_noise(mean: NDArray[np.float64], factor: NDArray[np.float64], model: mixture.Model) -> NDArray[np.float64]:
     """Covariance (C, C) of the noise in mixture coordinates, mean over the r of a component's stars."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    coordinates = (mean[:, None] + factor[:, :1] * nodes).astype(np.float32)  # the others follow r as they do on average
+    coordinates = (mean[:, None] + factor[:, :1] * nodes).astype(
+        np.float32
+    )  # the others follow r as they do on average
     bands = mixture.magnitudes_of(coordinates, model)
     cells = np.clip((bands * mixture.ERROR_CELLS_PER_MAG).astype(np.intp), 0, model.log_error.shape[1] - 1)
     variances = np.exp(2.0 * np.take_along_axis(model.log_error, cells, axis=1).astype(np.float64))  # (B, Q)
-    slope = np.maximum(_score_per_mag(coordinates[0], model), 0.0)
+    slope = _score_per_mag(coordinates[0], model)
     total = np.zeros((len(mean), len(mean)))
     for node, weight in enumerate(weights / weights.sum()):
         into = np.zeros((len(mean), len(mixture.BANDS)))
@@ -94,4 +96,5 @@ def _score_per_mag(score: NDArray[np.float32], model: mixture.Model) -> NDArray[
     """Change of the score with r (Q,), 0 where r does not change with it."""
     cell = np.clip((score - model.score_first) / model.score_step, 0, len(model.score_rise) - 1).astype(np.intp)
     rise = model.score_rise[cell].astype(np.float64)
-    return np.divide(model.score_step, rise, out=np.zeros_like(rise), where=rise > 0)
+    slope: NDArray[np.float64] = np.divide(model.score_step, rise, out=np.zeros_like(rise), where=rise > 0)
+    return slope

@@ -10,6 +10,7 @@ struct Noise {
   int64_t step;
   uint32_t seed;
   float sigma;
+  float echo;  // how much of the noise is taken off the target
 
   int stride() const { return sigma < 0.0f ? 2 * BANDS : BANDS; }
 };
@@ -99,18 +100,22 @@ static inline void draw_normals(const Noise& noise, int64_t start, int64_t rows,
   }
 }
 
-// Add noise to a scaled tile; `index` says which rows of `magnitude` (with errors behind them) the stars are.
+// Add noise to a scaled tile, and take its echo off the target; `index` says which rows of `magnitude` (with errors behind
+// them) the stars are. `target` begins as the work space of the normal numbers.
 static inline void add_noise(const Noise& noise, const float* magnitude, const int64_t* index, int64_t start,
-                             int64_t rows, const float* deviation, Tile& tile, Tile& normals) {
-  draw_normals(noise, start, rows, normals);
+                             int64_t rows, const float* deviation, Tile& tile, Tile& target) {
+  draw_normals(noise, start, rows, target);
   for (int b = 0; b < BANDS; ++b) {
     alignas(64) float sigma[TILE];
     for (int t = 0; t < TILE; ++t) {
       const int64_t star = index[start + std::min<int64_t>(t, rows - 1)];
       sigma[t] = noise.sigma < 0.0f ? magnitude[star * 2 * BANDS + BANDS + b] : noise.sigma;
     }
-    for (int v = 0; v < VECTORS; ++v)
-      tile.row[b][v] += normals.row[b][v] * vector_of(sigma + v * LANES) / deviation[b];
+    for (int v = 0; v < VECTORS; ++v) {
+      const V drawn = target.row[b][v] * vector_of(sigma + v * LANES) / deviation[b];
+      target.row[b][v] = tile.row[b][v] - drawn * noise.echo;
+      tile.row[b][v] += drawn;
+    }
   }
 }
 

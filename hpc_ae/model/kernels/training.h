@@ -156,10 +156,8 @@ static void add_tile(const Batch& batch, int64_t start, const float* net, Worksp
   const Noise* noise = batch.noise;
   const int stride = noise ? noise->stride() : BANDS;
   load_tile(batch.magnitude, batch.index + start, rows, batch.mean, batch.deviation, saved.output[0], stride);
-  if (noise) {  // the network sees noise, the loss does not
-    std::memcpy(space.target.row, saved.output[0].row, sizeof(V) * VECTORS * BANDS);
-    add_noise(*noise, batch.magnitude, batch.index, start, rows, batch.deviation, saved.output[0], space.other);
-  }
+  if (noise)  // what the network sees is not what it is to answer
+    add_noise(*noise, batch.magnitude, batch.index, start, rows, batch.deviation, saved.output[0], space.target);
   const Tile& target = noise ? space.target : saved.output[0];
   forward_saving<0>(net, saved);
   for (int b = 0; b < BANDS; ++b)
@@ -252,7 +250,7 @@ extern "C" double hpc_ae_train(float* parameters, const float* mean, const float
   double loss = 0;
   for (int64_t s = 0; s < num_steps; ++s) {
     Noise drawn{};
-    if (noise) drawn = {noise->row + s * num_rows, noise->step + s, noise->seed, noise->sigma};
+    if (noise) drawn = {noise->row + s * num_rows, noise->step + s, noise->seed, noise->sigma, noise->echo};
     const Batch batch{mean, deviation, magnitude, index + s * num_rows, num_rows, factor, noise ? &drawn : nullptr};
     loss += compute(parameters, batch, gradient.data()) * factor;
     update(*with, rates[s], steps_before + s + 1, parameters, gradient.data(), first, second);
