@@ -121,8 +121,8 @@ class TrainSection(Section):
     )
     noise: Literal["none", "catalog", "pairs"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         "none",
-        description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each star's "
-        "own magnitude errors), pairs (the same, and taken off what it is to answer), or a standard deviation in mag",
+        description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each "
+        "star's own errors), pairs (the same, and taken off what it is to answer), or a standard deviation in mag",
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products, on GPUs")
     compute: Literal["auto", "fused", "compile", "torch"] = Field(

@@ -145,7 +145,7 @@ class Training:
         return torch.from_numpy(load_training_rows(*arguments)).to(self.group.device)
 
     def _load_held_out(self) -> Tensor:
-        """Magnitudes (N, B) of this rank's held-out stars; their errors, where the catalog has any, stay in memory too."""
+        """Magnitudes (N, B) of this rank's held-out stars; with errors, where there are any, they stay in memory."""
         ranks, train = self.group.ranks, self.config.train
         fraction = min(train.validation_fraction, train.validation_stars / max(1, self.catalog.num_good))
         mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)

@@ -75,9 +75,7 @@ def _narrowed(factor: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArra
 def _mean_noise(mean: NDArray[np.float64], factor: NDArray[np.float64], model: mixture.Model) -> NDArray[np.float64]:
     """Covariance (C, C) of the noise in mixture coordinates, mean over the r of a component's stars."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    coordinates = (mean[:, None] + factor[:, :1] * nodes).astype(
-        np.float32
-    )  # the others follow r as they do on average
+    coordinates = (mean[:, None] + factor[:, :1] * nodes).astype(np.float32)  # the others follow r
     bands = mixture.magnitudes_of(coordinates, model)
     cells = np.clip((bands * mixture.ERROR_CELLS_PER_MAG).astype(np.intp), 0, model.log_error.shape[1] - 1)
     variances = np.exp(2.0 * np.take_along_axis(model.log_error, cells, axis=1).astype(np.float64))  # (B, Q)
