@@ -176,7 +176,7 @@ def epoch_batches(
 
 
 def row_shifts(plan: BatchPlan, partitions: list[int]) -> np.ndarray:
-    """What to add to a row of `epoch_batches` for the numbers of its training rows: int64 (slice_rows * partitions,)."""
+    """What makes rows of `epoch_batches` numbers of training rows, added: int64 (slice_rows * partitions,)."""
     offsets = np.cumsum([0, *(plan.size(partition) for partition in partitions[:-1])])
     firsts = np.array([plan.bounds(partition)[0] for partition in partitions], np.int64)
     return np.repeat(firsts - offsets, plan.slice_rows)
