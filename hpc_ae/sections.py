@@ -37,6 +37,7 @@ class Simulate(Section):
 
     stars: Count = Field(200_000, description="number of stars")
     bad_rows: Fraction = Field(0.0, description="fraction of stars with a band set to -9999")
+    observed: bool = Field(False, description="stars whose noiseless magnitudes simulate_observed gives")
 
 
 class Source(Section):

@@ -13,6 +13,7 @@ from hpc_ae.catalog.manifest import prepare_catalog, write_manifest
 from hpc_ae.catalog.quality import flag_magnitudes
 from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
 from hpc_ae.catalog.shard import write_shard
+from hpc_ae.errors import InputError
 from hpc_ae.photometry import BANDS, simulate_observed, simulate_stars
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import open_mapper
@@ -49,8 +50,15 @@ def simulate(
 ) -> None:
     """Write a simulated star catalog to `out_dir`, or nothing where the same is there already.
 
-    StaleError where another catalog is there.
+    StaleError where another catalog is there, InputError where stars of known truth are to be bad.
     """
+    if settings.observed and settings.bad_fraction:
+        raise InputError(
+            "stars whose truth is known have no bad rows",
+            where="--observed, catalog.source.simulate.observed",
+            got=f"bad rows {settings.bad_fraction}",
+            fix="say one of the two",
+        )
     starts = range(0, settings.num_stars, settings.shard_rows)
     with open_mapper(num_workers) as mapper:
         if mapper is None or prepare_catalog(out_dir, settings.fingerprint(), "simulate"):

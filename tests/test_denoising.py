@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from runs import BANDS, CPU, assert_same_training, change_catalog, make_catalog, make_config, stop_after, train_here
+from runs import (
+    BANDS,
+    CPU,
+    assert_same_training,
+    change_catalog,
+    finish,
+    make_catalog,
+    make_config,
+    metrics_of,
+    start_ranks,
+    stop_after,
+    train_here,
+    write_config,
+)
 from torch import nn
 
 from hpc_ae.analysis.denoised import Deviations, noise_pair
@@ -35,6 +48,7 @@ from hpc_ae.verify import verify
 from jobs.advice import sure_problems_of
 from jobs.plan import disk_gb, memory_gib
 
+NOISY: dict[str, Any] = {"noise": "catalog", "steps": 30, "validation_fraction": 0.3}
 MEAN, STD = [19.9, 18.5, 18.0, 17.8, 17.7], [1.4, 1.3, 1.3, 1.25, 1.2]
 
 
@@ -56,7 +70,7 @@ def catalog_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def noisy(catalog_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A tiny training with the stars' own noise that was never interrupted; tests only read it."""
-    config = make_config(tmp_path_factory.mktemp("noisy"), catalog_dir, noise="catalog", steps=30)
+    config = make_config(tmp_path_factory.mktemp("noisy"), catalog_dir, **NOISY)
     assert train_here(config) == "done"
     return config
 
@@ -162,7 +176,7 @@ def test_loss_is_of_the_catalogs_magnitudes() -> None:
 
 def test_resume_with_noise_is_bitwise(noisy: RunConfig, catalog_dir: Path, tmp_path: Path) -> None:
     """Stopped in the middle and started again: the noise of the steps that are left is as in the whole run."""
-    config = make_config(tmp_path, catalog_dir, noise="catalog", steps=30)
+    config = make_config(tmp_path, catalog_dir, **NOISY)
     assert train_here(config, stop_after(2)) == "interrupted"
     assert train_here(config) == "done"
     assert_same_training(config, noisy)
@@ -170,16 +184,30 @@ def test_resume_with_noise_is_bitwise(noisy: RunConfig, catalog_dir: Path, tmp_p
 
 def test_streaming_with_noise_is_bitwise(noisy: RunConfig, catalog_dir: Path, tmp_path: Path) -> None:
     """Rows that are read from disk, with their errors, are given the same noise as resident ones."""
-    config = make_config(tmp_path, catalog_dir, noise="catalog", steps=30, memory_limit="1G")
+    config = make_config(tmp_path, catalog_dir, **NOISY, memory_limit="1G")
     assert train_here(config) == "done"
     weights = [digest_file(run.run_path / "model" / "model.safetensors") for run in (config, noisy)]
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
+def test_real_ranks_draw_the_same_noise(noisy: RunConfig, catalog_dir: Path, tmp_path: Path) -> None:
+    """Two processes over Gloo have the losses of one, and a table of uncertainties of the same stars."""
+    config = make_config(tmp_path, catalog_dir, **NOISY)
+    command = ["-m", "jobs", "train", str(write_config(config))]
+    for status, output in finish(start_ranks(command, 2, tmp_path / "meeting")):
+        assert status == 0, output
+    for key in ("train_mse_mag2", "validation_mse_mag2"):
+        expected = [line[key] for line in metrics_of(noisy)]
+        assert_allclose([line[key] for line in metrics_of(config)], expected, rtol=1e-4)
+    records = [read_json(run.run_path / "model" / "model.json")["uncertainty"] for run in (config, noisy)]
+    assert_allclose(records[0]["misfit"], records[1]["misfit"], rtol=0.02)
+
+
 def test_noise_decides_the_model(noisy: RunConfig, catalog_dir: Path, tmp_path: Path) -> None:
     """Another noise is another training, never a continued one; without noise the fingerprint is as it always was."""
     with pytest.raises(StaleError, match=r"train\.noise: catalog -> pairs"):
-        train_here(make_config(noisy.run_path, catalog_dir, noise="pairs", steps=30))
+        train_here(make_config(noisy.run_path, catalog_dir, **{**NOISY, "noise": "pairs"}))
     config = make_config(tmp_path, catalog_dir, steps=5)
     train_here(config)
     assert "noise" not in read_json(config.run_path / "model" / "model.json")["fingerprint"]["train"]
@@ -260,6 +288,8 @@ def test_observed_stars_have_the_noise_of_their_errors(tmp_path: Path) -> None:
     simulate(tmp_path / "stars", SimulateSettings(300, 3, observed=True, shard_rows=200))
     written = open_catalog(tmp_path / "stars").read(["magnitude"])["magnitude"]
     assert_array_equal(written, simulate_observed(0, 300, 3)["magnitude"])
+    with pytest.raises(InputError, match="no bad rows"):
+        simulate(tmp_path / "bad", SimulateSettings(300, 3, 0.1, observed=True))
 
 
 # ---- uncertainty ---------------------------------------------------------------------------------------------------
