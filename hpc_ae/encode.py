@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
+from hpc_ae.catalog.training import usable_errors
 from hpc_ae.catalog.view import write_view
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
@@ -32,6 +34,7 @@ from hpc_ae.runtime.distributed import Ranks
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
 
+_OLDER_NOTES = {"uncertainty": "false"}  # what shards were that do not say
 _STAR_COLUMNS = ("objid", "quality", "caution", "magnitude")
 
 
@@ -45,10 +48,12 @@ class EncodeJob:
     model_digest: str
     reconstruction: bool
     compute: str = "auto"
+    uncertainty: bool = False
 
     def fingerprint(self) -> dict[str, Any]:
         """What the manifest records of the making of the whole."""
         encode = {"reconstruction": self.reconstruction}
+        encode |= {"uncertainty": True} if self.uncertainty else {}  # absent as before there was any
         return {"catalog": self.stars.digest, "model": self.model_digest, "encode": encode}
 
     def shard_notes(self, index: int) -> dict[str, str]:
@@ -57,6 +62,7 @@ class EncodeJob:
             "model_digest": self.model_digest,
             "star_shard_digest": self.stars.shards[index]["digest"],
             "reconstruction": str(self.reconstruction).lower(),
+            "uncertainty": str(self.uncertainty).lower(),
         }
 
     def path(self, index: int) -> Path:
@@ -71,6 +77,7 @@ class EncodeJob:
         """Names of the columns of the encoding catalog, in the order of the format."""
         names = ["objid", "quality", "caution", "latent", "reconstruction_error"]
         names += ["reconstruction"] if self.reconstruction else []
+        names += ["reconstruction_uncertainty"] if self.uncertainty else []
         return names + (["chi2"] if "magnitude_error" in self.stars.columns else [])
 
 
@@ -82,6 +89,8 @@ def make_job(config: RunConfig) -> EncodeJob:
         raise InputError(
             "model and catalog have other bands", where=config.model_path, got=record["bands"], expected=stars.bands
         )
+    if config.encode.uncertainty:
+        uncertainty_of(record, config.model_path)
     return EncodeJob(
         stars,
         config.encoding_path,
@@ -89,7 +98,22 @@ def make_job(config: RunConfig) -> EncodeJob:
         record["digest"],
         config.encode.reconstruction,
         config.encode.compute,
+        config.encode.uncertainty,
     )
+
+
+def uncertainty_of(record: dict[str, Any], where: Path) -> Uncertainty:
+    """The table of uncertainties in a model's record; InputError where it has none."""
+    table = read_uncertainty(record.get("uncertainty", {}), len(record["bands"]))
+    if table is None:
+        raise InputError(
+            "the model does not say how uncertain its reconstructions are",
+            where=f"{where}, encode.uncertainty",
+            got="no table of uncertainties in model.json",
+            expected="a model trained on a catalog with magnitude errors, with held-out stars",
+            fix="train it on a catalog with magnitude_error, or say encode.uncertainty=false",
+        )
+    return table
 
 
 def is_encoded(job: EncodeJob) -> bool:
@@ -132,7 +156,8 @@ def _is_done(job: EncodeJob, index: int) -> bool:
         return False
     notes = read_notes(path, ENCODING_FORMAT)
     wanted = job.shard_notes(index)
-    check_fingerprint(path, {key: notes.get(key) for key in wanted}, wanted, "encode")
+    recorded = {key: notes.get(key, _OLDER_NOTES.get(key)) for key in wanted}
+    check_fingerprint(path, recorded, wanted, "encode")
     return True
 
 
@@ -147,7 +172,9 @@ def _encode_shards(
     job: EncodeJob, todo: list[int], device: torch.device, progress: Progress, stop_requested: Callable[[], bool]
 ) -> bool:
     """Read ahead, compute, write behind; False where a stop was asked for."""
-    forward = make_forward(read_model(job.model_dir)[0], device, job.compute)
+    model, record = read_model(job.model_dir)
+    forward = make_forward(model, device, job.compute)
+    table = uncertainty_of(record, job.model_dir) if job.uncertainty else None
     source = prefetched(_read_shards(job, todo))
     with concurrent.futures.ThreadPoolExecutor(1, "writer") as writer:
         writing: concurrent.futures.Future[None] | None = None
@@ -156,7 +183,7 @@ def _encode_shards(
             arrays = next(source)
             heartbeat.beat(f"computing {job.path(index)}")
             encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.reconstruction)
-            outputs = make_outputs(arrays, encoding)
+            outputs = make_outputs(arrays, encoding, table)
             if writing is not None:
                 heartbeat.beat(f"writing the shard before {job.path(index)}")
                 writing.result()
@@ -177,14 +204,22 @@ def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[Arrays]:
         yield job.stars.read_shard(index, names)
 
 
-def make_outputs(stars: Arrays, encoding: Encoding) -> Arrays:
-    """The arrays of an encoding shard; rows with quality != 0 are NaN in every float."""
+def make_outputs(stars: Arrays, encoding: Encoding, table: Uncertainty | None = None) -> Arrays:
+    """The arrays of an encoding shard; rows with quality != 0 are NaN in every float.
+
+    With a `table` also the uncertainty of the reconstruction.
+    """
     outputs = {name: stars[name] for name in ("objid", "quality", "caution")}
     bad = stars["quality"] != 0
     for name, values in vars(encoding).items():
         if values is not None:
             outputs[name] = values
             values[bad] = np.nan
+    if table is not None and encoding.reconstruction is not None:
+        errors = usable_errors(stars["magnitude_error"]) if "magnitude_error" in stars else None
+        uncertainty = table.of(encoding.reconstruction, errors)
+        uncertainty[bad] = np.nan
+        outputs["reconstruction_uncertainty"] = uncertainty
     return outputs
 
 

@@ -37,6 +37,7 @@ class Simulate(Section):
 
     stars: Count = Field(200_000, description="number of stars")
     bad_rows: Fraction = Field(0.0, description="fraction of stars with a band set to -9999")
+    observed: bool = Field(False, description="stars whose noiseless magnitudes simulate_observed gives")
 
 
 class Source(Section):
@@ -120,6 +121,11 @@ class TrainSection(Section):
     sampling: Literal["shuffle", "replacement"] = Field(
         "shuffle", description="every star once an epoch, or draws with replacement, stratified by partition"
     )
+    noise: Literal["none", "catalog", "pairs"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        "none",
+        description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each "
+        "star's own errors), pairs (the same, and taken off what it is to answer), or a standard deviation in mag",
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products, on GPUs")
     compute: Literal["auto", "fused", "compile", "torch"] = Field(
         "auto", description="fused: our kernel (CPU); compile: torch.compile; auto: fused on CPUs, compile on GPUs"
@@ -150,6 +156,11 @@ class TrainSection(Section):
         return self
 
     @property
+    def needs_errors(self) -> bool:
+        """Whether training reads the stars' magnitude errors beside their magnitudes."""
+        return self.noise in ("catalog", "pairs")
+
+    @property
     def memory_limit_bytes(self) -> float:
         """The limit in bytes; infinite where there is none."""
         if self.memory_limit is None:
@@ -162,10 +173,17 @@ class EncodeSection(Section):
     """Encoding."""
 
     reconstruction: bool = Field(True, description="write the decoder's output, 20 bytes a star")
+    uncertainty: bool = Field(False, description="write the uncertainty of the reconstruction, 20 bytes a star")
     model: PathText | None = Field(None, description="a model directory; null: RUN_DIR/model")
     compute: Literal["auto", "fused", "torch"] = Field(
         "auto", description="fused: our kernel (CPU); auto: fused on CPUs"
     )
+
+    @model_validator(mode="after")
+    def _of_a_reconstruction(self) -> EncodeSection:
+        if self.uncertainty and not self.reconstruction:
+            raise ValueError("uncertainty is that of the reconstruction: it needs reconstruction: true")
+        return self
 
 
 class PostprocessSection(Section):

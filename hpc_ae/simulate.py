@@ -13,7 +13,8 @@ from hpc_ae.catalog.manifest import prepare_catalog, write_manifest
 from hpc_ae.catalog.quality import flag_magnitudes
 from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
 from hpc_ae.catalog.shard import write_shard
-from hpc_ae.photometry import BANDS, simulate_stars
+from hpc_ae.errors import InputError
+from hpc_ae.photometry import BANDS, simulate_observed, simulate_stars
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import open_mapper
 from hpc_ae.runtime.progress import Progress
@@ -29,6 +30,8 @@ class SimulateSettings:
     seed: int = 1
     bad_fraction: float = 0.0
     shard_rows: int = 500_000
+    observed: bool = False
+    """Whether the stars have a known truth, as `hpc_ae.photometry.simulate_observed` returns it for the same rows."""
 
     def fingerprint(self) -> dict[str, Any]:
         """What the manifest records to recognise the same catalog."""
@@ -38,6 +41,7 @@ class SimulateSettings:
             "seed": self.seed,
             "bad_fraction": self.bad_fraction,
             "shard_rows": self.shard_rows,
+            **({"observed": True} if self.observed else {}),
         }
 
 
@@ -46,8 +50,15 @@ def simulate(
 ) -> None:
     """Write a simulated star catalog to `out_dir`, or nothing where the same is there already.
 
-    StaleError where another catalog is there.
+    StaleError where another catalog is there, InputError where stars of known truth are to be bad.
     """
+    if settings.observed and settings.bad_fraction:
+        raise InputError(
+            "stars whose truth is known have no bad rows",
+            where="--observed, catalog.source.simulate.observed",
+            got=f"bad rows {settings.bad_fraction}",
+            fix="say one of the two",
+        )
     starts = range(0, settings.num_stars, settings.shard_rows)
     with open_mapper(num_workers) as mapper:
         if mapper is None or prepare_catalog(out_dir, settings.fingerprint(), "simulate"):
@@ -70,7 +81,11 @@ def simulate(
 
 def _simulate_shard(out_dir: Path, settings: SimulateSettings, start: int) -> dict[str, Any]:
     num_stars = min(settings.shard_rows, settings.num_stars - start)
-    arrays = simulate_stars(start, num_stars, settings.seed, settings.bad_fraction)
+    if settings.observed:
+        arrays = simulate_observed(start, num_stars, settings.seed)
+        del arrays["truth"]
+    else:
+        arrays = simulate_stars(start, num_stars, settings.seed, settings.bad_fraction)
     arrays["quality"] = flag_magnitudes(arrays["magnitude"])
     arrays["caution"] = np.zeros(num_stars, np.uint16)
     name = shard_name(start // settings.shard_rows)

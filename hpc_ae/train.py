@@ -16,21 +16,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_ae.analysis.denoising import fit_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.partition import BatchPlan, epoch_batches, owned_partitions, valid_batch_sizes
-from hpc_ae.catalog.training import StreamedRows, count_training_rows, load_training_rows, load_validation_rows
+from hpc_ae.catalog.partition import BatchPlan, check_batches, epoch_batches, owned_partitions, row_shifts
+from hpc_ae.catalog.training import (
+    StreamedRows,
+    check_errors,
+    count_training_rows,
+    load_training_rows,
+    load_validation_rows,
+    row_width,
+)
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import remove_debris
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
-from hpc_ae.model.files import MODEL_NAME, read_model_record, write_model
+from hpc_ae.model.files import MODEL_NAME, load_autoencoder, read_model_record, write_model
+from hpc_ae.model.jacobian import reconstruct
+from hpc_ae.model.noise import Noise
+from hpc_ae.model.scaling import standard_scaling
 from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.provenance import check_fingerprint, provenance
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
 from hpc_ae.runtime.distributed import Group
-from hpc_ae.runtime.metrics import Metrics
+from hpc_ae.runtime.metrics import Metrics, NoMetrics
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.sections import Divide, Standardize
@@ -40,8 +51,8 @@ _OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "t
 _AGREE_STEPS = 100  # ranks agree on stops and checkpoints at multiples of this
 _CHUNK_ROWS = 1 << 20
 _OVERHEAD_BYTES = 1 << 30  # of a rank beside its rows
+_UNCERTAINTY_STARS = 100_000
 _DIVERGED_MSE = 1.0e6  # mag^2; magnitudes lie within 0-30
-_SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
 _TIE = 1.05  # errors this close to the lowest are its equal, as strange stars dominate the mean: the later model wins
 
 
@@ -61,6 +72,8 @@ class Position:
 def train_fingerprint(config: RunConfig, catalog: Catalog) -> dict[str, Any]:
     """What decides the trained model."""
     settings = config.train.model_dump(mode="json", exclude=_OPERATIONAL)
+    if settings["noise"] == "none":  # as it was before there was noise: older trainings go on
+        del settings["noise"]
     return {
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
@@ -87,37 +100,9 @@ def train(config: RunConfig, group: Group, stop_requested: Callable[[], bool] = 
     catalog = open_catalog(config.catalog_path)
     if is_trained(config, catalog):
         return "done"
+    if config.train.needs_errors:
+        check_errors(catalog)
     return Training(config, group, catalog).run(stop_requested)
-
-
-def check_batch(num_rows: int, config: RunConfig, world_size: int) -> None:
-    """InputError with the way out where the global batch cannot be cut as the partitions need it."""
-    batch_size, num_partitions = config.train.batch_size, config.train.partitions
-    if batch_size % num_partitions:
-        below, above = valid_batch_sizes(batch_size, num_partitions)
-        raise InputError(
-            "train.batch_size is not a multiple of train.partitions",
-            where="train.batch_size",
-            got=f"{batch_size} over {num_partitions} partitions",
-            expected=f"{below} or {above}, the nearest multiples"
-            if below != above
-            else f"{above}, the smallest that goes",
-        )
-    if world_size > num_partitions:
-        raise InputError(
-            "more ranks than partitions",
-            where="train.partitions",
-            got=f"{world_size} ranks, {num_partitions} partitions",
-            fix=f"set train.partitions to {world_size} or more, and batch_size to a multiple of it",
-        )
-    if num_rows // num_partitions < batch_size // num_partitions:
-        raise InputError(
-            "fewer training stars than one batch",
-            where="train.batch_size",
-            got=f"{num_rows} good stars that are not held out",
-            expected=f"at least {batch_size}",
-            fix="use more stars, or a smaller train.batch_size (and train.partitions)",
-        )
 
 
 class Training:
@@ -140,24 +125,33 @@ class Training:
         ranks, fraction = self.group.ranks, self.config.train.validation_fraction
         mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)
         self.counts = self.group.sum(count_training_rows(self.catalog, mine, fraction))
-        check_batch(int(self.counts.sum()), self.config, ranks.world_size)
         train = self.config.train
         replacement = train.sampling == "replacement"
-        return BatchPlan(int(self.counts.sum()), train.partitions, train.batch_size, self.config.seed, replacement)
+        plan = BatchPlan(int(self.counts.sum()), train.partitions, train.batch_size, self.config.seed, replacement)
+        check_batches(plan, ranks.world_size)
+        return plan
 
     def _load_rows(self) -> Tensor | StreamedRows:
         """Resident on the device, or streamed where they do not fit."""
-        arguments = (self.catalog, self.counts, self.plan, self.partitions, self.config.train.validation_fraction)
-        num_bytes = sum(self.plan.size(partition) for partition in self.partitions) * 4 * len(self.catalog.bands)
-        if num_bytes + _OVERHEAD_BYTES > self.config.train.memory_limit_bytes:
+        train = self.config.train
+        arguments = (
+            *(self.catalog, self.counts, self.plan, self.partitions, train.validation_fraction),
+            train.needs_errors,
+        )
+        row_bytes = 4 * row_width(self.catalog, train.needs_errors)
+        num_bytes = sum(self.plan.size(partition) for partition in self.partitions) * row_bytes
+        if num_bytes + _OVERHEAD_BYTES > train.memory_limit_bytes:
             return StreamedRows(*arguments)
         return torch.from_numpy(load_training_rows(*arguments)).to(self.group.device)
 
     def _load_held_out(self) -> Tensor:
+        """Magnitudes (N, B) of this rank's held-out stars; with errors, where there are any, they stay in memory."""
         ranks, train = self.group.ranks, self.config.train
         fraction = min(train.validation_fraction, train.validation_stars / max(1, self.catalog.num_good))
         mine = range(ranks.rank, len(self.catalog.shards), ranks.world_size)
-        return torch.from_numpy(load_validation_rows(self.catalog, mine, fraction)).to(self.group.device)
+        errors, num_bands = "magnitude_error" in self.catalog.columns, len(self.catalog.bands)
+        self.held_out_rows = load_validation_rows(self.catalog, mine, fraction, errors)
+        return torch.from_numpy(np.ascontiguousarray(self.held_out_rows[:, :num_bands])).to(self.group.device)
 
     def _make_stepper(self) -> Stepper:
         train, device = self.config.train, self.group.device
@@ -195,7 +189,7 @@ class Training:
             with (
                 Metrics(self.config.run_path / "metrics.jsonl", self.position.step, board)
                 if self.group.is_lead
-                else _Silent() as metrics
+                else NoMetrics() as metrics
             ):
                 self._loop(stop_requested, progress, metrics)
         if self.position.step < self.num_steps:
@@ -207,10 +201,10 @@ class Training:
         position, train = self.position, self.config.train
         saved_at, saved_step = time.monotonic(), position.step
         factor = self.group.ranks.world_size / train.batch_size
-        for rows, index in self._batches():
+        for rows, index, noise in self._batches():
             steps = range(position.step, position.step + len(index))
             rates = [learning_rate(train.schedule, train.learning_rate, step, self.num_steps) for step in steps]
-            self.stepper.steps(rows, index, rates, factor)
+            self.stepper.steps(rows, index, rates, factor, noise)
             position.step += len(index)
             position.loss_steps += len(index)
             heartbeat.beat(f"step {position.step}{self._reads}")
@@ -227,38 +221,48 @@ class Training:
             if stop and saved_step == position.step:
                 return
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Magnitudes (N, B), and this rank's rows (S, n) of them in the S steps up to the next boundary, or fewer."""
-        for rows, indices in prefetched(self._chunks()):
-            left = indices
-            while len(left):
-                num = min(len(left), self._next_boundary(self.position.step) - self.position.step)
-                yield rows, left[:num]
-                left = left[num:]
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Noise | None]]:
+        """Magnitudes (N, B), this rank's rows (S, n) of them in the S steps up to the next boundary or fewer, noise."""
+        for rows, indices, numbers in prefetched(self._chunks()):
+            done = 0
+            while done < len(indices):
+                first = self.position.step
+                steps = slice(done, done + min(len(indices) - done, self._next_boundary(first) - first))
+                yield rows, indices[steps], None if numbers is None else self._noise(numbers[steps], first)
+                done = steps.stop
 
-    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Magnitudes (N, B) and row indices (S, n) of some steps at a time."""
+    def _noise(self, numbers: Tensor, first_step: int) -> Noise:
+        noise = self.config.train.noise
+        sigma = noise if isinstance(noise, float) else None
+        return Noise(self.config.seed, sigma, numbers, first_step, echo=noise == "pairs")
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Magnitudes (N, B), row indices (S, n) of some steps at a time, and with noise their numbers (S, n)."""
         plan, left = self.plan, self.num_steps - self.position.step
         chunk_steps = max(1, _CHUNK_ROWS // (plan.slice_rows * len(self.partitions)))
         first_epoch, first_step = divmod(self.position.step, plan.steps_per_epoch)
         for epoch in itertools.count(first_epoch):
-            for rows, indices in self._epoch(epoch, chunk_steps, first_step):
-                yield rows, indices[:left]
+            for rows, indices, numbers in self._epoch(epoch, chunk_steps, first_step):
+                yield rows, indices[:left], numbers
                 left -= len(indices)
                 if left <= 0:
                     return
             first_step = 0
 
-    def _epoch(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.group.device
+    def _epoch(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        device, noisy = self.group.device, self.config.train.noise != "none"
+        shifts = row_shifts(self.plan, self.partitions)
+        order = epoch_batches(self.plan, epoch, self.partitions, chunk_steps, first_step)
         if isinstance(self.rows, Tensor):
-            for rows in epoch_batches(self.plan, epoch, self.partitions, chunk_steps, first_step):
-                yield self.rows, torch.from_numpy(rows).to(device)
+            for rows in order:
+                numbers = torch.from_numpy(rows + shifts).to(device) if noisy else None
+                yield self.rows, torch.from_numpy(rows).to(device), numbers
             return
         for values in self.rows.chunks(epoch, chunk_steps, first_step):
-            num_steps, share, num_bands = values.shape
+            num_steps, share, width = values.shape
+            numbers = torch.from_numpy(next(order) + shifts).to(device) if noisy else None
             index = torch.arange(num_steps * share, device=device).reshape(num_steps, share)
-            yield torch.from_numpy(values.reshape(-1, num_bands)).to(device), index
+            yield torch.from_numpy(values.reshape(-1, width)).to(device), index, numbers
 
     @property
     def _reads(self) -> str:
@@ -331,7 +335,21 @@ class Training:
             save_checkpoint(self.checkpoints_dir, position.step, tensors, state, self.config.train.keep_checkpoints)
         self.group.barrier()
 
+    def _measure_uncertainty(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """How uncertain the reconstructions are, of the held-out stars of all ranks; empty where that is not known."""
+        num_bands = len(self.catalog.bands)
+        gathered = self.group.gather_rows(self.held_out_rows[:: 1 + self.num_held_out // _UNCERTAINTY_STARS])
+        if not self.group.is_lead or gathered.shape[1] == num_bands:
+            return {}
+        gathered = gathered[np.lexsort(gathered.T)]  # whichever rank held them
+        magnitude, errors = gathered[:, :num_bands], gathered[:, num_bands:]
+        model = load_autoencoder(self.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
+        table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
+        return {} if table is None else {"uncertainty": table.record()}
+
     def _publish(self) -> None:
+        tensors = self.position.best or self.stepper.weights()
+        uncertainty = self._measure_uncertainty(tensors)
         if self.group.is_lead:
             position, model_dir = self.position, self.config.run_path / "model"
             details = {
@@ -348,23 +366,11 @@ class Training:
                 },
                 "fingerprint": train_fingerprint(self.config, self.catalog),
                 "provenance": provenance(self.config.model_dump(mode="json")),
+                **uncertainty,
             }
             remove_debris(model_dir)
-            write_model(model_dir, self.architecture, position.best or self.stepper.weights(), details)
+            write_model(model_dir, self.architecture, tensors, details)
         self.group.barrier()
-
-
-class _Silent:
-    """What the ranks that do not record use in place of Metrics."""
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Record nothing."""
 
 
 def make_scaling(config: RunConfig, catalog: Catalog) -> tuple[list[float], list[float]]:
@@ -382,17 +388,7 @@ def make_scaling(config: RunConfig, catalog: Catalog) -> tuple[list[float], list
                     expected=f"a number for each of {', '.join(catalog.bands)}",
                 )
         return scaling.mean, scaling.std
-    statistics = catalog.manifest["statistics"]
-    for band in catalog.bands:
-        if not (statistics[band]["std"] or 0.0) > _SMALLEST_STD:
-            raise InputError(
-                f"band {band} is constant: all good stars have the same magnitude",
-                where=catalog.directory,
-                got=f"mean {statistics[band]['mean']}, std {statistics[band]['std']} mag",
-                expected="magnitudes that vary",
-                fix=f"if that is right, say model.scaling.divide=20; else ingest anew with --map {band}=COLUMN",
-            )
-    return [statistics[band]["mean"] for band in catalog.bands], [statistics[band]["std"] for band in catalog.bands]
+    return standard_scaling(catalog.manifest["statistics"], catalog.bands, catalog.directory)
 
 
 def _finite(value: float) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
+from hpc_ae.files import read_json
 from jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from jobs.resources import num_processes, num_tasks
 from jobs.stages import Stage, reading_of, stages_of
@@ -27,7 +29,19 @@ def sure_problems_of(config: RunConfig) -> list[str]:
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
     if config.encode.model and not (config.model_path / "model.json").exists():
         found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
-    return found + _source_problems(config)
+    return found + _noise_problems(config) + _source_problems(config)
+
+
+def _noise_problems(config: RunConfig) -> list[str]:
+    """Where training is to draw noise from magnitude errors that the catalog, which is there, does not have."""
+    manifest_path = config.catalog_path / "manifest.json"
+    if config.encode.model or not config.train.needs_errors or not manifest_path.exists():
+        return []
+    with contextlib.suppress(HpcAeError):  # a damaged manifest is found by what reads the catalog
+        if "magnitude_error" not in read_json(manifest_path).get("columns", []):
+            noise = f"train.noise {config.train.noise} needs magnitude_error, which {config.catalog_path} has not"
+            return [f"{noise}: say a number in mag, or none"]
+    return []
 
 
 def _source_problems(config: RunConfig) -> list[str]:

@@ -74,13 +74,14 @@ def simulate(
     bad_rows: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Fraction of stars with a band set to -9999.")
     ] = 0.0,
+    observed: Annotated[bool, typer.Option("--observed", help="Stars whose noiseless magnitudes are known.")] = False,
     workers: Workers = 2,
 ) -> None:
     """Write a simulated star catalog of realistic SDSS photometry, of any size."""
     from hpc_ae.simulate import SimulateSettings
     from hpc_ae.simulate import simulate as make_catalog
 
-    make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows), workers)
+    make_catalog(out, SimulateSettings(stars, seed, bad_rows, shard_rows, observed), workers)
 
 
 app.command()(fetch)

@@ -19,8 +19,9 @@ _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
 _START_SECONDS = 5.0  # of a stage: processes, imports, the kernel from its cache
 _RAW_BYTES_PER_STAR = 130.0
-_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES = 72, 28, 20
 _SORT_COPIES = 3  # of the stars while they are sorted: as read, in sorted runs, in the new shards
+_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES, _UNCERTAINTY_BYTES = 72, 28, 20, 20
+_ROW_BYTES = 20  # of a training star's magnitudes, and of their errors
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def calibrate(config: RunConfig) -> dict[str, float]:
             "catalog": {"path": str(folder / "stars")},
             "model": config.model.model_dump(mode="json"),
             "train": train,
-            "encode": {"reconstruction": config.encode.reconstruction},
+            "encode": config.encode.model_dump(include={"reconstruction", "uncertainty"}),
         }
         return _measure(folder, check_config(values, "plan"), threads_per_rank(config, "train"))
 
@@ -139,7 +140,8 @@ def _trained_stars(config: RunConfig, num_stars: int) -> float:
 def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) -> float:
     """Memory of one process of a stage, in GiB."""
     if stage == "train":
-        return min(1 + 20 * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
+        row_bytes = _ROW_BYTES * (2 if config.train.needs_errors else 1)
+        return min(1 + row_bytes * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
     return 0.3 + 500 * config.catalog.shard_rows / 2**30
 
 
@@ -147,6 +149,7 @@ def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
     """What a stage needs of the disk while it runs, in GB; all but the copies of a sort stays."""
     ingest = _STAR_BYTES * (_SORT_COPIES if config.catalog.order == "healpix" else 1)
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
+    encoding += _UNCERTAINTY_BYTES if config.encode.uncertainty else 0
     return {"simulate": _STAR_BYTES, "ingest": ingest, "encode": encoding}.get(stage, 0) * num_stars / 1e9
 
 

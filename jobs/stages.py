@@ -54,7 +54,7 @@ def _simulation(config: RunConfig) -> Any:
     if source is None or source.simulate is None:
         raise InputError("the config does not say how many stars to simulate", where="catalog.source.simulate.stars")
     stars = source.simulate
-    return SimulateSettings(stars.stars, config.seed, stars.bad_rows, config.catalog.shard_rows)
+    return SimulateSettings(stars.stars, config.seed, stars.bad_rows, config.catalog.shard_rows, stars.observed)
 
 
 def _run_simulate(config: RunConfig, _: StopRequested) -> str:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_ae.photometry import BANDS, BLOCK_ROWS, simulate_stars
-from hpc_ae.photometry.mixture import MISSING, STARS_STREAM, _draw_components, _draw_normals, _generator, _load_model
+from hpc_ae.photometry.mixture import MISSING, STARS_STREAM, _draw_components, block_generator, draw_normals, load_model
 
 REAL_STARS = Path(__file__).parents[1].parent / "shared" / "data" / "sdss_photometric_stars.parquet"
 NUM_STARS = 200_000
@@ -144,7 +144,7 @@ def test_sky_is_uniform(stars: Stars) -> None:
 
 def test_normals_are_normal() -> None:
     """The Box-Muller numbers are standard normal (Kolmogorov-Smirnov, 0.1 % level) and uncorrelated, tails included."""
-    normals = _draw_normals(_generator(1, 0, STARS_STREAM), np.empty((4, 100_000), np.float32)).astype(np.float64)
+    normals = draw_normals(block_generator(1, 0, STARS_STREAM), np.empty((4, 100_000), np.float32)).astype(np.float64)
     assert kolmogorov_smirnov(np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in normals.ravel()])) < 1.95
     halves = normals.reshape(8, -1)
     for rows in (halves, halves**2):
@@ -155,10 +155,10 @@ def test_normals_are_normal() -> None:
 
 def test_components_follow_their_weights() -> None:
     """Over many blocks each component's share is its weight, and neighbouring rows do not depend on each other."""
-    model = _load_model()
+    model = load_model()
     counts, rises = np.zeros(len(model.affine)), []
     for block in range(40):
-        block_counts, places = _draw_components(_generator(1, block, STARS_STREAM), model)
+        block_counts, places = _draw_components(block_generator(1, block, STARS_STREAM), model)
         assert (np.sort(places) == np.arange(BLOCK_ROWS)).all()
         counts += block_counts
         components = np.searchsorted(np.cumsum(block_counts), places, side="right")

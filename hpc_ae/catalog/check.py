@@ -45,7 +45,7 @@ _LINKED = {"num_stars": "rows", "objid_digest": "ids", "num_good": "good stars",
 _EVERY_SHARD = ("objid", "quality", "caution")
 _WITH_VALUES = {
     STAR_FORMAT: ("magnitude",),
-    ENCODING_FORMAT: ("latent", "reconstruction_error", "reconstruction", "chi2"),
+    ENCODING_FORMAT: ("latent", "reconstruction_error", "reconstruction", "reconstruction_uncertainty", "chi2"),
 }
 
 

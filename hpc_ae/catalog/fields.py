@@ -25,6 +25,7 @@ _DESCRIPTIONS = {
     "latent": "encoder output",
     "reconstruction_error": "root mean square over bands of magnitude - reconstruction",
     "reconstruction": "decoder output, a magnitude",
+    "reconstruction_uncertainty": "standard uncertainty of the reconstruction as a noiseless magnitude",
     "chi2": "sum over bands of (magnitude - reconstruction)^2 / error^2",
 }
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_ae.errors import InputError
+
 BLOCK_ROWS = 8_192
 WINDOW_BLOCKS = 16
 
@@ -61,6 +63,35 @@ def valid_batch_sizes(batch_size: int, num_partitions: int) -> tuple[int, int]:
     """The multiples of `num_partitions` next below (at least one) and above `batch_size`."""
     below = max(1, batch_size // num_partitions) * num_partitions
     return below, (batch_size // num_partitions + 1) * num_partitions
+
+
+def check_batches(plan: BatchPlan, world_size: int) -> None:
+    """InputError with the way out where the global batch cannot be cut as the partitions need it."""
+    if plan.batch_size % plan.num_partitions:
+        below, above = valid_batch_sizes(plan.batch_size, plan.num_partitions)
+        raise InputError(
+            "train.batch_size is not a multiple of train.partitions",
+            where="train.batch_size",
+            got=f"{plan.batch_size} over {plan.num_partitions} partitions",
+            expected=f"{below} or {above}, the nearest multiples"
+            if below != above
+            else f"{above}, the smallest that goes",
+        )
+    if world_size > plan.num_partitions:
+        raise InputError(
+            "more ranks than partitions",
+            where="train.partitions",
+            got=f"{world_size} ranks, {plan.num_partitions} partitions",
+            fix=f"set train.partitions to {world_size} or more, and batch_size to a multiple of it",
+        )
+    if plan.num_rows // plan.num_partitions < plan.slice_rows:
+        raise InputError(
+            "fewer training stars than one batch",
+            where="train.batch_size",
+            got=f"{plan.num_rows} good stars that are not held out",
+            expected=f"at least {plan.batch_size}",
+            fix="use more stars, or a smaller train.batch_size (and train.partitions)",
+        )
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -142,6 +173,13 @@ def epoch_batches(
             rows = orders[index].rows(low, high) + offsets[index]
             parts.append(rows.reshape(stop - start, plan.slice_rows))
         yield np.concatenate(parts, axis=1)
+
+
+def row_shifts(plan: BatchPlan, partitions: list[int]) -> np.ndarray:
+    """What makes rows of `epoch_batches` numbers of training rows, added: int64 (slice_rows * partitions,)."""
+    offsets = np.cumsum([0, *(plan.size(partition) for partition in partitions[:-1])])
+    firsts = np.array([plan.bounds(partition)[0] for partition in partitions], np.int64)
+    return np.repeat(firsts - offsets, plan.slice_rows)
 
 
 def validation_mask(objid: np.ndarray, fraction: float) -> np.ndarray:

@@ -100,6 +100,9 @@ ENCODING_COLUMNS = (
     Column("latent", "<f4", "L"),
     Column("reconstruction_error", "<f4", unit="mag", ucd="stat.error;phot.mag"),
     Column("reconstruction", "<f4", "B", unit="mag", ucd="phot.mag;meta.modelled", optional=True),
+    Column(
+        "reconstruction_uncertainty", "<f4", "B", unit="mag", ucd="stat.error;phot.mag;meta.modelled", optional=True
+    ),
     Column("chi2", "<f4", ucd="stat.fit.chi2", optional=True),
 )
 COLUMNS = {STAR_FORMAT: STAR_COLUMNS, ENCODING_FORMAT: ENCODING_COLUMNS}

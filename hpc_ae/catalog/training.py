@@ -1,5 +1,6 @@
 """The training and validation rows of a star catalog, as one rank needs them: resident, or streamed in the same order.
 
+With errors the rows are (N, 2 B): the magnitudes of a star, then their errors, 0 where the catalog has no usable one.
 Shape letters: N stars, B bands, S steps, n rows of this rank's share of a batch.
 """
 
@@ -18,7 +19,10 @@ from hpc_ae.catalog.partition import (
     validation_mask,
 )
 from hpc_ae.catalog.schema import Caution
+from hpc_ae.errors import InputError
 
+MOST_ERROR = 1.0
+"""What a magnitude error counts at most, in mag: beyond, it says that the star was not seen in that band."""
 _DOUBTFUL_ID = int(Caution.ID_MISSING | Caution.ID_REPEATED | Caution.ID_DAMAGED)
 
 
@@ -47,11 +51,48 @@ def _training_mask(catalog: Catalog, index: int, fraction: float) -> np.ndarray:
     return held_out_mask(catalog, index, fraction)[1]
 
 
+def check_errors(catalog: Catalog) -> None:
+    """InputError where a catalog has no magnitude errors, of which training is to draw noise."""
+    if "magnitude_error" not in catalog.columns:
+        raise InputError(
+            "the catalog has no magnitude errors to draw noise from",
+            where=f"{catalog.directory}, train.noise",
+            got=f"columns {', '.join(catalog.columns)}",
+            expected="magnitude_error",
+            fix="say train.noise=0.05 (mag) or train.noise=none, or ingest the raw files with their errors",
+        )
+
+
+def usable_errors(magnitude_error: np.ndarray) -> np.ndarray:
+    """Magnitude errors (N, B) in mag, 0 where they are not finite and positive, at most MOST_ERROR."""
+    usable = np.isfinite(magnitude_error) & (magnitude_error > 0)
+    return np.where(usable, np.minimum(magnitude_error, np.float32(MOST_ERROR)), np.float32(0))
+
+
+def _read_rows(catalog: Catalog, index: int, errors: bool, rows: slice = slice(None)) -> np.ndarray:
+    """Magnitudes float32 (N, B) of a shard, with their errors (N, 2 B)."""
+    arrays = catalog.read_shard(index, ["magnitude", "magnitude_error"] if errors else ["magnitude"], rows)
+    if not errors:
+        return arrays["magnitude"]
+    return np.concatenate([arrays["magnitude"], usable_errors(arrays["magnitude_error"])], axis=1)
+
+
+def row_width(catalog: Catalog, errors: bool) -> int:
+    """Numbers of one training row."""
+    return len(catalog.bands) * (2 if errors else 1)
+
+
 def load_training_rows(
-    catalog: Catalog, counts: np.ndarray, plan: BatchPlan, partitions: list[int], fraction: float
+    catalog: Catalog,
+    counts: np.ndarray,
+    plan: BatchPlan,
+    partitions: list[int],
+    fraction: float,
+    errors: bool = False,
 ) -> np.ndarray:
-    """Magnitudes float32 (N, B) of the training rows of `partitions`, one after the other."""
-    rows = np.empty((sum(plan.size(partition) for partition in partitions), len(catalog.bands)), np.float32)
+    """Magnitudes float32 (N, B) of the training rows of `partitions`, one after the other; with errors (N, 2 B)."""
+    num_rows = sum(plan.size(partition) for partition in partitions)
+    rows = np.empty((num_rows, row_width(catalog, errors)), np.float32)
     ends = np.cumsum(counts)
     targets = np.concatenate([[0], np.cumsum([plan.size(partition) for partition in partitions])])
     bounds = [plan.bounds(partition) for partition in partitions]
@@ -60,20 +101,20 @@ def load_training_rows(
         overlaps = [part for part, (start, stop) in enumerate(bounds) if start < end and stop > first]
         if not overlaps:
             continue
-        magnitude = catalog.read_shard(index, ["magnitude"])["magnitude"][_training_mask(catalog, index, fraction)]
+        values = _read_rows(catalog, index, errors)[_training_mask(catalog, index, fraction)]
         for part in overlaps:
             start, stop = max(bounds[part][0], first), min(bounds[part][1], int(end))
             target = int(targets[part]) + start - bounds[part][0]
-            rows[target : target + stop - start] = magnitude[start - first : stop - first]
+            rows[target : target + stop - start] = values[start - first : stop - first]
     return rows
 
 
-def load_validation_rows(catalog: Catalog, shards: Iterable[int], fraction: float) -> np.ndarray:
-    """Magnitudes float32 (N, B) of the good held-out stars of some shards."""
-    parts = [np.empty((0, len(catalog.bands)), np.float32)]
+def load_validation_rows(catalog: Catalog, shards: Iterable[int], fraction: float, errors: bool = False) -> np.ndarray:
+    """Magnitudes float32 (N, B) of the good held-out stars of some shards; with errors (N, 2 B)."""
+    parts = [np.empty((0, row_width(catalog, errors)), np.float32)]
     for index in shards:
         held_out = held_out_mask(catalog, index, fraction)[0]
-        parts.append(catalog.read_shard(index, ["magnitude"])["magnitude"][held_out])
+        parts.append(_read_rows(catalog, index, errors)[held_out])
     return np.concatenate(parts)
 
 
@@ -84,14 +125,21 @@ class StreamedRows:
     """
 
     def __init__(
-        self, catalog: Catalog, counts: np.ndarray, plan: BatchPlan, partitions: list[int], fraction: float
+        self,
+        catalog: Catalog,
+        counts: np.ndarray,
+        plan: BatchPlan,
+        partitions: list[int],
+        fraction: float,
+        errors: bool = False,
     ) -> None:
         self.catalog, self.plan, self.partitions, self.fraction = catalog, plan, partitions, fraction
+        self.errors, self.width = errors, row_width(catalog, errors)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         self._masks: dict[int, np.ndarray] = {}
 
     def read_range(self, start: int, stop: int) -> np.ndarray:
-        """Magnitudes float32 (stop - start, B) of training rows start to stop of the catalog."""
+        """Training rows start to stop of the catalog: float32 (stop - start, B or 2 B)."""
         parts = []
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         for shard in range(first, len(self.catalog.shards)):
@@ -101,7 +149,7 @@ class StreamedRows:
             rows = np.flatnonzero(self._mask(shard))[low:high]
             if len(rows):
                 span = slice(int(rows[0]), int(rows[-1]) + 1)
-                parts.append(self.catalog.read_shard(shard, ["magnitude"], span)["magnitude"][rows - rows[0]])
+                parts.append(_read_rows(self.catalog, shard, self.errors, span)[rows - rows[0]])
         return np.concatenate(parts)
 
     def _mask(self, shard: int) -> np.ndarray:
@@ -110,14 +158,14 @@ class StreamedRows:
         return np.unpackbits(self._masks[shard], count=self.catalog.shards[shard]["num_stars"])
 
     def chunks(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[np.ndarray]:
-        """Magnitudes float32 (S, n, B) of the steps of an epoch from `first_step` on."""
+        """Magnitudes float32 (S, n, B), with errors (S, n, 2 B), of the steps of an epoch from `first_step` on."""
         windows = [
             _Window(self, PartitionOrder(self.plan, epoch, partition), partition) for partition in self.partitions
         ]
         for start in range(first_step, self.plan.steps_per_epoch, chunk_steps):
             stop = min(start + chunk_steps, self.plan.steps_per_epoch)
             low, high = start * self.plan.slice_rows, stop * self.plan.slice_rows
-            shape = (stop - start, self.plan.slice_rows, len(self.catalog.bands))
+            shape = (stop - start, self.plan.slice_rows, self.width)
             yield np.concatenate([window.rows(low, high).reshape(shape) for window in windows], axis=1)
 
 
@@ -128,7 +176,7 @@ class _Window:
         self.source, self.order = source, order
         self.first_row = source.plan.bounds(partition)[0]
         self._index = -1
-        self._values = np.empty((0, len(source.catalog.bands)), np.float32)
+        self._values = np.empty((0, source.width), np.float32)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Magnitudes of positions start to stop of the partition's order."""

@@ -16,38 +16,45 @@ _WARM_UP_STEPS = 5
 
 
 class StepGraph:
-    """Calls `step(rows, index)`, which must do the same work on the same memory each time, by replaying it."""
+    """Calls `step(rows, index, noise)`, which must do the same work on the same memory each time, by replaying it."""
 
-    def __init__(self, step: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, step: Callable[[Tensor, Tensor, Tensor | None], None]) -> None:
         self._step = step
         self._steps_taken = 0
         self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._index: Tensor | None = None
+        self._noise: Tensor | None = None
         self._captured_rows = 0  # address of the rows that the graph reads
 
-    def __call__(self, rows: Tensor, index: Tensor) -> None:
-        """One step on rows[index]: (N, B), (n,). Rows in another place (streamed) are captured anew."""
+    def __call__(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> None:
+        """One step on rows[index]: (N, B), (n,), with noise (n, B), always or never.
+
+        Rows in another place (streamed) are captured anew.
+        """
         if self._graph is not None and self._index is not None and self._captured_rows == rows.data_ptr():
             self._index.copy_(index)
+            if self._noise is not None and noise is not None:
+                self._noise.copy_(noise)
             self._graph.replay()
             return
         if self._steps_taken < _WARM_UP_STEPS:
-            self._warm_up(rows, index)
+            self._warm_up(rows, index, noise)
             self._steps_taken += 1
             return
-        self._capture(rows, index)
-        self(rows, index)
+        self._capture(rows, index, noise)
+        self(rows, index, noise)
 
-    def _warm_up(self, rows: Tensor, index: Tensor) -> None:
+    def _warm_up(self, rows: Tensor, index: Tensor, noise: Tensor | None) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            self._step(rows, index)
+            self._step(rows, index, noise)
         torch.cuda.current_stream().wait_stream(self._stream)
 
-    def _capture(self, rows: Tensor, index: Tensor) -> None:
+    def _capture(self, rows: Tensor, index: Tensor, noise: Tensor | None) -> None:
         self._index = index.clone()
+        self._noise = None if noise is None else noise.clone()
         self._captured_rows = rows.data_ptr()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=self._stream):
-            self._step(rows, self._index)
+            self._step(rows, self._index, self._noise)

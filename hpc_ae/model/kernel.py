@@ -16,11 +16,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpc_ae.errors import WorkError
 from hpc_ae.model.autoencoder import Architecture
+from hpc_ae.model.noise import Noise
 
 _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -62,16 +64,26 @@ class Kernel:
         return latent, rebuilt, error, chi2
 
     def gradient(
-        self, network: Network, magnitude: np.ndarray, index: np.ndarray, gradient: np.ndarray, num_threads: int = 1
+        self,
+        network: Network,
+        rows: tuple[np.ndarray, np.ndarray],
+        gradient: np.ndarray,
+        num_threads: int = 1,
+        noise: Noise | None = None,
     ) -> float:
-        """Sum over stars of the loss (mag^2) of rows `index` (int64) of magnitude (N, B).
+        """Sum over stars of the loss (mag^2) of `rows`: magnitude (N, B) and which of them, int64 (n,).
 
         `gradient` (P,) gets the gradient of that sum: the same bits for any number of threads.
         """
-        rows = [_pointer(values) for values in (magnitude, index)]
-        size = ctypes.c_int64(len(index))
-        arguments = (*network.pointers, *rows, size, num_threads, _pointer(gradient))
+        size = ctypes.c_int64(len(rows[1]))
+        arguments = (*network.pointers, *map(_pointer, rows), size, _packed(noise), num_threads, _pointer(gradient))
         return float(self._library.hpc_ae_gradient(*arguments))
+
+    def normals(self, noise: Noise) -> np.ndarray:
+        """Standard normal numbers float32 (n, B) of the first step of `noise`, as training draws them."""
+        normals = np.empty((noise.row.shape[1], len(self.architecture.bands)), np.float32)
+        self._library.hpc_ae_normals(_packed(noise), ctypes.c_int64(len(normals)), _pointer(normals))
+        return normals
 
     def train(self, network: Network, batches: Batches, optimizer: Optimizer, num_threads: int = 1) -> float:
         """Take S steps of AdamW in place; returns the sum of the steps' losses times `batches.factor`."""
@@ -84,6 +96,7 @@ class Kernel:
                 ctypes.c_int64(num_steps),
                 ctypes.c_int64(num_rows),
                 ctypes.c_float(batches.factor),
+                _packed(batches.noise),
                 _pointer(rates),
                 ctypes.c_int64(optimizer.steps_before),
                 optimizer.packed,
@@ -109,12 +122,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Batches:
-    """S batches: rows `index` (S, n) int64 of magnitude (N, B), learning rates (S,), the factor of the loss."""
+    """S batches: rows `index` (S, n) int64 of magnitude (N, B), learning rates (S,), the factor of the loss.
+
+    With noise of each star's own errors these follow its magnitudes: (N, 2 B).
+    """
 
     magnitude: np.ndarray
     index: np.ndarray
     rates: list[float]
     factor: float
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,28 @@ class Optimizer:
     def packed(self) -> ctypes.Array[ctypes.c_double]:
         """The settings as C reads them."""
         return (ctypes.c_double * len(self.settings))(*self.settings)
+
+
+class _PackedNoise(ctypes.Structure):
+    """`Noise` as kernels/noise.h reads it."""
+
+    _fields_ = (
+        ("row", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
+        ("seed", ctypes.c_uint32),
+        ("sigma", ctypes.c_float),
+        ("echo", ctypes.c_float),
+    )
+
+
+def _packed(noise: Noise | None) -> Any:
+    """A pointer for C, null without noise; it is good as long as `noise` is."""
+    if noise is None:
+        return ctypes.c_void_p(None)
+    sigma = -1.0 if noise.sigma is None else noise.sigma
+    if not noise.row.is_contiguous():
+        raise ValueError("the rows of noise are not contiguous")
+    return ctypes.byref(_PackedNoise(noise.row.data_ptr(), noise.step, noise.seed, sigma, float(noise.echo)))
 
 
 def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:

@@ -1,12 +1,13 @@
 """The training objective behind one interface: by PyTorch's operators, or by the fused kernel on flat parameters.
 
 Both give the sum over stars of the quadratic loss in mag^2 and read and write the same named tensors, so that a
-checkpoint does not depend on which of them made it. Shape letters: N rows held, n rows of a batch, B bands.
+checkpoint does not depend on which of them made it. Shape letters: N rows held, n rows of a batch, B bands, S steps.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from hpc_ae.errors import HpcAeError
 from hpc_ae.model.autoencoder import Autoencoder, squared_error
 from hpc_ae.model.kernel import Batches, Kernel, Network, Optimizer, load_kernel
+from hpc_ae.model.noise import Noise
 
 _EVALUATION_ROWS = 16_384
 
@@ -36,6 +38,10 @@ class Objective(Protocol):
         """Sum of the squared error in mag^2 over stars (N, B), in full precision."""
         ...
 
+    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """For each of the S steps what `forward` takes as its noise."""
+        ...
+
 
 class TorchObjective(nn.Module):
     """PyTorch's operators, on any device, in the precision asked for."""
@@ -44,15 +50,26 @@ class TorchObjective(nn.Module):
         super().__init__()
         self.model = model
         self.precision = precision
+        self.echo = 0.0
         self.name = f"torch-{next(model.parameters()).device.type}-{precision}"
         if precision == "tf32":
             torch.set_float32_matmul_precision("high")
 
-    def forward(self, rows: Tensor, index: Tensor) -> Tensor:
-        """Loss of rows[index]: (N, B), (n,) to a scalar."""
+    def forward(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Loss of rows[index]: (N, B), (n,) to a scalar.
+
+        The network sees `noise` (n, B) in mag, which is not in what it is to answer.
+        """
+        stars = rows.index_select(0, index)
+        seen = stars if noise is None else stars[:, : noise.shape[1]] + noise
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            residual = self.model(rows.index_select(0, index))
-        return squared_error(residual.float()).sum()
+            residual = self.model(seen)
+        return squared_error(residual.float() if noise is None else residual.float() - noise * (1.0 + self.echo)).sum()
+
+    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """The noise of each step, (S, n, B) in mag: all at once, and outside of a captured step."""
+        self.echo = float(noise.echo)
+        return noise.draw(rows, index)  # type: ignore[return-value]
 
     def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """One tensor per parameter to its name."""
@@ -90,10 +107,14 @@ class FusedObjective(nn.Module):
         if self.flat.grad is not None:
             self.kernel.update(self.network, self.flat.grad.numpy(), rate, optimizer)
 
-    def forward(self, rows: Tensor, index: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, index: Tensor, noise: Noise | None = None) -> Tensor:
         """Loss of rows[index]: (N, B), (n,) to a scalar; its gradient comes with it."""
-        loss: Tensor = _FusedLoss.apply(self.flat, self, rows, index)  # type: ignore[no-untyped-call]
+        loss: Tensor = _FusedLoss.apply(self.flat, self, rows, index, noise)  # type: ignore[no-untyped-call]
         return loss
+
+    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """The noise of each step, which the kernel draws tile by tile."""
+        return [noise.of_step(step) for step in range(len(index))]
 
     def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """The flat tensor to views by name."""
@@ -113,16 +134,18 @@ class FusedObjective(nn.Module):
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor, noise: Noise | None
+    ) -> Tensor:
         gradient = torch.empty_like(flat)
-        arrays = (rows.numpy(), index.numpy(), gradient.numpy())
-        loss = objective.kernel.gradient(objective.network, *arrays, torch.get_num_threads())
+        arrays, num_threads = (rows.numpy(), index.numpy()), torch.get_num_threads()
+        loss = objective.kernel.gradient(objective.network, arrays, gradient.numpy(), num_threads, noise)
         ctx.gradient = gradient
         return torch.tensor(loss, dtype=torch.float64)
 
     @staticmethod
     def backward(ctx: Any, *factors: Any) -> Any:
-        return ctx.gradient.mul_(factors[0]), None, None, None
+        return ctx.gradient.mul_(factors[0]), None, None, None, None
 
 
 def make_objective(model: Autoencoder, compute: str, precision: str) -> TorchObjective | FusedObjective:

@@ -15,6 +15,7 @@ from hpc_ae.errors import DamageError
 from hpc_ae.model.autoencoder import Autoencoder
 from hpc_ae.model.graph import StepGraph
 from hpc_ae.model.kernel import Batches, Optimizer
+from hpc_ae.model.noise import Noise
 from hpc_ae.model.objective import FusedObjective, make_objective
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -54,7 +55,7 @@ class Stepper:
         self.optimizer = self._make_optimizer()
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._factor, self._rate = 1.0, 0.0
-        self._take: Callable[[Tensor, Tensor], None] = self._one_step
+        self._take: Callable[[Tensor, Tensor, Any], None] = self._one_step
         if self.device.type == "cuda" and alone:  # DistributedDataParallel's hooks are not captured
             self._take = StepGraph(self._one_step)
 
@@ -84,22 +85,23 @@ class Stepper:
             print(f"train: torch.compile is not used: {reason[:200]}", file=sys.stderr, flush=True)
         self.objective.zero_grad(set_to_none=True)
 
-    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float) -> None:
-        """S updates from rows[index[s]] of magnitudes (N, B), index (S, n); `factor` is world_size / batch_size."""
+    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float, noise: Noise | None = None) -> None:
+        """S updates from rows[index[s]] of magnitudes (N, B), index (S, n); `factor` is world_size / batch_size.
+
+        With `noise` of each star's own errors these follow its magnitudes: rows (N, 2 B).
+        """
         if isinstance(self.wrapped, FusedObjective):  # this rank is alone: no autograd hooks to wait for
-            self._fused_steps(self.wrapped, rows, index, rates, factor)
+            self._fused_steps(self.wrapped, Batches(rows.numpy(), index.numpy(), rates, factor, noise))
             return
         self._factor = factor
-        for one, rate in zip(index, rates, strict=True):
+        noises = [None] * len(index) if noise is None else self.objective.noises(noise, rows, index)
+        for one, rate, its_noise in zip(index, rates, noises, strict=True):
             self._set_rate(rate)
-            self._take(rows, one)
+            self._take(rows, one, its_noise)
 
-    def _fused_steps(
-        self, objective: FusedObjective, rows: Tensor, index: Tensor, rates: list[float], factor: float
-    ) -> None:
-        batches = Batches(rows.numpy(), index.numpy(), rates, factor)
+    def _fused_steps(self, objective: FusedObjective, batches: Batches) -> None:
         self.loss_sum += objective.take_steps(batches, self._fused_optimizer(objective))
-        self.optimizer.state[objective.flat]["step"] += len(rates)
+        self.optimizer.state[objective.flat]["step"] += len(batches.rates)
 
     def _fused_optimizer(self, objective: FusedObjective) -> Optimizer:
         """What the kernel's update needs, its state being the optimizer's own."""
@@ -119,10 +121,11 @@ class Stepper:
             else:
                 group["lr"] = rate
 
-    def _one_step(self, rows: Tensor, index: Tensor) -> None:
+    def _one_step(self, rows: Tensor, index: Tensor, noise: Any = None) -> None:
         """Forward, backward, clip, update, without a synchronisation: it may be captured."""
         self.optimizer.zero_grad(set_to_none=False)
-        loss = self.wrapped(rows, index) * self._factor
+        inputs = (rows, index) if noise is None else (rows, index, noise)
+        loss = self.wrapped(*inputs) * self._factor
         loss.backward()
         self.loss_sum += loss.detach()
         if isinstance(self.objective, FusedObjective):

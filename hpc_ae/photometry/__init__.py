@@ -5,5 +5,6 @@ Pure arithmetic on arrays (numpy only). The model's numbers, with their provenan
 """
 
 from hpc_ae.photometry.mixture import BANDS, BLOCK_ROWS, simulate_stars
+from hpc_ae.photometry.truth import simulate_observed
 
-__all__ = ["BANDS", "BLOCK_ROWS", "simulate_stars"]
+__all__ = ["BANDS", "BLOCK_ROWS", "simulate_observed", "simulate_stars"]

@@ -14,8 +14,9 @@ block are band-major (B, N), results (N, B).
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -60,7 +61,17 @@ def simulate_stars(first_row: int, num_stars: int, seed: int, bad_fraction: floa
     Raises:
         ValueError: a negative row, number or seed, a fraction outside 0 to 1, or rows beyond the int64 ids.
     """
-    _check_request(first_row, num_stars, seed, bad_fraction)
+    if not 0.0 <= bad_fraction <= 1.0:
+        raise ValueError(f"bad_fraction is {bad_fraction}, expected a number from 0 to 1")
+    return simulate_rows(first_row, num_stars, seed, partial(simulate_block, seed, bad_fraction=bad_fraction))
+
+
+def simulate_rows(first_row: int, num_stars: int, seed: int, make_block: Callable[[int], Stars]) -> Stars:
+    """Rows first_row to first_row + num_stars - 1 of the blocks that `make_block` makes, vectors (B, N), as (N, B).
+
+    ValueError: a negative row, number or seed, or rows beyond the int64 ids.
+    """
+    _check_request(first_row, num_stars, seed)
     stars = _empty_stars(num_stars)
     stars["objid"][:] = np.arange(FIRST_OBJID + first_row, FIRST_OBJID + first_row + num_stars, dtype=np.int64)
     end_row = first_row + num_stars
@@ -68,18 +79,18 @@ def simulate_stars(first_row: int, num_stars: int, seed: int, bad_fraction: floa
         start = max(first_row, block * BLOCK_ROWS)
         stop = min(end_row, (block + 1) * BLOCK_ROWS)
         part = slice(start - block * BLOCK_ROWS, stop - block * BLOCK_ROWS)
-        for name, values in _simulate_block(seed, block, bad_fraction).items():
+        for name, values in make_block(block).items():
+            if name not in stars:
+                stars[name] = np.empty_like(stars["magnitude"])
             _copy_rows(values, part, stars[name][start - first_row : stop - first_row])
     return stars
 
 
-def _check_request(first_row: int, num_stars: int, seed: int, bad_fraction: float) -> None:
+def _check_request(first_row: int, num_stars: int, seed: int) -> None:
     """Refuse what cannot be simulated."""
     for name, value in (("first_row", first_row), ("num_stars", num_stars), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{name} is {value}, expected 0 or more")
-    if not 0.0 <= bad_fraction <= 1.0:
-        raise ValueError(f"bad_fraction is {bad_fraction}, expected a number from 0 to 1")
     if FIRST_OBJID + first_row + num_stars > np.iinfo(np.int64).max:
         raise ValueError(f"row {first_row + num_stars} has no int64 id, expected fewer rows")
 
@@ -104,29 +115,29 @@ def _copy_rows(values: NDArray[Any], part: slice, out: NDArray[Any]) -> None:
             out[:, band] = column[part]
 
 
-def _simulate_block(seed: int, block: int, bad_fraction: float) -> Stars:
+def simulate_block(seed: int, block: int, bad_fraction: float, model: "Model | None" = None) -> Stars:
     """Simulate all BLOCK_ROWS stars of one block, without their ids; magnitudes and errors are (B, N)."""
-    model = _load_model()
-    generator = _generator(seed, block, STARS_STREAM)
+    model = load_model() if model is None else model
+    generator = block_generator(seed, block, STARS_STREAM)
     ra = 360.0 * generator.random(BLOCK_ROWS)
     dec = np.degrees(np.arcsin(2.0 * generator.random(BLOCK_ROWS) - 1.0))
     counts, places = _draw_components(generator, model)
-    bands = _magnitudes(_draw_coordinates(generator, counts, model), model)
+    bands = magnitudes_of(_draw_coordinates(generator, counts, model), model)
     magnitude = np.take(bands, places, axis=1, mode="clip")
     magnitude_error = _draw_errors(generator, magnitude, model)
     if bad_fraction > 0.0:
-        missing = _draw_missing(_generator(seed, block, MISSING_STREAM), bad_fraction)
+        missing = _draw_missing(block_generator(seed, block, MISSING_STREAM), bad_fraction)
         magnitude[missing] = MISSING
         magnitude_error[missing] = MISSING
     return {"ra": ra, "dec": dec, "magnitude": magnitude, "magnitude_error": magnitude_error}
 
 
-def _generator(seed: int, block: int, stream: int) -> np.random.Generator:
+def block_generator(seed: int, block: int, stream: int) -> np.random.Generator:
     """Return the random generator of one block and purpose."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(block, stream))))
 
 
-def _draw_normals(generator: np.random.Generator, out: Floats) -> Floats:
+def draw_normals(generator: np.random.Generator, out: Floats) -> Floats:
     """Fill out (B, N), N even, with standard normal numbers by the Box-Muller transform; the largest are +-6.8."""
     half = out.shape[1] // 2
     for normals in out:
@@ -143,7 +154,7 @@ def _draw_normals(generator: np.random.Generator, out: Floats) -> Floats:
     return out
 
 
-def _draw_components(generator: np.random.Generator, model: "_Model") -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _draw_components(generator: np.random.Generator, model: "Model") -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Draw the component of each row; the number of stars of each (K,), and the place of each row (N,) among stars
     that are ordered by component. Sorting 8-bit components takes half the time of a random permutation.
     """
@@ -154,10 +165,10 @@ def _draw_components(generator: np.random.Generator, model: "_Model") -> tuple[N
     return np.bincount(components, minlength=len(model.affine)), places
 
 
-def _draw_coordinates(generator: np.random.Generator, counts: NDArray[np.intp], model: "_Model") -> Floats:
+def _draw_coordinates(generator: np.random.Generator, counts: NDArray[np.intp], model: "Model") -> Floats:
     """Draw mixture coordinates (C, N): so many stars (K,) of each component, component after component."""
     normals = np.ones((1 + len(BANDS), BLOCK_ROWS), np.float32)  # the row of ones is for the means
-    _draw_normals(generator, normals[1:])
+    draw_normals(generator, normals[1:])
     coordinates = np.empty((len(BANDS), BLOCK_ROWS), np.float32)
     start = 0
     for affine, stop in zip(model.affine, np.cumsum(counts).tolist(), strict=True):
@@ -167,7 +178,7 @@ def _draw_coordinates(generator: np.random.Generator, counts: NDArray[np.intp], 
     return coordinates
 
 
-def _magnitudes(coordinates: Floats, model: "_Model") -> Floats:
+def magnitudes_of(coordinates: Floats, model: "Model") -> Floats:
     """Turn mixture coordinates (C, N) into magnitudes (B, N), folded back at the faint limit."""
     score, colour_ug, colour_gr, colour_ri, colour_iz = coordinates
     bands = np.empty_like(coordinates)
@@ -180,9 +191,9 @@ def _magnitudes(coordinates: Floats, model: "_Model") -> Floats:
     return np.maximum(bands, np.float32(BRIGHTEST_MAG), out=bands)
 
 
-def _draw_errors(generator: np.random.Generator, bands: Floats, model: "_Model") -> Floats:
+def _draw_errors(generator: np.random.Generator, bands: Floats, model: "Model") -> Floats:
     """Draw magnitude errors (B, N) for magnitudes (B, N): log-normal, with unequal scatter below and above."""
-    errors = _draw_normals(generator, np.empty_like(bands))
+    errors = draw_normals(generator, np.empty_like(bands))
     for band, error in enumerate(errors):
         cells = (bands[band] * np.float32(ERROR_CELLS_PER_MAG)).astype(np.intp)
         median = np.take(model.log_error[band], cells, mode="clip")
@@ -203,7 +214,7 @@ def _draw_missing(generator: np.random.Generator, bad_fraction: float) -> NDArra
 
 
 @dataclass(frozen=True)
-class _Model:
+class Model:
     """The fitted numbers, ready for arithmetic; tables are on uniform grids."""
 
     component_of_key: NDArray[np.uint8]  # (65536,) each component as often as its weight says, to 1e-5
@@ -227,7 +238,7 @@ class _Model:
 
 
 @cache
-def _load_model() -> _Model:
+def load_model() -> Model:
     """Read `sdss_stars.json`, once per process."""
     fitted = json.loads(resources.files(__package__).joinpath("sdss_stars.json").read_text())
     ends = np.cumsum(fitted["mixture"]["weights"]) / np.sum(fitted["mixture"]["weights"])
@@ -235,7 +246,7 @@ def _load_model() -> _Model:
     means, cholesky = np.array(fitted["mixture"]["means"]), np.array(fitted["mixture"]["cholesky"])
     score_mag = np.array(fitted["score_r"]["magnitude"])
     errors = {name: _error_table(fitted["log10_error"], name) for name in ("median", "below", "above")}
-    return _Model(
+    return Model(
         component_of_key=np.searchsorted(ends[:-1], keys, side="right").astype(np.uint8),
         affine=np.concatenate([means[:, :, None], cholesky], axis=2).astype(np.float32),
         score_first=fitted["score_r"]["first"],

@@ -110,6 +110,15 @@ class Group:
         heartbeat.beat()
         return sums
 
+    def gather_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The rows float32 (n, k) of all ranks, in their order, on each: (N, k). For what is small."""
+        rank, world_size = self.ranks.rank, self.ranks.world_size
+        counts = self.sum(np.bincount([rank], [len(rows)], world_size)).astype(int)
+        gathered = np.zeros((counts.sum(), rows.shape[1]))
+        start = counts[:rank].sum()
+        gathered[start : start + len(rows)] = rows
+        return self.sum(gathered).astype(np.float32)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.sum(np.zeros(1, np.int64))

@@ -44,6 +44,19 @@ class Metrics:
             self._board.close()
 
 
+class NoMetrics:
+    """What the ranks that do not record use in place of Metrics."""
+
+    def __enter__(self) -> NoMetrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Record nothing."""
+
+
 def _lines_until(path: Path, last_step: int) -> bytes:
     if not path.exists():
         return b""

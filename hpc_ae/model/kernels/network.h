@@ -168,10 +168,10 @@ static void fold_layers(const float* parameters, float* folded) {
 }
 
 static inline void load_tile(const float* magnitude, const int64_t* index, int64_t rows, const float* mean,
-                             const float* deviation, Tile& tile) {
+                             const float* deviation, Tile& tile, int stride = BANDS) {
   float* out = reinterpret_cast<float*>(tile.row);
   for (int t = 0; t < TILE; ++t) {
-    const float* star = magnitude + (index ? index[std::min<int64_t>(t, rows - 1)] : std::min<int64_t>(t, rows - 1)) * BANDS;
+    const float* star = magnitude + (index ? index[std::min<int64_t>(t, rows - 1)] : std::min<int64_t>(t, rows - 1)) * stride;
     for (int b = 0; b < BANDS; ++b) out[b * TILE + t] = star[b];
   }
   for (int b = 0; b < BANDS; ++b)

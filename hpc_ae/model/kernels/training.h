@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "network.h"
+#include "noise.h"
 #include "team.h"
 
 template <int L>
@@ -136,13 +137,14 @@ static void unfold_gradient(const float* parameters, const float* folded, float*
 constexpr int PART_TILES = 4, MAX_PARTS = 8;
 
 struct alignas(64) Part { Network gradient; double loss; };
-struct alignas(64) Workspace { Saved saved; Tile delta, other; };
+struct alignas(64) Workspace { Saved saved; Tile delta, other, target; };
 
 struct Batch {
   const float *mean, *deviation, *magnitude;
   const int64_t* index;
   int64_t num_rows;
   float factor;  // of the gradient
+  const Noise* noise;  // of this batch's rows, or null
 
   int64_t num_tiles() const { return (num_rows + TILE - 1) / TILE; }
   int num_parts() const { return std::min<int64_t>(MAX_PARTS, (num_tiles() + PART_TILES - 1) / PART_TILES); }
@@ -151,11 +153,16 @@ struct Batch {
 static void add_tile(const Batch& batch, int64_t start, const float* net, Workspace& space, Part& part) {
   const int64_t rows = std::min<int64_t>(TILE, batch.num_rows - start);
   Saved& saved = space.saved;
-  load_tile(batch.magnitude, batch.index + start, rows, batch.mean, batch.deviation, saved.output[0]);
+  const Noise* noise = batch.noise;
+  const int stride = noise ? noise->stride() : BANDS;
+  load_tile(batch.magnitude, batch.index + start, rows, batch.mean, batch.deviation, saved.output[0], stride);
+  if (noise)  // what the network sees is not what it is to answer
+    add_noise(*noise, batch.magnitude, batch.index, start, rows, batch.deviation, saved.output[0], space.target);
+  const Tile& target = noise ? space.target : saved.output[0];
   forward_saving<0>(net, saved);
   for (int b = 0; b < BANDS; ++b)
     for (int v = 0; v < VECTORS; ++v) {
-      V residual = (saved.output[0].row[b][v] - saved.output[LAYERS].row[b][v]) * batch.deviation[b];
+      V residual = (target.row[b][v] - saved.output[LAYERS].row[b][v]) * batch.deviation[b];
       for (int lane = 0; lane < LANES; ++lane)
         if (v * LANES + lane >= rows) residual[lane] = 0.0f;
       part.loss += lane_sum(residual * residual);
@@ -197,10 +204,10 @@ struct Gradient {
 };
 
 extern "C" double hpc_ae_gradient(const float* parameters, const float* mean, const float* deviation,
-                                  const float* magnitude, const int64_t* index, int64_t num_rows, int num_threads,
-                                  float* gradient) {
+                                  const float* magnitude, const int64_t* index, int64_t num_rows, const Noise* noise,
+                                  int num_threads, float* gradient) {
   Gradient compute(num_threads);
-  return compute(parameters, Batch{mean, deviation, magnitude, index, num_rows, 1.0f}, gradient);
+  return compute(parameters, Batch{mean, deviation, magnitude, index, num_rows, 1.0f, noise}, gradient);
 }
 
 // ---- many steps of AdamW -------------------------------------------------------------------------------------------
@@ -232,16 +239,19 @@ extern "C" void hpc_ae_update(const Optimizer* with, double rate, int64_t steps_
   update(*with, rate, steps_before + 1, parameters, gradient, first, second);
 }
 
-// `num_steps` steps, the rows of step s being index[s * num_rows ...]; returns the sum of their losses times `factor`.
+// `num_steps` steps, the rows of step s being index[s * num_rows ...], those of its noise noise->row[s * num_rows ...]
+// and its step noise->step + s (noise may be null); returns the sum of their losses times `factor`.
 extern "C" double hpc_ae_train(float* parameters, const float* mean, const float* deviation, const float* magnitude,
                                const int64_t* index, int64_t num_steps, int64_t num_rows, float factor,
-                               const double* rates, int64_t steps_before, const Optimizer* with, float* first,
-                               float* second, int num_threads) {
+                               const Noise* noise, const double* rates, int64_t steps_before, const Optimizer* with,
+                               float* first, float* second, int num_threads) {
   Gradient compute(num_threads);
   std::vector<float> gradient(NUM_PARAMETERS);
   double loss = 0;
   for (int64_t s = 0; s < num_steps; ++s) {
-    const Batch batch{mean, deviation, magnitude, index + s * num_rows, num_rows, factor};
+    Noise drawn{};
+    if (noise) drawn = {noise->row + s * num_rows, noise->step + s, noise->seed, noise->sigma, noise->echo};
+    const Batch batch{mean, deviation, magnitude, index + s * num_rows, num_rows, factor, noise ? &drawn : nullptr};
     loss += compute(parameters, batch, gradient.data()) * factor;
     update(*with, rates[s], steps_before + s + 1, parameters, gradient.data(), first, second);
   }
