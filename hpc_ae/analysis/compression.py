@@ -7,6 +7,7 @@ Shape letters: N stars, B bands, L latent dimensions, C cells of the latent spac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ _MOST_COEFFICIENT = 1 << 17
 _MOST_CONSTANT = 1 << 45
 _MOST_INPUT = 1 << 24
 _ROUNDS = 6
+_ORDER_STARS = 16_384
+_TRIED_RINGS = 3
 _LEAST_STARS = 200
 _MOST_PLANES = 8
 
@@ -139,11 +142,20 @@ class BandPredictor:
     spread: np.ndarray
 
     @classmethod
-    def fitted(cls, difference: np.ndarray, cell: np.ndarray, num_cells: int, steps: np.ndarray) -> BandPredictor:
-        """The predictor of differences (N, B) in cells (N,), by least absolute deviations."""
-        num_bands = difference.shape[1]
-        in_mag = difference * np.where(steps > 0, steps, 2.0**-19)
-        order = tuple(_choose_order(in_mag) if len(cell) else range(num_bands))
+    def fitted(cls, difference: np.ndarray, cell: np.ndarray, num_cells: int) -> BandPredictor:
+        """The predictor of differences int64 (N, B) in cells (N,), by least absolute deviations."""
+        head = slice(_ORDER_STARS)
+        trials = [
+            cls._of_order(order, difference[head], cell[head], num_cells) for order in _orders(difference.shape[1])
+        ]
+        best = min(trials, key=lambda trial: trial._cost(difference[head], cell[head]))
+        return cls._of_order(best.order, difference, cell, num_cells)
+
+    @classmethod
+    def _of_order(
+        cls, order: tuple[int, ...], difference: np.ndarray, cell: np.ndarray, num_cells: int
+    ) -> BandPredictor:
+        num_bands = len(order)
         table = np.zeros((num_cells, num_bands, num_bands), np.int64)
         if len(cell):
             inputs = np.clip(difference[:, list(order)], -_MOST_INPUT, _MOST_INPUT).astype(np.float64)
@@ -152,6 +164,18 @@ class BandPredictor:
                 table[index] = _fit(inputs[cell == index])
         predictor = cls(order, table, np.zeros((num_cells, num_bands), np.uint8))
         return replace(predictor, spread=predictor._spreads(difference, cell))
+
+    def _cost(self, difference: np.ndarray, cell: np.ndarray) -> float:
+        """About how many bytes differences (N, B) in cells (N,) take."""
+        left = zigzag(self.encode(difference, cell).T.reshape(-1))
+        return sum(_entropy_bytes(to_planes(left[places])) for places in self.classes(cell).values())
+
+    def classes(self, cell: np.ndarray) -> dict[str, np.ndarray]:
+        """Name and places in the flattened (B, N) of what is left, of each class of size that occurs; cell is (N,)."""
+        spread = self.spread[cell].T.reshape(-1)
+        places = np.argsort(spread, kind="stable")
+        classes, starts = np.unique(spread[places], return_index=True)
+        return {f"residual_{one}": part for one, part in zip(classes, np.split(places, starts[1:]), strict=True)}
 
     def _spreads(self, difference: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Class of the mean size of what is left, half an octave each, uint8 (C, B)."""
@@ -205,19 +229,22 @@ class BandPredictor:
         return cls(order, table, spread.astype(np.uint8))
 
 
-def _choose_order(difference: np.ndarray) -> list[int]:
-    """Bands in the order of prediction, of differences (N, B) in mag: last the one that the others say least of."""
-    left = list(range(difference.shape[1]))
-    order: list[int] = []
-    while len(left) > 1:
-        spreads = []
-        for band in left:
-            others = [other for other in left if other != band]
-            design = np.column_stack([difference[:, others], np.ones(len(difference))])
-            solution = _least_deviations(design, difference[:, band])
-            spreads.append(float(np.abs(difference[:, band] - design @ solution).mean()))
-        order.insert(0, left.pop(int(np.argmax(spreads))))
-    return left + order
+def _orders(num_bands: int) -> list[tuple[int, ...]]:
+    """Orders of prediction worth a trial: from the middle band outwards, of two as far out either first."""
+    middle = num_bands // 2
+    rings = [[band for band in (middle - far, middle + far) if 0 <= band < num_bands] for far in range(1, middle + 1)]
+    choices = [itertools.permutations(ring) if far < _TRIED_RINGS else [ring] for far, ring in enumerate(rings)]
+    return [(middle, *itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+
+
+def _entropy_bytes(planes: np.ndarray) -> float:
+    """Bytes that a perfect code of single bytes would take for planes uint8 (P, n)."""
+    total = 0.0
+    for plane in planes:
+        counts = np.bincount(plane, minlength=256)
+        counts = counts[counts > 0]
+        total -= float((counts * np.log2(counts / len(plane))).sum()) / 8.0
+    return total
 
 
 def _least_deviations(design: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -227,8 +254,10 @@ def _least_deviations(design: np.ndarray, target: np.ndarray) -> np.ndarray:
     weight = np.ones(len(target))
     for _ in range(_ROUNDS):  # weighted by 1 / |deviation|, so that tails mean little
         weighted = scaled * weight[:, None]
-        solution = np.linalg.lstsq(weighted.T @ scaled, weighted.T @ target, rcond=1e-12)[0] / scale
-        deviation = np.abs(target - design @ solution)
+        # einsum, because a product would call BLAS, whose sums depend on its threads
+        gram, moment = np.einsum("ni,nj->ij", weighted, scaled), np.einsum("ni,n->i", weighted, target)
+        solution = np.linalg.lstsq(gram, moment, rcond=1e-12)[0] / scale
+        deviation = np.abs(target - np.einsum("ni,i->n", design, solution))
         weight = 1.0 / (deviation + 0.1 * deviation.mean() + 1e-9)
     return np.asarray(np.nan_to_num(solution))
 
@@ -295,17 +324,9 @@ class MagnitudeCoder:
         left = zigzag(
             self.predictor.encode(self.grid.to_integers(magnitude) - self._guess(predicted), cell).T.reshape(-1)
         )
-        for name, places in self._classes(cell).items():
+        for name, places in self.predictor.classes(cell).items():
             streams[name] = to_planes(left[places])
         return streams
-
-    def _classes(self, cell: np.ndarray) -> dict[str, np.ndarray]:
-        """Name and places in the flattened (B, N) of the residuals of each class that occurs; cell is (N,)."""
-        assert self.predictor is not None
-        spread = self.predictor.spread[cell].T.reshape(-1)
-        places = np.argsort(spread, kind="stable")
-        classes, starts = np.unique(spread[places], return_index=True)
-        return {f"residual_{one}": part for one, part in zip(classes, np.split(places, starts[1:]), strict=True)}
 
     def decode_latents(self, streams: Mapping[str, Sequence[np.ndarray]], num: int) -> np.ndarray:
         """Latent integers int64 (num, L)."""
@@ -328,7 +349,7 @@ class MagnitudeCoder:
             return np.asarray(np.clip(predicted, *MAGNITUDE_LIMITS), np.float32)
         cell = self.latent_grid.cells(latent)
         left = np.empty(predicted.size, np.uint64)
-        for name, places in self._classes(cell).items():
+        for name, places in self.predictor.classes(cell).items():
             left[places] = from_planes(streams[name], len(places))
         left = np.ascontiguousarray(unzigzag(left).reshape(-1, len(latent)).T)
         return self.grid.to_magnitudes(self._guess(predicted) + self.predictor.decode(left, cell))
@@ -361,5 +382,5 @@ def make_coder(
     clipped = np.clip(sample["predicted"], *MAGNITUDE_LIMITS)
     difference = grid.to_integers(sample["magnitude"]) - grid.to_integers(clipped)
     cell = latent_grid.cells(sample["latent"])
-    predictor = BandPredictor.fitted(difference, cell, latent_grid.num_cells, grid.steps())
+    predictor = BandPredictor.fitted(difference, cell, latent_grid.num_cells)
     return MagnitudeCoder(latent_grid, grid, predictor)
