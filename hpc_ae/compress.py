@@ -42,14 +42,14 @@ from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.formats.table import create_file
 from hpc_ae.model.exact import ExactDecoder, load_decoder
-from hpc_ae.model.files import MODEL_NAME, WEIGHTS_NAME, read_model_record
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
+MODEL_NAMES = ("model.json", "model.safetensors")  # not of model.files: workers need no torch
 SAMPLE_STARS = 131_072
 _TRIAL_STARS = 32_768
-_TRIAL_BITS = range(7)
+_TRIAL_BITS = (0, 2, 3, 4, 5)
 _LOSSY_BITS = 12  # with no residuals the latents are all there is
 _COPIED = ("num_stars", "num_good", "objid_digest", "objid_range", "flags", "healpix")
 
@@ -176,9 +176,11 @@ def _choose_columns(stars: Catalog, settings: CompressSettings) -> tuple[str, ..
 
 def _find_model(encoding: Catalog, model: Path | None) -> Path:
     """The directory of the model that encoded; StaleError where another one is there."""
+    from hpc_ae.model.files import read_model_record
+
     recorded = encoding.manifest["inputs"]["model"]
     model_dir = model if model is not None else encoding.directory / str(recorded["path"])
-    if not (model_dir / MODEL_NAME).is_file():
+    if not (model_dir / MODEL_NAMES[0]).is_file():
         what = "the model of the encoding is not there"
         raise InputError(what, where=model_dir, expected=recorded["digest"], fix="say where it is: --model DIR")
     record = read_model_record(model_dir)
@@ -239,7 +241,7 @@ def _write(mapper: Mapper, job: _Job, model_dir: Path) -> dict[str, Any]:
             where = job.folder / record["file"]
             raise WorkError("what was written is not what is read back", where=where, fix="try another file system")
     (job.folder / MODEL_DIR).mkdir(mode=0o700)
-    for name in (WEIGHTS_NAME, MODEL_NAME):
+    for name in MODEL_NAMES:
         publish_bytes(job.folder / MODEL_DIR / name, (model_dir / name).read_bytes())
     manifest = seal(_manifest(job, records))
     publish_json(job.folder / MANIFEST_NAME, manifest)
@@ -254,7 +256,7 @@ def _manifest(job: _Job, records: list[dict[str, Any]]) -> dict[str, Any]:
     most = np.max([zeros, *(record.pop("most") for record in records)], axis=0)
     squares = np.sum([zeros, *(record.pop("squares") for record in records)], axis=0)
     column_bytes = [record.pop("column_bytes") for record in records]
-    model_bytes = sum((job.folder / MODEL_DIR / name).stat().st_size for name in (WEIGHTS_NAME, MODEL_NAME))
+    model_bytes = sum((job.folder / MODEL_DIR / name).stat().st_size for name in MODEL_NAMES)
     return {
         "format": COMPRESSED_FORMAT,
         "version": COMPRESSED_VERSION,

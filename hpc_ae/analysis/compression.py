@@ -346,7 +346,7 @@ class MagnitudeCoder:
     ) -> np.ndarray:
         """Magnitudes float32 (N, B) of planes, latent integers (N, L) and the model's magnitudes of these (N, B)."""
         if self.grid is None or self.predictor is None:
-            return np.asarray(np.clip(predicted, *MAGNITUDE_LIMITS), np.float32)
+            return _inside(predicted).astype(np.float32)
         cell = self.latent_grid.cells(latent)
         left = np.empty(predicted.size, np.uint64)
         for name, places in self.predictor.classes(cell).items():
@@ -366,7 +366,12 @@ class MagnitudeCoder:
 
     def _guess(self, predicted: np.ndarray) -> np.ndarray:
         assert self.grid is not None
-        return self.grid.to_integers(np.clip(predicted, *MAGNITUDE_LIMITS))
+        return self.grid.to_integers(_inside(predicted))
+
+
+def _inside(predicted: np.ndarray) -> np.ndarray:
+    """Predicted magnitudes (N, B) inside MAGNITUDE_LIMITS; 0 for what is no number."""
+    return np.asarray(np.clip(np.where(np.isnan(predicted), 0.0, predicted), *MAGNITUDE_LIMITS))
 
 
 def make_coder(
@@ -379,8 +384,7 @@ def make_coder(
     if max_error is None:
         return MagnitudeCoder(latent_grid, None, None)
     grid = Grid(tuple(max_error))
-    clipped = np.clip(sample["predicted"], *MAGNITUDE_LIMITS)
-    difference = grid.to_integers(sample["magnitude"]) - grid.to_integers(clipped)
+    difference = grid.to_integers(sample["magnitude"]) - grid.to_integers(_inside(sample["predicted"]))
     cell = latent_grid.cells(sample["latent"])
     predictor = BandPredictor.fitted(difference, cell, latent_grid.num_cells)
     return MagnitudeCoder(latent_grid, grid, predictor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ SHARD_FILE = re.compile(r"shard-\d{5,}\.zst")
 MUST_HAVE = ("objid", "ra", "dec", "magnitude", "quality", "caution")
 _BAD = "magnitude_bad"
 _MOST_VECTOR = 64
+_TABLE_BITS = 12
 Decode = Callable[[np.ndarray], np.ndarray]
 
 
@@ -92,7 +94,19 @@ class BlockCodec:
         return magnitude
 
     def _predict(self, integers: np.ndarray) -> np.ndarray:
-        return self.decode(self.coder.latent_grid.to_latents(integers))
+        """The model's magnitudes float64 (N, B) of latent integers (N, L): looked up where there are few of them."""
+        grid = self.coder.latent_grid
+        if grid.bits * len(grid.low) > _TABLE_BITS:
+            return self.decode(grid.to_latents(integers))
+        return np.asarray(self._table[integers @ (1 << grid.bits * np.arange(len(grid.low)))])
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """The model's magnitudes of all latent integers there are, the first dimension running fastest."""
+        grid = self.coder.latent_grid
+        places = np.arange(1 << grid.bits * len(grid.low))
+        integers = [(places >> grid.bits * index) & ((1 << grid.bits) - 1) for index in range(len(grid.low))]
+        return self.decode(grid.to_latents(np.column_stack(integers)))
 
 
 def _smaller(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

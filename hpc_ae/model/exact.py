@@ -48,7 +48,11 @@ class ExactDecoder:
         return np.asarray(magnitude[place.reshape(-1)])
 
     def _decode(self, values: np.ndarray) -> np.ndarray:
-        """(L, N) to (B, N)."""
+        """(L, N) to (B, N); what overflows is no number in the end, here and everywhere."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._forward(values)
+
+    def _forward(self, values: np.ndarray) -> np.ndarray:
         for weight, bias in self._layers:
             if weight.ndim == 2:
                 linear = _linear(weight, bias, values)
