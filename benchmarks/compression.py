@@ -2,14 +2,13 @@
 
 python benchmarks/compression.py [--folder DIR] [--big 10000000]     needs ../shared/data; about 10 minutes
 
-Real stars: the model is trained on 82 % of the sky and judged on the rest. Simulated stars: other stars than trained on.
+Real stars: the model is trained on 82 % of the sky and judged on the rest. Simulated stars: others than trained on.
 The tables are printed as JSON lines (and rows), `docs/results_compression.md` has them as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,10 +21,8 @@ from quality import split_by_sky
 from hpc_ae import open_catalog
 from hpc_ae.analysis.compression_table import TableInput, compression_table
 from hpc_ae.files import read_json
-from hpc_ae.formats.streams import compressed
+from hpc_ae.formats.streams import codec_sizes
 from hpc_ae.model.exact import load_decoder
-
-CODECS = {"zstd": lambda data: len(compressed(data)), "gzip": lambda data: len(gzip.compress(data, 9))}
 
 
 def stage(folder: Path, name: str, verb: str, **sections: object) -> Path:
@@ -50,7 +47,7 @@ def tables(name: str, run_dir: Path, encoding_dir: Path) -> None:
         joined.bands,
         bytes_in(model_dir),
     )
-    for row in compression_table(given, CODECS):
+    for row in compression_table(given, codec_sizes()):
         most, rms = (list(row.pop(key).values()) for key in ("max_mag", "rms_mag"))
         counted = {f"bits_with_model_{num}": bits for num, bits in row.pop("bits_with_model").items()}
         values = {"max_mag": round(max(most), 6), "rms_mag": [round(value, 6) for value in rms]}

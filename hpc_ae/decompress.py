@@ -18,6 +18,8 @@ from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import open_mapper
 from hpc_ae.runtime.progress import Progress
 
+VERB = "decompress"
+
 
 def open_compressed(directory: str | Path) -> CompressedCatalog:
     """A compressed catalog, read like the star catalog that it holds: `["magnitude"][:1000]`, `to_table()`, ...
@@ -39,11 +41,11 @@ def decompress(directory: Path, out: Path, *, overwrite: bool = False, num_worke
     catalog = open_compressed(directory)
     if out.resolve().is_relative_to(directory.resolve()):
         raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
-    check_free(out, overwrite=overwrite, is_ours=_is_star_catalog)
+    check_free(out, overwrite=overwrite, is_ours=_is_restored)
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return None
-        with staged(out, overwrite=overwrite, is_ours=_is_star_catalog) as path:
+        with staged(out, overwrite=overwrite, is_ours=_is_restored) as path:
             restore = partial(_restore_shard, catalog, path.absolute())
             records = []
             with Progress("decompress", catalog.num_stars, "stars") as progress:
@@ -54,10 +56,11 @@ def decompress(directory: Path, out: Path, *, overwrite: bool = False, num_worke
     return catalog.num_stars
 
 
-def _is_star_catalog(path: Path) -> bool:
+def _is_restored(path: Path) -> bool:
+    """Whether a directory is a star catalog that came out of a compressed one: another is never replaced."""
     try:
-        return bool(read_manifest(path)["format"] == STAR_FORMAT)
-    except HpcAeError:
+        return bool(read_manifest(path, STAR_FORMAT)["fingerprint"]["verb"] == VERB)
+    except (HpcAeError, KeyError, TypeError):
         return False
 
 
@@ -83,6 +86,6 @@ def _star_details(catalog: CompressedCatalog) -> dict[str, Any]:
                 "catalog_digest": manifest["inputs"]["catalog"]["digest"],
             }
         },
-        "fingerprint": {"verb": "decompress", "compressed": catalog.digest},
+        "fingerprint": {"verb": VERB, "compressed": catalog.digest},
         "provenance": provenance({}),
     }
