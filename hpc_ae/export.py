@@ -1,4 +1,4 @@
-"""VERB export: a star or encoding catalog, joined or not, as a table for other programs, in bounded memory.
+"""VERB export: a star, encoding or compressed catalog, joined or not, as a table for other programs, in bounded memory.
 
 The output is published complete or not at all, after it was read back: its rows and ids are those of the catalog.
 Shape letters: N rows.
@@ -18,10 +18,12 @@ from hpc_ae.catalog.join import JoinedCatalog
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.errors import DamageError, InputError, WorkError
+from hpc_ae.formats.compressed import CompressedCatalog, is_compressed, open_compressed
 from hpc_ae.formats.conservation import RowSum
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.table import TableInfo, Writer
 from hpc_ae.formats.writers import FORMATS, open_writer, owner_of_dir, read_column
+from hpc_ae.model.exact import load_decoder
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.progress import Progress
 
@@ -83,9 +85,9 @@ def export(
 
 
 def _open(directory: Path, join: bool, stars: Path | None) -> Catalog:
-    catalog = open_catalog(directory)
+    catalog = open_compressed(directory, load_decoder) if is_compressed(directory) else open_catalog(directory)
     if catalog.format != ENCODING_FORMAT and (join or stars):
-        raise InputError("a star catalog has nothing to be joined with", where="--join", got=catalog.format)
+        raise InputError("only an encoding catalog is joined with its stars", where="--join", got=catalog.format)
     if stars is not None and not join:
         raise InputError("--stars says where the stars to join are", where="--stars", got=stars, expected="--join too")
     return catalog.join(stars) if join else catalog
@@ -148,6 +150,8 @@ def _notes(catalog: Catalog, settings: ExportSettings) -> dict[str, str]:
         notes["star_catalog_digest"] = catalog.stars.digest
     if model := catalog.manifest.get("inputs", {}).get("model", {}).get("digest"):
         notes["model_digest"] = str(model)
+    if isinstance(catalog, CompressedCatalog):
+        notes["magnitude_error_max"] = ", ".join(f"{band} {most:.4g}" for band, most in catalog.errors.items()) + " mag"
     made_by = {key: str(made[key]) for key in ("package", "git_commit", "time", "command") if made[key]}
     return {**notes, **made_by}
 

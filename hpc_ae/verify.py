@@ -1,4 +1,4 @@
-"""VERB verify: check a star or encoding catalog, a model or a whole run completely, and name every damaged thing."""
+"""VERB verify: check a catalog of any kind, a model or a whole run completely, and name every damaged thing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from hpc_ae.catalog.view import VIEW_NAME
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
+from hpc_ae.formats.compressed import MODEL_DIR, is_compressed, open_compressed
+from hpc_ae.formats.compressed_check import CompressedCheck, check_compressed_shard, inspect_compressed
 from hpc_ae.model.check import check_checkpoint, check_model
+from hpc_ae.model.exact import load_decoder
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
 STAR_CATALOG, ENCODING_CATALOG, MODEL, RUN = "star catalog", "encoding catalog", "model", "run"
+COMPRESSED_CATALOG = "compressed catalog"
 _SUMMARY_NAME = "summary.json"
 
 
@@ -82,6 +86,8 @@ def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) 
             _verify_run(result, stars, mapper)
         elif result.what == MODEL:
             result.add(check_model(directory))
+        elif result.what == COMPRESSED_CATALOG:
+            _verify_compressed(result, mapper)
         else:
             result.num_stars = _verify_catalog(result, directory, stars, mapper)
     return result
@@ -90,6 +96,8 @@ def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) 
 def _recognise(directory: Path) -> str:
     if (directory / "config.yaml").is_file():
         return RUN
+    if is_compressed(directory):
+        return COMPRESSED_CATALOG
     if (directory / MANIFEST_NAME).is_file():
         return _catalog_kind(directory)
     if (directory / "model.json").is_file():
@@ -137,6 +145,24 @@ def _verify_catalog(result: Verification, directory: Path, stars: Path | None, m
             result.add(errors)
             progress.update(progress.done + check.record["num_stars"])
     return int(manifest["num_stars"])
+
+
+def _verify_compressed(result: Verification, mapper: Mapper) -> None:
+    """Check a compressed catalog: manifest, model, every file, every block decoded to the magnitudes recorded."""
+    directory = result.directory
+    _, errors = inspect_compressed(directory)
+    result.add([*errors, *check_model(directory / MODEL_DIR)])
+    try:
+        catalog = open_compressed(directory, load_decoder)
+    except HpcAeError as error:
+        result.add([error])
+        return
+    result.num_stars, result.num_shards = catalog.num_stars, len(catalog.shards)
+    checks = [CompressedCheck(catalog, index) for index in range(len(catalog.shards))]
+    with Progress(f"verify {directory.name}", catalog.num_stars, "stars") as progress:
+        for check, errors in zip(checks, mapper.map(check_compressed_shard, checks), strict=True):
+            result.add(errors)
+            progress.update(progress.done + catalog.shards[check.index]["num_stars"])
 
 
 def _inspect_inputs(

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-Format = Literal["fits", "parquet", "votable", "hdf5-table", "hats"]
+from jobs.cli_compress import (
+    LatentBits,
+    MaxError,
+    ModelPlace,
+    WriteWorkers,
+    refuse_others,
+    write_catalog,
+    write_compressed,
+)
+
+Format = Literal["fits", "parquet", "votable", "hdf5-table", "hats", "compressed", "catalog"]
 
 
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star or encoding catalog.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; for HATS and --files a directory.")],
-    to: Annotated[Format, typer.Option(help="FITS, Parquet, VOTable, HDF5 for astropy, or HATS for lsdb.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star, encoding or compressed catalog.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="The file to write; a directory for HATS, --files, compressed and catalog."),
+    ],
+    to: Annotated[
+        Format,
+        typer.Option(
+            help="FITS, Parquet, VOTable, HDF5 for astropy, HATS for lsdb; compressed: an encoding with bounded error; "
+            "catalog: a compressed one back to a star catalog."
+        ),
+    ],
     columns: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="These columns only, in this order; magnitude_u works too.")
     ] = None,
@@ -31,9 +50,19 @@ def export(
     drop_unplaced: Annotated[
         bool, typer.Option("--drop-unplaced", help="HATS: leave out stars without a position.")
     ] = False,
+    max_error: MaxError = None,
+    latent_bits: LatentBits = None,
+    model: ModelPlace = None,
+    workers: WriteWorkers = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there.")] = False,
 ) -> None:
-    """Write a catalog for astropy, TOPCAT, pandas or lsdb; every row and id is read back and compared."""
+    """Write a catalog for astropy, TOPCAT, pandas or lsdb, or compressed; it is read back and compared."""
+    given: dict[str, Any] = dict(locals())
+    if to == "compressed":
+        return write_compressed(given)
+    if to == "catalog":
+        return write_catalog(given)
+    refuse_others(given, ("max_error", "latent_bits", "model"))
     from hpc_ae.export import ExportSettings
     from hpc_ae.export import export as write
 

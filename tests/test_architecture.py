@@ -19,7 +19,7 @@ GROUND = {"config", "cluster", "sections", "yaml_loader", "files", "errors", "pr
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()}
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
-ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog")}
+ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog"), ("formats", "analysis")}
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "yaml_loader"),
@@ -30,6 +30,7 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
 # Foreign library: the files that may import it, by the beginning of their paths.
 DOORS = {
     "h5py": ("hpc_ae/catalog/", "hpc_ae/formats/hdf5_table.py"),
+    "zstandard": ("hpc_ae/formats/streams.py",),
     "pyarrow": ("hpc_ae/catalog/readers/", "hpc_ae/catalog/arrow.py", "hpc_ae/formats/"),
     "onnx": ("hpc_ae/model_export",),
     "onnxruntime": ("hpc_ae/model_export",),

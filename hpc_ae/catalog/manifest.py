@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.schema import COLUMNS, FORMAT_VERSION, MAX_SHARD_ROWS, SHARD_NAME, STAR_FORMAT, columns_of
+from hpc_ae.catalog.schema import (
+    COLUMNS,
+    COMPRESSED_FORMAT,
+    FORMAT_VERSION,
+    MAX_SHARD_ROWS,
+    SHARD_NAME,
+    STAR_FORMAT,
+    columns_of,
+)
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import canonical_json, digest_bytes, make_dir, publish_json, read_json, remove_debris, seal
 from hpc_ae.provenance import check_fingerprint
@@ -93,6 +101,9 @@ def read_manifest(directory: Path, catalog_format: str | None = None) -> dict[st
 
 def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Refuse a manifest that lacks a field, names a file outside its directory or contradicts itself."""
+    if manifest.get("format") == COMPRESSED_FORMAT:
+        fix = "hpc-ae export DIR OUT --to catalog; in Python hpc_ae.decompress.open_compressed"
+        raise InputError("a compressed catalog is not read directly here", where=path.parent, fix=fix)
     if str(manifest.get("format")) not in COLUMNS:
         raise DamageError("unknown catalog format", where=path, got=manifest.get("format"), expected=sorted(COLUMNS))
     if manifest.get("version") != FORMAT_VERSION:

@@ -13,6 +13,7 @@ import numpy as np
 
 STAR_FORMAT = "hpc_ae/star-catalog"
 ENCODING_FORMAT = "hpc_ae/encoding-catalog"
+COMPRESSED_FORMAT = "hpc_ae/compressed-catalog"  # read in the room formats
 FORMAT_VERSION = 1
 DEFAULT_SHARD_ROWS = 500_000
 MAX_SHARD_ROWS = 4_000_000

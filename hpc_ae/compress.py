@@ -1,0 +1,361 @@
+"""VERB compress: an encoding catalog and its stars to a compressed catalog of bounded error.
+
+Every block is decoded again and compared with the catalog before anything is published: ids, positions, flags and
+everything else bit for bit, magnitudes within the error asked for, star by star.
+Shape letters: N stars, B bands, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_ae.analysis.compression import LatentGrid, MagnitudeCoder, make_coder
+from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.join import open_stars
+from hpc_ae.catalog.manifest import MANIFEST_NAME, catalog_digest
+from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
+from hpc_ae.catalog.shard import Arrays
+from hpc_ae.errors import InputError, StaleError, WorkError
+from hpc_ae.files import digest_file, publish_bytes, publish_json, seal
+from hpc_ae.formats.compressed import (
+    BLOCK_ROWS,
+    COMPRESSED_VERSION,
+    MAGIC,
+    MODEL_DIR,
+    MUST_HAVE,
+    BlockCodec,
+    check_max_error,
+    coder_record,
+    is_compressed,
+    magnitude_digest,
+    open_compressed,
+    shard_file,
+)
+from hpc_ae.formats.publish import check_free, staged
+from hpc_ae.formats.streams import packed_size
+from hpc_ae.formats.table import create_file
+from hpc_ae.model.exact import ExactDecoder, load_decoder
+from hpc_ae.provenance import provenance
+from hpc_ae.runtime.executor import Mapper, open_mapper
+from hpc_ae.runtime.progress import Progress
+
+MODEL_NAMES = ("model.json", "model.safetensors")  # not of model.files: workers need no torch
+SAMPLE_STARS = 131_072
+_TRIAL_STARS = 32_768
+_TRIAL_BITS = (0, 2, 3, 4, 5)
+_LOSSY_BITS = 12  # with no residuals the latents are all there is
+_COPIED = ("num_stars", "num_good", "objid_digest", "objid_range", "flags", "healpix")
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """What decides a compressed catalog: maximum error per band in mag (0: without loss; None: the model alone, no
+    bound), bits of a latent (None: as few as give the smallest file), columns (None: all).
+    """
+
+    max_error: tuple[float, ...] | None
+    latent_bits: int | None = None
+    columns: tuple[str, ...] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What was made: bits of a latent, bytes of everything, of each column and of the model, and what was measured on
+    decoding every good star: largest and root mean square error per band in mag.
+    """
+
+    num_stars: int
+    latent_bits: int
+    num_bytes: int
+    column_bytes: dict[str, int]
+    model_bytes: int
+    most: dict[str, float]
+    rms: dict[str, float]
+
+    def bits_per_star(self, column: str) -> float:
+        """Bits per star of a column."""
+        return 8.0 * self.column_bytes[column] / max(1, self.num_stars)
+
+
+def parse_max_error(text: str, bands: Sequence[str]) -> tuple[float, ...] | None:
+    """`0.01` for all bands, `u=0.05,g=0.01,...` for each, `none` for no residuals; InputError otherwise."""
+    if text.strip().lower() == "none":
+        return None
+    try:
+        if "=" not in text:
+            found = dict.fromkeys(bands, float(text))
+        else:
+            pairs = [part.split("=") for part in text.split(",")]
+            found = {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        found = {}
+    if set(found) != set(bands) or not all(np.isfinite(list(found.values()))):
+        expected = f"a number of mag, {','.join(f'{band}=0.01' for band in bands)}, or none"
+        raise InputError("not a maximum error", where="--max-error", got=text, expected=expected)
+    max_error = tuple(found[band] for band in bands)
+    check_max_error(max_error, len(bands))
+    return max_error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every shard task knows."""
+
+    encoding: Catalog
+    stars: Catalog
+    codec: BlockCodec
+    folder: Path
+
+    def read(self, index: int, rows: slice) -> tuple[Arrays, np.ndarray]:
+        """The columns of some stars of a shard, and their latents (n, L)."""
+        joined = self.encoding.join(self.stars.directory)
+        arrays = joined.read_shard(index, [*self.codec.columns, "latent"], rows)
+        latent = arrays.pop("latent")
+        return arrays, latent
+
+
+def compress(
+    directory: Path,
+    out: Path,
+    settings: CompressSettings,
+    *,
+    stars: Path | None = None,
+    model: Path | None = None,
+    num_workers: int = 1,
+) -> Compressed | None:
+    """Write the stars of the encoding catalog in `directory` to the compressed catalog `out`, complete or not at all.
+
+    InputError where an input is not there or wrong, StaleError where model or stars are others than those of the
+    encoding, WorkError where a star does not come back within its error. None in MPI ranks that serve.
+    """
+    encoding = open_catalog(directory)
+    if encoding.format != ENCODING_FORMAT:
+        what = "only an encoding catalog can be compressed"
+        raise InputError(what, where=directory, got=encoding.format, fix="hpc-ae encode makes one of a star catalog")
+    star_catalog = open_stars(encoding, stars)
+    columns = _choose_columns(star_catalog, settings)
+    if settings.max_error is not None:
+        check_max_error(settings.max_error, len(star_catalog.bands))
+    for place in (directory, star_catalog.directory):
+        if out.resolve().is_relative_to(place.resolve()):
+            raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
+    check_free(out, overwrite=settings.overwrite, is_ours=is_compressed)
+    model_dir = _find_model(encoding, model)
+    decode = load_decoder(model_dir, encoding.manifest["inputs"]["model"]["digest"])
+    with open_mapper(num_workers) as mapper:
+        if mapper is None:
+            return None
+        coder = _fit_coder(encoding, star_catalog, decode, settings)
+        codec = BlockCodec(coder, decode, len(star_catalog.bands), columns)
+        with staged(out, overwrite=settings.overwrite, is_ours=is_compressed) as path:
+            manifest = _write(mapper, _Job(encoding, star_catalog, codec, path.absolute()), model_dir)
+            num_bytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return _account(manifest, num_bytes)
+
+
+def _choose_columns(stars: Catalog, settings: CompressSettings) -> tuple[str, ...]:
+    """The columns to keep; InputError where one is unknown or one that a star catalog needs is left out."""
+    if settings.columns is None:
+        return tuple(stars.columns)
+    chosen = [name for name in stars.columns if name in settings.columns]
+    if set(settings.columns) - set(chosen) or not set(MUST_HAVE) <= set(chosen):
+        expected = f"{', '.join(MUST_HAVE)}, and as many as you like of {', '.join(stars.columns)}"
+        raise InputError(
+            "not the columns of a star catalog", where="--columns", got=settings.columns, expected=expected
+        )
+    return tuple(chosen)
+
+
+def _find_model(encoding: Catalog, model: Path | None) -> Path:
+    """The directory of the model that encoded; StaleError where another one is there."""
+    from hpc_ae.model.files import read_model_record
+
+    recorded = encoding.manifest["inputs"]["model"]
+    model_dir = model if model is not None else encoding.directory / str(recorded["path"])
+    if not (model_dir / MODEL_NAMES[0]).is_file():
+        what = "the model of the encoding is not there"
+        raise InputError(what, where=model_dir, expected=recorded["digest"], fix="say where it is: --model DIR")
+    record = read_model_record(model_dir)
+    if record["digest"] != recorded["digest"]:
+        what = "this is not the model that encoded"
+        raise StaleError(what, where=model_dir, got=record["digest"], expected=recorded["digest"])
+    return model_dir
+
+
+def _fit_coder(encoding: Catalog, stars: Catalog, decode: ExactDecoder, settings: CompressSettings) -> MagnitudeCoder:
+    """The coder of a catalog, from a sample of its good stars, which are taken from all its shards."""
+    magnitude, latent = _sample(encoding, stars)
+
+    def coder(bits: int, num: int) -> tuple[MagnitudeCoder, Arrays]:
+        grid = LatentGrid.of(latent, bits)
+        integers = grid.to_integers(latent[:num])
+        predicted = decode(grid.to_latents(integers)) if settings.max_error is not None else magnitude[:num]
+        sample = {"magnitude": magnitude[:num], "latent": integers, "predicted": predicted}
+        return make_coder(settings.max_error, grid, sample), sample
+
+    def cost(bits: int) -> int:
+        made, sample = coder(bits, _TRIAL_STARS)
+        return packed_size(made.encode(sample["magnitude"], sample["latent"], sample["predicted"]), 1)
+
+    bits = settings.latent_bits
+    if bits is None:
+        bits = _LOSSY_BITS if settings.max_error is None else min(_TRIAL_BITS, key=cost)
+    return coder(bits, SAMPLE_STARS)[0]
+
+
+def _sample(encoding: Catalog, stars: Catalog) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitudes (n, B) and finite latents (n, L) of about SAMPLE_STARS good stars, in an order of no meaning."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    num = -(-SAMPLE_STARS // max(1, len(stars.shards)))
+    for index, shard in enumerate(stars.shards):
+        start = max(0, (shard["num_stars"] - num) // 2)
+        rows = slice(start, start + num)
+        arrays = stars.read_shard(index, ["magnitude", "quality"], rows)
+        latent = encoding.read_shard(index, ["latent"], rows)["latent"]
+        good = (arrays["quality"] == 0) & np.isfinite(latent).all(axis=1)
+        parts.append((arrays["magnitude"][good], latent[good]))
+    if not parts:
+        return np.empty((0, len(stars.bands)), np.float32), np.empty((0, int(encoding.manifest["latent"])), np.float32)
+    magnitude, latent = (np.concatenate(column) for column in zip(*parts, strict=True))
+    shuffled = np.random.default_rng(0).permutation(len(latent))
+    return magnitude[shuffled], latent[shuffled]
+
+
+def _write(mapper: Mapper, job: _Job, model_dir: Path) -> dict[str, Any]:
+    """Write shards, model and manifest into the job's folder; returns the manifest."""
+    records = []
+    with Progress("compress", job.stars.num_stars, "stars") as progress:
+        for record in mapper.map(partial(_write_shard, job), range(len(job.stars.shards))):
+            records.append(record)
+            progress.update(progress.done + record["num_stars"])
+    for record in records:
+        if digest_file(job.folder / record["file"]) != record["digest"]:
+            where = job.folder / record["file"]
+            raise WorkError("what was written is not what is read back", where=where, fix="try another file system")
+    (job.folder / MODEL_DIR).mkdir(mode=0o700)
+    for name in MODEL_NAMES:
+        publish_bytes(job.folder / MODEL_DIR / name, (model_dir / name).read_bytes())
+    manifest = seal(_manifest(job, records))
+    publish_json(job.folder / MANIFEST_NAME, manifest)
+    open_compressed(job.folder, load_decoder)
+    return manifest
+
+
+def _manifest(job: _Job, records: list[dict[str, Any]]) -> dict[str, Any]:
+    stars, inputs = job.stars, job.encoding.manifest["inputs"]
+    num_good = max(1, stars.num_good)
+    zeros = np.zeros(len(stars.bands))
+    most = np.max([zeros, *(record.pop("most") for record in records)], axis=0)
+    squares = np.sum([zeros, *(record.pop("squares") for record in records)], axis=0)
+    column_bytes = [record.pop("column_bytes") for record in records]
+    model_bytes = sum((job.folder / MODEL_DIR / name).stat().st_size for name in MODEL_NAMES)
+    return {
+        "format": COMPRESSED_FORMAT,
+        "version": COMPRESSED_VERSION,
+        "num_stars": stars.num_stars,
+        "num_good": stars.num_good,
+        "bands": stars.bands,
+        "columns": list(job.codec.columns),
+        **{key: stars.manifest[key] for key in ("objid", "order") if key in stars.manifest},
+        "catalog_digest": catalog_digest(records),
+        **coder_record(job.codec.coder),
+        "error": {
+            "max": dict(zip(stars.bands, most.tolist(), strict=True)),
+            "rms": dict(zip(stars.bands, np.sqrt(squares / num_good).tolist(), strict=True)),
+        },
+        "column_bytes": {name: sum(one[name] for one in column_bytes) for name in job.codec.columns},
+        "model_bytes": model_bytes,
+        "inputs": {
+            "catalog": {"digest": stars.digest},
+            "encoding": {"digest": job.encoding.digest},
+            "model": {"path": MODEL_DIR, "digest": inputs["model"]["digest"]},
+        },
+        "provenance": provenance({}),
+        "shards": records,
+    }
+
+
+def _write_shard(job: _Job, index: int) -> dict[str, Any]:
+    """Write the blocks of one shard, each decoded and compared before; returns its record for the manifest."""
+    star_shard = job.stars.shards[index]
+    path = job.folder / shard_file(index)
+    digest = hashlib.sha256(MAGIC)
+    blocks = []
+    column_bytes = dict.fromkeys(job.codec.columns, 0)
+    most, squares = np.zeros(len(job.stars.bands)), np.zeros(len(job.stars.bands))
+    with create_file(path) as file:
+        file.write(MAGIC)
+        for start in range(0, star_shard["num_stars"], BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, star_shard["num_stars"]))
+            arrays, latent = job.read(index, rows)
+            data, sizes = job.codec.pack(arrays, latent)
+            decoded = job.codec.unpack(data, rows.stop - rows.start, job.codec.columns)
+            error = _compare(arrays, decoded, job.codec.coder, f"{job.stars.shard_path(index)}, from row {start}")
+            most, squares = np.maximum(most, error.max(axis=0, initial=0.0)), squares + np.square(error).sum(axis=0)
+            column_bytes = {name: column_bytes[name] + sizes[name] for name in column_bytes}
+            file.write(data)
+            digest.update(data)
+            blocks.append(_block_record(data, decoded))
+    return {
+        "file": path.name,
+        **{key: star_shard[key] for key in _COPIED if key in star_shard},
+        "num_bytes": path.stat().st_size,
+        "digest": f"sha256:{digest.hexdigest()}",
+        "blocks": blocks,
+        "most": most,
+        "squares": squares,
+        "column_bytes": column_bytes,
+    }
+
+
+def _block_record(data: bytes, decoded: Arrays) -> dict[str, Any]:
+    return {
+        "num_stars": len(decoded["magnitude"]),
+        "num_bytes": len(data),
+        "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "magnitude_digest": magnitude_digest(decoded["magnitude"]),
+    }
+
+
+def _compare(arrays: Arrays, decoded: Arrays, coder: MagnitudeCoder, where: str) -> np.ndarray:
+    """|decoded - magnitude| of good stars, float64 (n, B); WorkError where a column or an error is not as promised."""
+    good = arrays["quality"] == 0
+    exact = {name: (values, decoded[name]) for name, values in arrays.items() if name != "magnitude"}
+    exact["magnitude of stars that are not good"] = (arrays["magnitude"][~good], decoded["magnitude"][~good])
+    for name, (values, found) in exact.items():
+        if values.shape != found.shape or values.tobytes() != found.tobytes():
+            raise WorkError(f"{name} does not come back bit for bit", where=where, fix="please report this")
+    error = np.abs(arrays["magnitude"][good].astype(np.float64) - decoded["magnitude"][good].astype(np.float64))
+    if coder.grid is not None:
+        excess = error > np.array(coder.grid.max_error)
+        if excess.any():
+            row, band = np.argwhere(excess)[0]
+            got, expected = error[row, band], coder.grid.max_error[band]
+            raise WorkError(
+                "a magnitude does not come back within its error",
+                where=f"{where}, good star {row}, band {band}",
+                got=got,
+                expected=expected,
+                fix="please report this",
+            )
+    return np.asarray(error)
+
+
+def _account(manifest: dict[str, Any], num_bytes: int) -> Compressed:
+    return Compressed(
+        manifest["num_stars"],
+        manifest["latent_bits"],
+        num_bytes,
+        manifest["column_bytes"],
+        manifest["model_bytes"],
+        manifest["error"]["max"],
+        manifest["error"]["rms"],
+    )

@@ -1,0 +1,333 @@
+"""A compressed catalog: a directory of a manifest, the model, and files of blocks, read as a star catalog.
+
+A block of stars is read, checked and decoded on its own, so memory does not grow with the catalog.
+Shape letters: N stars, B bands, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_ae.analysis.compression import (
+    LEAST_ERROR,
+    MOST_ERROR,
+    MOST_LATENT_BITS,
+    BandPredictor,
+    Grid,
+    LatentGrid,
+    MagnitudeCoder,
+)
+from hpc_ae.analysis.planes import column_of_streams, column_streams
+from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.catalog.manifest import MANIFEST_NAME, catalog_digest
+from hpc_ae.catalog.schema import COMPRESSED_FORMAT, MAX_SHARD_ROWS, STAR_FORMAT, Column, columns_of
+from hpc_ae.catalog.shard import Arrays
+from hpc_ae.errors import DamageError, HpcAeError, InputError
+from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.formats.streams import FAST_LEVEL, PackedBlock, pack_block, packed_size
+
+COMPRESSED_VERSION = 1
+MODEL_DIR = "model"
+MAGIC = b"HPCAEZ\x01\n"
+BLOCK_ROWS = 131_072
+SHARD_FILE = re.compile(r"shard-\d{5,}\.zst")
+MUST_HAVE = ("objid", "ra", "dec", "magnitude", "quality", "caution")
+_BAD = "magnitude_bad"
+_MOST_VECTOR = 64
+_TABLE_BITS = 12
+Decode = Callable[[np.ndarray], np.ndarray]
+
+
+def shard_file(index: int) -> str:
+    """Name of file `index`, counted from 0."""
+    return f"shard-{index:05d}.zst"
+
+
+@dataclass(frozen=True)
+class BlockCodec:
+    """Blocks of stars to bytes and back. `decode` is the model's exact decoder: latents (N, L) to magnitudes (N, B)."""
+
+    coder: MagnitudeCoder
+    decode: Decode
+    num_bands: int
+    columns: tuple[str, ...]
+
+    def pack(self, arrays: Arrays, latent: np.ndarray) -> tuple[bytes, dict[str, int]]:
+        """A block of the columns of some stars and their latents (N, L), and how many bytes each column takes."""
+        good = arrays["quality"] == 0
+        integers = self.coder.latent_grid.to_integers(latent[good])
+        own = self.coder.encode(arrays["magnitude"][good], integers, self._predict(integers))
+        own |= column_streams(_BAD, arrays["magnitude"][~good], delta=False)
+        streams, column_of = dict(own), dict.fromkeys(own, "magnitude")
+        levels: dict[str, int] = {}
+        for name in (name for name in self.columns if name != "magnitude"):
+            found = _smaller(name, arrays[name])
+            streams |= found
+            column_of |= dict.fromkeys(found, name)
+            levels |= dict.fromkeys(found, FAST_LEVEL)
+        data, sizes = pack_block(streams, levels)
+        return data, {name: sum(sizes[one] for one in sizes if column_of[one] == name) for name in self.columns}
+
+    def unpack(self, data: bytes | memoryview, num_stars: int, names: Sequence[str]) -> Arrays:
+        """Columns of a block of `num_stars`; DamageError where it is not one."""
+        block = PackedBlock(data, num_stars * 8 * (len(self.columns) + 2 * self.num_bands + _MOST_VECTOR))
+        return {name: self._column(block, name, num_stars) for name in names}
+
+    def _column(self, block: PackedBlock, name: str, num_stars: int) -> np.ndarray:
+        if name != "magnitude":
+            column = columns_of(STAR_FORMAT)[name]
+            shape = (num_stars, self.num_bands) if column.width else (num_stars,)
+            return column_of_streams(block, name, column.dtype, shape)
+        good = column_of_streams(block, "quality", "<u2", (num_stars,)) == 0
+        num_good = int(good.sum())
+        magnitude = np.empty((num_stars, self.num_bands), np.float32)
+        magnitude[~good] = column_of_streams(block, _BAD, "<f4", (num_stars - num_good, self.num_bands))
+        integers = self.coder.decode_latents(block, num_good)
+        magnitude[good] = self.coder.decode(block, integers, self._predict(integers))
+        return magnitude
+
+    def _predict(self, integers: np.ndarray) -> np.ndarray:
+        """The model's magnitudes float64 (N, B) of latent integers (N, L): looked up where there are few of them."""
+        grid = self.coder.latent_grid
+        if grid.bits * len(grid.low) > _TABLE_BITS:
+            return self.decode(grid.to_latents(integers))
+        return np.asarray(self._table[integers @ (1 << grid.bits * np.arange(len(grid.low)))])
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """The model's magnitudes of all latent integers there are, the first dimension running fastest."""
+        grid = self.coder.latent_grid
+        places = np.arange(1 << grid.bits * len(grid.low))
+        integers = [(places >> grid.bits * index) & ((1 << grid.bits) - 1) for index in range(len(grid.low))]
+        return self.decode(grid.to_latents(np.column_stack(integers)))
+
+
+def _smaller(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """The streams of a column as numbers or as differences, whichever take less room."""
+    plain, delta = (column_streams(name, values, delta=one) for one in (False, True))
+    return delta if packed_size(delta, 1) < packed_size(plain, 1) else plain
+
+
+def coder_record(coder: MagnitudeCoder) -> dict[str, Any]:
+    """What the manifest says of the coding of magnitudes."""
+    return {
+        "max_error": None if coder.grid is None else list(coder.grid.max_error),
+        "latent_bits": coder.latent_grid.bits,
+        "latent_low": list(coder.latent_grid.low),
+        "latent_high": list(coder.latent_grid.high),
+        "predictor": None if coder.predictor is None else coder.predictor.to_json(),
+    }
+
+
+def read_coder(record: dict[str, Any], where: object) -> MagnitudeCoder:
+    """The coder that `coder_record` describes; DamageError where it cannot be."""
+    try:
+        low, high = (tuple(float(value) for value in record[key]) for key in ("latent_low", "latent_high"))
+        bits, max_error, num_bands = record["latent_bits"], record["max_error"], len(record["bands"])
+        if type(bits) is not int or not 0 <= bits <= MOST_LATENT_BITS or not 1 <= len(low) == len(high) <= _MOST_VECTOR:
+            raise ValueError(f"latents of {bits} bits between {low[:3]} and {high[:3]}")
+        if not np.isfinite([*low, *high]).all() or not 1 <= num_bands <= _MOST_VECTOR:
+            raise ValueError("limits of latents that are not finite, or too many bands")
+        latent_grid = LatentGrid(bits, low, high)
+        if max_error is None:
+            return MagnitudeCoder(latent_grid, None, None)
+        check_max_error(max_error, num_bands)
+        predictor = BandPredictor.from_json(record["predictor"], latent_grid.num_cells, num_bands)
+        return MagnitudeCoder(latent_grid, Grid(tuple(max_error)), predictor)
+    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
+        raise DamageError("the manifest does not say how it is coded", where=where, got=repr(error)[:300]) from error
+
+
+def check_max_error(max_error: Sequence[float], num_bands: int) -> None:
+    """InputError where maximum errors per band in mag are not 0 (nothing is lost) or within the limits."""
+    wrong = [value for value in max_error if value != 0 and not LEAST_ERROR <= value <= MOST_ERROR]
+    if len(max_error) != num_bands or wrong:
+        raise InputError(
+            "a maximum error that cannot be kept",
+            where="--max-error",
+            got=list(max_error)[:9],
+            expected=f"for each of {num_bands} bands 0 (without loss) or {LEAST_ERROR} to {MOST_ERROR} mag",
+        )
+
+
+def is_compressed(directory: Path) -> bool:
+    """Whether a directory's manifest says that it is a compressed catalog, be it damaged or not."""
+    path = directory / MANIFEST_NAME
+    return path.is_file() and COMPRESSED_FORMAT.encode() in path.read_bytes()
+
+
+def read_compressed_manifest(directory: Path) -> dict[str, Any]:
+    """The checked manifest of a compressed catalog; DamageError where it does not hold."""
+    path = directory / MANIFEST_NAME
+    manifest = read_json(path, sealed=True)
+    check_compressed_manifest(path, manifest)
+    return manifest
+
+
+def check_compressed_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest that lacks a field, names a file outside its directory or contradicts itself."""
+    if manifest.get("format") != COMPRESSED_FORMAT:
+        raise DamageError("no compressed catalog", where=path, got=manifest.get("format"), expected=COMPRESSED_FORMAT)
+    if manifest.get("version") != COMPRESSED_VERSION:
+        what, got = "the compressed catalog has another version", manifest.get("version")
+        raise InputError(what, where=path, got=got, expected=COMPRESSED_VERSION)
+    try:
+        _check_fields(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamageError("the manifest of a compressed catalog is wrong", where=path, got=repr(error)[:300]) from error
+    read_coder(manifest, path)
+
+
+def _check_fields(manifest: dict[str, Any]) -> None:
+    """ValueError, KeyError or TypeError where something cannot be."""
+    shards, columns = manifest["shards"], manifest["columns"]
+    if not set(MUST_HAVE) <= set(columns) <= columns_of(STAR_FORMAT).keys() or len(set(columns)) < len(columns):
+        raise ValueError(f"columns {columns}")
+    if not all(isinstance(band, str) for band in manifest["bands"]):
+        raise ValueError(f"bands {manifest['bands']}")
+    for index, shard in enumerate(shards):
+        if shard["file"] != shard_file(index):
+            raise ValueError(f"a shard of name {shard['file']!r}")
+        for key, most in (("num_stars", MAX_SHARD_ROWS), ("num_good", MAX_SHARD_ROWS), ("num_bytes", 1 << 40)):
+            own = shard["blocks"] if key != "num_good" else []
+            if any(type(one[key]) is not int or not 0 <= one[key] <= most for one in [shard, *own]):
+                raise ValueError(f"{shard['file']}: {key}")
+        if any(block["num_stars"] > BLOCK_ROWS for block in shard["blocks"]):
+            raise ValueError(f"{shard['file']}: a block of more than {BLOCK_ROWS} stars")
+        if sum(block["num_stars"] for block in shard["blocks"]) != shard["num_stars"]:
+            raise ValueError(f"{shard['file']}: blocks of another number of stars")
+        if len(MAGIC) + sum(block["num_bytes"] for block in shard["blocks"]) != shard["num_bytes"]:
+            raise ValueError(f"{shard['file']}: blocks of another number of bytes")
+    errors = [manifest["error"][key][band] for key in ("max", "rms") for band in manifest["bands"]]
+    if not all(isinstance(error, int | float) and error >= 0 for error in errors):
+        raise ValueError(f"errors {errors}")
+    for key in ("num_stars", "num_good"):
+        if manifest[key] != sum(shard[key] for shard in shards):
+            raise ValueError(f"{key} {manifest[key]}")
+    if manifest["catalog_digest"] != catalog_digest(shards):
+        raise ValueError("catalog_digest")
+
+
+class CompressedCatalog(Catalog):
+    """A compressed catalog as the star catalog that it holds; every block is checked against its digests."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], decode: Decode) -> None:
+        super().__init__(directory, manifest)
+        coder = read_coder(manifest, directory / MANIFEST_NAME)
+        self.codec = BlockCodec(coder, decode, len(self.bands), tuple(manifest["columns"]))
+
+    @property
+    def schema(self) -> dict[str, Column]:
+        """Those of a star catalog."""
+        return columns_of(STAR_FORMAT)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Largest difference of a good star's magnitude to that of the catalog that was compressed, mag, per band."""
+        return {band: float(self.manifest["error"]["max"][band]) for band in self.bands}
+
+    def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
+        """Columns of one shard: {name: (n,) or (n, width)}; DamageError where a block is not what was written."""
+        start, stop, step = rows.indices(self.shards[index]["num_stars"])
+        parts = []
+        first = 0
+        for number, block in enumerate(self.shards[index]["blocks"]):
+            low, high = max(start, first), min(stop, first + block["num_stars"])
+            if low < high:
+                arrays = self.read_block(index, number, names)
+                parts.append({name: values[low - first : high - first] for name, values in arrays.items()})
+            first += block["num_stars"]
+        if not parts:
+            return self._empty(names)
+        return {name: np.concatenate([part[name] for part in parts])[::step] for name in names}
+
+    def read_block(self, index: int, number: int, names: Sequence[str]) -> Arrays:
+        """Columns of block `number` of shard `index`."""
+        record, path = self.shards[index]["blocks"][number], self.shard_path(index)
+        where = f"{path}, block {number}"
+        try:
+            data = self._read_bytes(index, number)
+            if digest_bytes(data) != record["digest"]:
+                raise DamageError("a block's bytes are not those that were written", expected=record["digest"])
+            arrays = self.codec.unpack(data, record["num_stars"], names)
+            if "magnitude" in arrays:
+                _check_magnitudes(arrays["magnitude"], record)
+        except DamageError as error:
+            raise DamageError(
+                error.what,
+                where=where,
+                got=error.got,
+                expected=error.expected,
+                fix="restore the file from a copy or compress again",
+            ) from error
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise DamageError("a block cannot be decoded", where=where, got=repr(error)[:200]) from error
+        return arrays
+
+    def _read_bytes(self, index: int, number: int) -> bytes:
+        path = self.shard_path(index)
+        if path.is_symlink() or not path.is_file():
+            raise DamageError("a file of a compressed catalog is missing", got="no regular file")
+        sizes = [block["num_bytes"] for block in self.shards[index]["blocks"]]
+        if path.stat().st_size != self.shards[index]["num_bytes"]:
+            what = "a file of a compressed catalog has the wrong size"
+            raise DamageError(what, got=path.stat().st_size, expected=self.shards[index]["num_bytes"])
+        with path.open("rb", buffering=0) as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise DamageError("no file of a compressed catalog", expected=MAGIC)
+            file.seek(len(MAGIC) + sum(sizes[:number]))
+            return file.read(sizes[number])
+
+    def check_blocks(self, index: int) -> Iterator[HpcAeError]:
+        """Decode every column of every block of a shard: what is wrong with them."""
+        for number in range(len(self.shards[index]["blocks"])):
+            try:
+                self.read_block(index, number, self.columns)
+            except HpcAeError as error:
+                yield error
+
+
+def open_compressed(directory: Path, load_decoder: Callable[[Path, str], Decode]) -> CompressedCatalog:
+    """A compressed catalog, decoded by the model in its own directory: `load_decoder(model_dir, digest)` reads it.
+
+    InputError where there is none, DamageError where its manifest or model does not hold.
+    """
+    manifest = read_compressed_manifest(directory)
+    try:
+        digest = str(manifest["inputs"]["model"]["digest"])
+    except (KeyError, TypeError) as error:
+        what = "the manifest of a compressed catalog does not name its model"
+        raise DamageError(what, where=directory / MANIFEST_NAME) from error
+    decode = load_decoder(directory / MODEL_DIR, digest)
+    low = np.array([manifest["latent_low"]], np.float64)
+    try:
+        fits = decode(low).shape == (1, len(manifest["bands"]))
+    except (ValueError, IndexError):
+        fits = False
+    if not fits:
+        what = "the model in a compressed catalog is not of its bands and latents"
+        raise DamageError(what, where=directory / MODEL_DIR, expected=f"{low.shape[1]} to {len(manifest['bands'])}")
+    return CompressedCatalog(directory, manifest, decode)
+
+
+def _check_magnitudes(magnitude: np.ndarray, record: dict[str, Any]) -> None:
+    """DamageError where decoded magnitudes are not, bit for bit, those whose error was checked when they were coded."""
+    found = magnitude_digest(magnitude)
+    if found != record["magnitude_digest"]:
+        raise DamageError(
+            "the magnitudes are not those that were checked when the catalog was compressed",
+            got=found,
+            expected=record["magnitude_digest"],
+        )
+
+
+def magnitude_digest(magnitude: np.ndarray) -> str:
+    """Digest of magnitudes float32 (N, B), bit for bit."""
+    return digest_bytes(np.ascontiguousarray(magnitude, "<f4").data)
