@@ -1,4 +1,4 @@
-"""VERB verify: check a star, encoding or score catalog, a model or a whole run completely, and name every damaged thing."""
+"""VERB verify: check a catalog of stars, encoding or scores, a model or a run completely; name every damaged thing."""
 
 from __future__ import annotations
 
