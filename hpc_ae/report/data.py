@@ -1,9 +1,9 @@
 """All that the report's page shows, as plain values and arrays: what postprocess fills and `page.render_page` draws.
 
-Every part is optional: a part that is None (or an empty tuple) is left out, or its section says how to make it. Floats are
-NaN where there is no value. Grids are indexed [first dimension, second dimension], as numpy's histogram2d gives them.
-Shape letters: N stars, B bands, L latent dimensions, X cells along a side of the counts, K of a layer, M magnitude bins,
-Q quantiles.
+Every part is optional: a part that is None (or an empty tuple) is left out, or its section says how to make it. Floats
+are NaN where there is no value. Grids are indexed [first dimension, second dimension], as numpy's histogram2d gives them.
+Shape letters: N stars, B bands, L latent dimensions, X cells along a side of the counts, K of a layer, M magnitude
+bins, Q quantiles.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class TrainingCurve:
 
 @dataclass(frozen=True, eq=False)
 class AtlasLayer:
-    """A mean per cell of a latent plane. `scale`: linear, log, diverging (about 0) or category (whole numbers, -1 none)."""
+    """A mean per cell of a latent plane.
+
+    `scale`: linear, log, diverging (about 0) or category (whole numbers from 0).
+    """
 
     name: str  # short and unique: "error", "g-r", "r", "redshift", "cluster"
     label: str  # "mean reconstruction error"
@@ -87,8 +90,8 @@ class LatentHistogram:
 class StarSample:
     """Stars that a click on the atlas lists and deep zoom shows as points.
 
-    Best drawn so that it covers the plane: a few of every occupied cell, not in proportion to the density. The page keeps
-    the first 20,000.
+    Best drawn so that it covers the plane: a few of every occupied cell, not in proportion to the density. The page
+    keeps the first 20,000.
     """
 
     objid: np.ndarray  # (N,) int64
@@ -125,7 +128,7 @@ class Residuals:
 
     bands: tuple[str, ...]
     magnitude: np.ndarray  # (M,) centres of the bins, mag
-    levels: tuple[float, ...]  # (Q,) ascending, an odd number with the median in the middle: 0.025, 0.16, 0.5, 0.84, 0.975
+    levels: tuple[float, ...]  # (Q,) ascending, an odd number, the median in the middle: 0.025, 0.16, 0.5, 0.84, 0.975
     curves: np.ndarray  # (B, M, Q) mag, NaN: too few stars
     label: str = "magnitude − reconstruction"
     log: bool = False  # logarithmic axis, for sizes
