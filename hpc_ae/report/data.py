@@ -1,7 +1,7 @@
 """All that the report's page shows, as plain values and arrays: what postprocess fills and `page.render_page` draws.
 
 Every part is optional: a part that is None (or an empty tuple) is left out, or its section says how to make it. Floats
-are NaN where there is no value. Grids are indexed [first dimension, second dimension], as numpy's histogram2d gives them.
+are NaN where there is no value. Grids are indexed [first dimension, second dimension], as in numpy.histogram2d.
 Shape letters: N stars, B bands, L latent dimensions, X cells along a side of the counts, K of a layer, M magnitude
 bins, Q quantiles.
 """
