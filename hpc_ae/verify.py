@@ -171,9 +171,7 @@ def _inspect_inputs(
         return None, [DamageError("the manifest does not say its inputs", where=path, got=repr(error))]
 
 
-def _check_made_from(
-    directory: Path, link: tuple[dict[str, Any], str, str], run_dir: Path | None
-) -> list[HpcAeError]:
+def _check_made_from(directory: Path, link: tuple[dict[str, Any], str, str], run_dir: Path | None) -> list[HpcAeError]:
     """Whether the model or encoding is the one that the output in `directory` was made from; one that is not there is
     wrong only where it belongs to the run. `link`: what the manifest says, the record's name, its field.
     """

@@ -16,7 +16,7 @@ _JSON = "json:"  # before the name of what is no array: numbers, texts, None and
 
 
 def pack(value: Any) -> dict[str, np.ndarray]:
-    """The fields of a dataclass as arrays by dotted name; fields may be dataclasses, and lists of arrays or dataclasses."""
+    """The fields of a dataclass as arrays by dotted name; they may be dataclasses, lists and dictionaries too."""
     return _pack(value, "")
 
 

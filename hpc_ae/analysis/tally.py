@@ -219,4 +219,3 @@ class SurveyTally:
 
 
 _SUMMED = {"magnitude", "latent", "reconstruction", "reconstruction_error", "anomaly_score", "redshift"}
-

@@ -34,7 +34,7 @@ class ShardPair:
         return self.encoding.num_stars
 
     def read(self, rows: slice = slice(None)) -> Arrays:
-        """All columns of both that say something of a star, and `row`; DamageError where they are not the same stars."""
+        """All columns of both that say something of a star, and `row`; DamageError where the stars are not the same."""
         ours = [name for name in _FROM_ENCODING if name in self.encoding.columns]
         theirs = [name for name in _FROM_STARS if name in self.stars.columns]
         encoded = self.encoding.read_shard(0, ["objid", "quality", "caution", *ours], rows)
@@ -70,7 +70,9 @@ class Survey:
     def pairs(self) -> list[ShardPair]:
         """Every shard."""
         return [
-            ShardPair(_one_shard(self.encoding, index), _one_shard(self.stars, index), int(self.encoding.offsets[index]))
+            ShardPair(
+                _one_shard(self.encoding, index), _one_shard(self.stars, index), int(self.encoding.offsets[index])
+            )
             for index in range(len(self.encoding.shards))
         ]
 

@@ -22,9 +22,7 @@ def read_sample(mapper: Mapper, survey: Survey, most: int = MOST_STARS) -> Array
     """All columns of at most `most` stars with quality 0 and finite values, in the order of the catalog."""
     num = survey.encoding.num_stars
     wanted = [int(offset) if num <= most else int(offset) * most // num for offset in survey.encoding.offsets]
-    tasks = [
-        (pair, stop - start) for pair, (start, stop) in zip(survey.pairs, itertools.pairwise(wanted), strict=True)
-    ]
+    tasks = [(pair, stop - start) for pair, (start, stop) in zip(survey.pairs, itertools.pairwise(wanted), strict=True)]
     parts = list(mapper.map(_sample_shard, tasks))
     names = parts[0] if parts else ()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}

@@ -46,7 +46,7 @@ class ScanPart:
 
 @dataclass
 class PartResult:
-    """What a part leaves on disk. `key` says of which plan it is, `records` as JSON what the manifest says of shards."""
+    """What a part leaves on disk. `key` says of which plan it is, `records` (JSON) what the manifest says of shards."""
 
     key: str
     records: str

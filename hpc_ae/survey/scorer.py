@@ -45,3 +45,7 @@ class Scorer:
         num = len(self.sorted_scores)
         place = np.searchsorted(self.sorted_scores, score)
         return ((num - place + 0.5) / (num + 1)).astype(np.float32)
+
+    def reasons(self, stars: Arrays, bands: list[str]) -> list[str]:
+        """Why each star is strange, in words."""
+        return ["" for _ in stars["row"]]

@@ -33,13 +33,17 @@ def find_strangest(mapper: Mapper, survey: Survey, scores_dir: Path, scored: Sco
     found = (np.empty(0, np.float32), np.empty(0, np.int64))
     shards = range(len(scores.shards))
     for more in mapper.map(partial(_highest, scores, num), shards):
-        found = worst(*(np.concatenate(pair) for pair in zip(found, more, strict=True)), num)
-    rows = np.sort(found[1])
-    tasks = [(pair, _rows_in(pair, rows), scores) for pair in survey.pairs]
-    parts = list(mapper.map(_describe, [task for task in tasks if len(task[1])]))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((joined["row"], -joined["anomaly_score"]))
-    return {name: values[order] for name, values in joined.items()}
+        found = worst(np.concatenate([found[0], more[0]]), np.concatenate([found[1], more[1]]), num)
+    stars = describe_rows(mapper, survey, np.sort(found[1]), scores)
+    order = np.lexsort((stars["row"], -stars["anomaly_score"]))
+    return {name: values[order] for name, values in stars.items()}
+
+
+def describe_rows(mapper: Mapper, survey: Survey, rows: np.ndarray, scores: Catalog | None) -> Arrays:
+    """All columns of some ascending rows (n,), one at the least, those of `scores` too where given."""
+    tasks = [(pair, inside, scores) for pair in survey.pairs if len(inside := _rows_in(pair, rows))]
+    parts = list(mapper.map(_describe, tasks))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _highest(scores: Catalog, num: int, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +60,7 @@ def _rows_in(pair: ShardPair, rows: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _describe(task: tuple[ShardPair, np.ndarray, Catalog]) -> Arrays:
+def _describe(task: tuple[ShardPair, np.ndarray, Catalog | None]) -> Arrays:
     """All columns of some rows of a shard, chunk by chunk."""
     pair, rows, scores = task
     parts = []
@@ -65,7 +69,9 @@ def _describe(task: tuple[ShardPair, np.ndarray, Catalog]) -> Arrays:
         span = slice(int(wanted[0]), int(wanted[-1]) + 1)
         stars = pair.read(span)
         first = pair.first_row + span.start
-        stars |= scores.read(["anomaly_score", "tail_probability", "cluster"], slice(first, first + len(stars["row"])))
+        if scores is not None:
+            names = ["anomaly_score", "tail_probability", "cluster"]
+            stars |= scores.read(names, slice(first, first + len(stars["row"])))
         parts.append({name: values[wanted - span.start] for name, values in stars.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
