@@ -19,7 +19,7 @@ _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
 _START_SECONDS = 5.0  # of a stage: processes, imports, the kernel from its cache
 _RAW_BYTES_PER_STAR = 130.0
-_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES = 72, 28, 20
+_STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES, _SCORE_BYTES = 72, 28, 20, 22
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,19 @@ def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) ->
     """Memory of one process of a stage, in GiB."""
     if stage == "train":
         return min(1 + 20 * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
+    if stage == "postprocess":
+        return 0.7 + 500 * config.catalog.shard_rows / 2**30  # the sample is that of the process that leads
     return 0.3 + 500 * config.catalog.shard_rows / 2**30
 
 
 def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
     """What a stage writes, in GB."""
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
-    return {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding}.get(stage, 0) * num_stars / 1e9
+    return (
+        {"simulate": _STAR_BYTES, "ingest": _STAR_BYTES, "encode": encoding, "postprocess": _SCORE_BYTES}.get(stage, 0)
+        * num_stars
+        / 1e9
+    )
 
 
 def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:

@@ -19,7 +19,9 @@ GROUND = {"config", "cluster", "sections", "yaml_loader", "files", "errors", "pr
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()}
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
-ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog")}
+ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog")} | {
+    ("survey", room) for room in ("catalog", "analysis", "report", "runtime")
+}
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "yaml_loader"),

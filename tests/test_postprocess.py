@@ -21,7 +21,10 @@ from hpc_ae.simulate import SimulateSettings, simulate
 
 NUM_STARS, SHARD_ROWS = 5000, 1200
 PNG_START = b"\x89PNG\r\n\x1a\n"
-ALL_FILES = ["anomalies.csv", "error_vs_magnitude.png", "latent_density.png", "loss_curve.png", "summary.json"]
+ALL_FILES = [
+    *("anomalies.csv", "error_vs_magnitude.png", "index.html", "latent_density.png", "latent_map.fits.gz", "locus.csv"),
+    *("loss_curve.png", "sky_map.fits", "summary.json"),
+]
 
 
 def make_stars(directory: Path, bad_fraction: float = 0.03, seed: int = 1) -> Path:
@@ -103,7 +106,10 @@ def report(folder: Path, num: int = 20, metrics_path: Path | None = None, num_wo
 
 
 def test_all_files_are_there_and_whole(made: Path) -> None:
-    """Every promised file exists, is what its name says, and no temporary file is left."""
+    """Every promised file exists, is what its name says, and nothing else is left."""
+    assert sorted(path.name for path in (made / "scores").iterdir()) == [
+        *("manifest.json", *(shard_name(index) for index in range(5)), "tallies.npz")
+    ]
     assert sorted(path.name for path in (made / "report").iterdir()) == ALL_FILES
     for path in (made / "report").glob("*.png"):
         assert path.read_bytes().startswith(PNG_START)
@@ -115,13 +121,14 @@ def test_all_files_are_there_and_whole(made: Path) -> None:
 def test_summary_counts_and_origin(made: Path) -> None:
     """Stars, flags and digests are those of the catalogs."""
     summary = read_summary(made / "report")
-    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
+    encoding, stars, scores = (open_catalog(made / name) for name in ("encoding", "stars", "scores"))
     num_good = int((stars["quality"][:] == 0).sum())
     assert 0 < num_good < NUM_STARS
     assert (summary["num_stars"], summary["num_good"]) == (NUM_STARS, num_good)
     assert summary["num_excluded"] == NUM_STARS - num_good and summary["num_not_finite"] == 0
     assert summary["flags"] == {"sentinel": NUM_STARS - num_good}
-    assert summary["inputs"] == {"catalog": stars.digest, "model": "sha256:abc", "encoding": encoding.digest}
+    made_from = {"catalog": stars.digest, "model": "sha256:abc", "encoding": encoding.digest, "scores": scores.digest}
+    assert summary["inputs"] == made_from
     assert summary["fingerprint"]["settings"] == {"num_anomalies": 100}
 
 
@@ -160,15 +167,19 @@ def test_summary_bands_and_latents_match_numpy(made: Path) -> None:
 
 def test_anomalies_are_the_exact_worst(made: Path) -> None:
     """The worst stars over all shards, ties by row, with their own columns and exact ids."""
-    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
-    error = encoding["reconstruction_error"][:]
-    order = np.lexsort((np.arange(NUM_STARS), -np.nan_to_num(error, nan=-1.0)))[:100]
+    encoding, stars, scores = (open_catalog(made / name) for name in ("encoding", "stars", "scores"))
+    score = scores["anomaly_score"][:]
+    order = np.lexsort((np.arange(NUM_STARS), -np.nan_to_num(score, nan=-np.inf)))[:100]
     with (made / "report" / "anomalies.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["row"]) for row in rows] == order.tolist()
     assert [int(row["rank"]) for row in rows] == list(range(1, 101))
     assert [int(row["objid"]) for row in rows] == stars["objid"][:][order].tolist()
-    for name, values in (("ra", stars["ra"]), ("dec", stars["dec"]), ("chi2", encoding["chi2"])):
+    for name, values in (
+        *((name, stars[name]) for name in ("ra", "dec")),
+        *((name, encoding[name]) for name in ("chi2", "reconstruction_error")),
+        *((name, scores[name]) for name in ("anomaly_score", "tail_probability", "cluster")),
+    ):
         assert np.array_equal(np.array([row[name] for row in rows], values[:].dtype), values[:][order]), name
     magnitude, model = stars["magnitude"][:][order], encoding["reconstruction"][:][order]
     for index, band in enumerate(stars.bands):
@@ -183,6 +194,10 @@ def test_two_workers_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
     """Nothing depends on the number of workers, figures included."""
     paths = (made / "encoding", made / "stars", tmp_path / "report")
     postprocess(ReportPaths(*paths, made / "metrics.jsonl"), PostprocessSettings(100), 2)
+    shards = [shard_name(index) for index in range(5)]
+    assert (tmp_path / "scores" / "tallies.npz").read_bytes() == (made / "scores" / "tallies.npz").read_bytes()
+    for name in shards:
+        assert (tmp_path / "scores" / name).read_bytes() == (made / "scores" / name).read_bytes(), name
     for name in ALL_FILES:
         assert (tmp_path / "report" / name).read_bytes() == (made / "report" / name).read_bytes(), name
 
@@ -268,7 +283,8 @@ def test_without_optional_columns_and_metrics(tmp_path: Path) -> None:
     assert any("loss_curve.png is left out" in note for note in summary["notes"])
     assert not (tmp_path / "report" / "loss_curve.png").exists()
     header = (tmp_path / "report" / "anomalies.csv").read_text().splitlines()[0]
-    assert header == "rank,row,objid,ra,dec,u,g,r,i,z,reconstruction_error"
+    scores = "anomaly_score,tail_probability,cluster,reasons,explore,normal_objid,normal_ra,normal_dec"
+    assert header == f"rank,row,objid,ra,dec,u,g,r,i,z,reconstruction_error,{scores}"
 
 
 def test_good_stars_without_finite_outputs_are_counted(tmp_path: Path) -> None:
