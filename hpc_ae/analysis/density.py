@@ -18,6 +18,7 @@ _PROMINENCE = 2.0  # a peak is twice as high as the saddle to a higher one, and
 _SIGMAS = 5.0  # higher than it by so many standard deviations of its Poisson noise
 _LEAST_STARS = 10.0  # effectively under the smoothing kernel: less is no density
 _BODY = 1e-3  # of the highest density: the main body that the ridge runs through
+_COLOUR_ENDS = 0.01  # of the stars are the bluest, and the reddest
 _RIDGE_SMOOTH_CELLS = 4.0
 
 
@@ -127,9 +128,13 @@ def _levels(top: float, floor: float) -> np.ndarray:
 
 @dataclass
 class Ridge:
-    """The ridge of the density: points in cells, float64 (R, D), from one end of the main body to the other, evenly."""
+    """The ridge of the density: points in cells, float64 (R, D), from one end of the main body to the other, evenly.
+
+    Stars within `width` cells are on it: as far as the density was smoothed.
+    """
 
     points: np.ndarray
+    width: float = 2.0
 
     @property
     def position(self) -> np.ndarray:
@@ -137,24 +142,27 @@ class Ridge:
         return np.linspace(0.0, 1.0, len(self.points))
 
 
-def trace_ridge(counts: np.ndarray, num_points: int = 64) -> Ridge:
+def trace_ridge(counts: np.ndarray, colour: np.ndarray | None = None, num_points: int = 64) -> Ridge:
     """The ridge of counts (K,) or (K, K): no points where there is no density.
 
-    The main body is what lies above `_BODY` of the highest density, in one piece. Its two ends are those farthest apart
-    inside it; the ridge is the way between them on which a step costs its length over the density (Dijkstra 1959).
+    The main body is what lies above `_BODY` of the highest density, in one piece. The ridge leads from where it is
+    densest among its bluest stars to where it is among its reddest, by the mean `colour` per cell (NaN: not known);
+    without colours between the two cells that are farthest apart inside it. A step costs its length over the density
+    (Dijkstra 1959).
     """
     density = smoothed(counts)
     floor = max(_LEAST_STARS / _kernel_cells(counts), _BODY * density.max(initial=0.0))
     body = _main_body(density, floor, counts)
-    cells = np.argwhere(body)
+    cells, width = np.argwhere(body), 2.0 * kernel_width(int(counts.sum()))
     if len(cells) < 2:
         return Ridge(np.empty((0, counts.ndim)))
     if counts.ndim == 1:
-        return Ridge(np.linspace(cells[0], cells[-1], num_points).astype(np.float64))
-    path = cells[_dearest_path(cells, density[body])].astype(np.float64)
-    if path[0, 0] > path[-1, 0]:
+        return Ridge(np.linspace(cells[0], cells[-1], num_points).astype(np.float64), width)
+    ends = None if colour is None else _colour_ends(colour[body], counts[body], density[body])
+    path = cells[_dearest_path(cells, density[body], ends)].astype(np.float64)
+    if ends is None and path[0, 0] > path[-1, 0]:
         path = path[::-1]
-    return Ridge(_evenly(_smooth_path(path), num_points))
+    return Ridge(_evenly(_smooth_path(path), num_points), width)
 
 
 def _main_body(density: np.ndarray, floor: float, counts: np.ndarray) -> np.ndarray:
@@ -169,7 +177,18 @@ def _main_body(density: np.ndarray, floor: float, counts: np.ndarray) -> np.ndar
     return mask
 
 
-def _dearest_path(cells: np.ndarray, density: np.ndarray) -> np.ndarray:
+def _colour_ends(colour: np.ndarray, counts: np.ndarray, density: np.ndarray) -> tuple[int, int] | None:
+    """Of cells (n,) the densest of those that hold the bluest, and of those that hold the reddest stars."""
+    order = np.argsort(np.where(np.isfinite(colour), colour, np.inf), kind="stable")[: np.isfinite(colour).sum()]
+    above = np.cumsum(counts[order])
+    if len(order) < 2:
+        return None
+    first, last = np.searchsorted(above, [_COLOUR_ENDS * above[-1], (1 - _COLOUR_ENDS) * above[-1]])
+    blue, red = order[: first + 1], order[min(last, len(order) - 1) :]
+    return int(blue[np.argmax(density[blue])]), int(red[np.argmax(density[red])])
+
+
+def _dearest_path(cells: np.ndarray, density: np.ndarray, ends: tuple[int, int] | None) -> np.ndarray:
     """Indices of the cells (n, 2) along the ridge, whose densities are (n,)."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import dijkstra
@@ -180,19 +199,18 @@ def _dearest_path(cells: np.ndarray, density: np.ndarray) -> np.ndarray:
     def graph(cost: np.ndarray) -> object:
         return coo_matrix((cost, (one, two)), shape=shape).tocsr()
 
-    plain = graph(length)
-    start = int(np.argmax(density))
-    ends = []
-    for _ in range(3):  # the farthest from the farthest
-        distance = dijkstra(plain, directed=False, indices=start)
-        start = int(np.argmax(np.where(np.isfinite(distance), distance, -1.0)))
-        ends.append(start)
+    if ends is None:
+        farthest = [int(np.argmax(density))]
+        for _ in range(3):  # the farthest from the farthest
+            distance = dijkstra(graph(length), directed=False, indices=farthest[-1])
+            farthest.append(int(np.argmax(np.where(np.isfinite(distance), distance, -1.0))))
+        ends = (farthest[-2], farthest[-1])
     cost = length * 0.5 * (1.0 / density[one] + 1.0 / density[two]) * density.max()
-    _, before = dijkstra(graph(cost), directed=False, indices=ends[-2], return_predecessors=True)
-    path = [ends[-1]]
+    _, before = dijkstra(graph(cost), directed=False, indices=ends[0], return_predecessors=True)
+    path = [ends[1]]
     while before[path[-1]] >= 0:
         path.append(int(before[path[-1]]))
-    return np.array(path)
+    return np.array(path[::-1])
 
 
 def _neighbours(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

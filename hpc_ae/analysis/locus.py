@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_ae.analysis.density import Ridge
+
 _LEAST_STARS = 10
-_WIDTH = 2.0  # stars within so many steps of the ridge from it
 _LEVELS = (0.16, 0.5, 0.84)
 
 
@@ -18,19 +19,16 @@ def colours_of(magnitude: np.ndarray) -> np.ndarray:
     return colours
 
 
-def locus_quantiles(points: np.ndarray, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of stars at `places` (N, D) with `values` (C, N): how many are near each ridge point (R, D), int64 (R,), and
-    their 16, 50 and 84 per cent quantiles, float64 (3, C, R); NaN where there are too few.
+def locus_quantiles(ridge: Ridge, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of stars at `places` (N, D) in cells with `values` (C, N): how many are on each point of the ridge, int64 (R,),
+    and their 16, 50 and 84 per cent quantiles, float64 (3, C, R); NaN where there are too few.
     """
-    from scipy.spatial import cKDTree
-
-    num = len(points)
+    num = len(ridge.points)
     found = np.full((3, len(values), num), np.nan)
     if num < 2:
         return np.zeros(num, np.int64), found
-    step = float(np.median(np.linalg.norm(np.diff(points, axis=0), axis=1)))
-    distance, nearest = cKDTree(points).query(places, distance_upper_bound=_WIDTH * max(step, 1.0))
-    near = np.flatnonzero(np.isfinite(distance))
+    nearest = nearest_point(ridge, places)
+    near = np.flatnonzero(nearest >= 0)
     order = near[np.argsort(nearest[near], kind="stable")]
     counts = np.bincount(nearest[near], minlength=num)
     stops = np.cumsum(counts)
@@ -40,13 +38,16 @@ def locus_quantiles(points: np.ndarray, places: np.ndarray, values: np.ndarray) 
     return counts, found
 
 
-def near_ridge(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """For each cell of a map of `shape` the ridge point (R, D) that it is near to, int64 of that shape; -1: none."""
+def nearest_point(ridge: Ridge, places: np.ndarray) -> np.ndarray:
+    """The ridge point that each place (N, D) in cells is on, int64 (N,); -1 where it is on none."""
     from scipy.spatial import cKDTree
 
-    cells = np.indices(shape).reshape(len(shape), -1).T
-    if len(points) < 2:
-        return np.full(shape, -1)
-    step = float(np.median(np.linalg.norm(np.diff(points, axis=0), axis=1)))
-    distance, nearest = cKDTree(points).query(cells, distance_upper_bound=_WIDTH * max(step, 1.0))
-    return np.where(np.isfinite(distance), nearest, -1).reshape(shape)
+    if not len(ridge.points):
+        return np.full(len(places), -1)
+    distance, nearest = cKDTree(ridge.points).query(places, distance_upper_bound=ridge.width)
+    return np.where(np.isfinite(distance), nearest, -1)
+
+
+def cells_on_ridge(ridge: Ridge, shape: tuple[int, ...]) -> np.ndarray:
+    """The ridge point that each cell of a map of `shape` is on, flat int64 (n,); -1 where it is on none."""
+    return nearest_point(ridge, np.indices(shape).reshape(len(shape), -1).T)

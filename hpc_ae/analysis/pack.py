@@ -21,8 +21,8 @@ def pack(value: Any) -> dict[str, np.ndarray]:
 
 
 def _pack(value: Any, name: str) -> dict[str, np.ndarray]:
-    if isinstance(value, np.ndarray):
-        return {name: value}
+    if isinstance(value, np.ndarray | np.generic):
+        return {name: np.asarray(value)}
     if is_dataclass(value):
         items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     elif isinstance(value, dict):

@@ -87,5 +87,5 @@ def _locus(plan: SurveyPlan, sample: Arrays, rows: np.ndarray) -> Arrays:
     num_dims = plan.ridge.points.shape[1]
     low, high = plan.windows[:num_dims].T
     places = (sample["latent"][rows, :num_dims] - low) / (high - low) * MEAN_CELLS - 0.5
-    counts, found = locus_quantiles(plan.ridge.points, places, colours_of(sample["magnitude"][rows]))
+    counts, found = locus_quantiles(plan.ridge, places, colours_of(sample["magnitude"][rows]))
     return {"num_stars": counts, "quantiles": found}

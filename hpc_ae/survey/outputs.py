@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpc_ae.analysis.histogram import MAGNITUDE_BINS, RESIDUAL_BINS, LinearBins
-from hpc_ae.analysis.locus import near_ridge
+from hpc_ae.analysis.locus import cells_on_ridge
 from hpc_ae.analysis.maps import MEAN_CELLS, pooled, shown_pairs
 from hpc_ae.analysis.summary import anomaly_columns, table_csv
 from hpc_ae.catalog.shard import Arrays
@@ -76,7 +76,7 @@ def _locus_csv(survey: Survey, scored: ScoredSurvey) -> bytes:
     columns: dict[str, Any] = {"position": plan.ridge.position}
     columns |= {f"latent_{dim + 1}": values for dim, values in enumerate(plan.ridge_latents().T)}
     counts = pooled(scored.tally.maps.counts[0], MEAN_CELLS)
-    near = near_ridge(points, counts.shape).ravel() if len(points) else np.full(counts.size, -1)
+    near = cells_on_ridge(plan.ridge, counts.shape)
     inside = (near >= 0) & (counts.ravel() > 0)
     stars = np.bincount(near[inside], counts.ravel()[inside], len(points))
     columns["num_stars"] = stars.astype(np.int64)

@@ -18,7 +18,6 @@ from hpc_ae.analysis.maps import (
     coarse_indices,
     fine_indices,
     plane_cells,
-    plane_shape,
     pooled,
     shown_pairs,
     sky_order,
@@ -78,14 +77,23 @@ def make_plan(survey: Survey, sample: Arrays) -> SurveyPlan:
     )
     latent = sample["latent"] if sample else np.empty((0, shape.num_latent), np.float32)
     windows = latent_windows(latent)
-    maps = LatentMaps.none(len(windows), 0, has_redshift=False)
-    maps.count(fine_indices(latent, windows))
+    maps = LatentMaps.none(len(windows), 1, has_redshift=False)
+    fine = fine_indices(latent, windows)
+    maps.count(fine)
+    if sample:
+        maps.add_sums(coarse_indices(fine), _colour(sample["magnitude"])[None, :], None)
     density = pooled(maps.counts[0], MEAN_CELLS)
-    assert density.shape == plane_shape(len(windows), MEAN_CELLS)
     return SurveyPlan(
         shape,
         np.array([[bins.low, bins.high] for bins in windows]),
         find_clusters(density),
-        trace_ridge(density),
+        trace_ridge(density, maps.means(0)[0]),
         Scorer.fit(sample, shape.reference_band),
     )
+
+
+def _colour(magnitude: np.ndarray) -> np.ndarray:
+    """The colour of stars (N,) with magnitude (N, B): g-i of five bands, else that of the first and the last band."""
+    first, last = (1, -2) if magnitude.shape[1] >= 5 else (0, -1)
+    colour: np.ndarray = magnitude[:, first] - magnitude[:, last]
+    return colour
