@@ -46,14 +46,13 @@ def gather_facts(survey: Survey, plan: SurveyPlan, sample: Arrays) -> SampleFact
     """Facts of a sample of usable stars, all columns of them."""
     if not sample or not len(sample["row"]):
         return SampleFacts.none()
-    score = plan.scorer.score(sample)
-    stars = {**sample, "anomaly_score": score, "tail_probability": plan.scorer.tail(score)}
-    order = np.random.default_rng(0).permutation(len(score))  # in catalog order the first ones would be neighbours
+    stars = {**sample, **plan.scorer.score(sample)}
+    order = np.random.default_rng(0).permutation(len(stars["row"]))  # the first of the catalog would be neighbours
     shown = np.sort(_covering(plan, sample["latent"], order))
     normal = order[stars["tail_probability"][order] >= _NORMAL_TAIL][:MOST_NORMAL]
     names = ("row", "objid", "ra", "dec", "latent")
     return SampleFacts(
-        num_stars=len(score),
+        num_stars=len(order),
         shown={name: values[shown] for name, values in stars.items() if name not in ("quality", "caution")},
         normal={name: stars[name][np.sort(normal)] for name in names},
         pulls=_count_pulls(sample),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_ae.analysis.anomaly_reasons import reasons
 from hpc_ae.analysis.histogram import MAGNITUDE_BINS, RESIDUAL_BINS, LinearBins
 from hpc_ae.analysis.locus import cells_on_ridge
 from hpc_ae.analysis.maps import MEAN_CELLS, pooled, shown_pairs
@@ -45,8 +46,8 @@ def make_files(
     survey, scored = report.survey, report.scored
     has_some = len(report.anomalies.get("row", ())) > 0
     neighbours = nearest_normal(report.anomalies, scored.facts.normal) if has_some else np.empty(0, np.int64)
-    reasons = scored.plan.scorer.reasons(report.anomalies, survey.stars.bands) if has_some else []
-    shown = Shown(survey, scored, report.curves, report.anomalies, reasons, neighbours)
+    words = reasons(scored.plan.scorer, report.anomalies, survey.stars.bands) if has_some else []
+    shown = Shown(survey, scored, report.curves, report.anomalies, words, neighbours)
     about = _about(report, summary, compared, speeds)
     files = {"anomalies.csv": _anomalies_csv(shown), "locus.csv": _locus_csv(survey, scored)}
     files |= _draw(report)

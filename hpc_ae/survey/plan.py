@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_ae.analysis.anomaly import ScoreModel, fit_score_model
 from hpc_ae.analysis.density import NO_CLUSTER, Ridge, find_clusters, trace_ridge
 from hpc_ae.analysis.histogram import LinearBins
 from hpc_ae.analysis.maps import (
@@ -25,7 +26,6 @@ from hpc_ae.analysis.maps import (
 from hpc_ae.analysis.tally import SurveyShape, latent_windows
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.survey.pairs import Survey
-from hpc_ae.survey.scorer import Scorer
 
 
 @dataclass
@@ -38,13 +38,13 @@ class SurveyPlan:
     windows: np.ndarray
     clusters: np.ndarray
     ridge: Ridge
-    scorer: Scorer
+    scorer: ScoreModel
 
     @classmethod
     def none(cls) -> SurveyPlan:
         """A plan of nothing, to unpack into."""
         empty = np.empty((0, 2))
-        return cls(SurveyShape(1, 1, False, 0, 0), empty, empty, Ridge(empty), Scorer.none())
+        return cls(SurveyShape(1, 1, False, 0, 0), empty, empty, Ridge(empty), ScoreModel.none())
 
     @property
     def bins(self) -> list[LinearBins]:
@@ -88,7 +88,7 @@ def make_plan(survey: Survey, sample: Arrays) -> SurveyPlan:
         np.array([[bins.low, bins.high] for bins in windows]),
         find_clusters(density),
         trace_ridge(density, maps.means(0)[0]),
-        Scorer.fit(sample, shape.reference_band),
+        fit_score_model(sample),
     )
 
 

@@ -120,12 +120,7 @@ def _scan_shard(scan: Scan, pair: ShardPair, tally: SurveyTally) -> dict[str, An
     tally.errors.num_good += int(np.count_nonzero(stars["quality"] == 0))
     chosen = stars if usable.all() else {name: values[usable] for name, values in stars.items()}
     fine = fine_indices(chosen["latent"], plan.bins)
-    score = plan.scorer.score(chosen)
-    scores = {
-        "anomaly_score": score,
-        "tail_probability": plan.scorer.tail(score),
-        "cluster": plan.cluster_of(fine),
-    }
+    scores = {**plan.scorer.score(chosen), "cluster": plan.cluster_of(fine)}
     pixels = healpix_of(chosen["ra"], chosen["dec"], plan.shape.sky_order)
     tally.count({**chosen, **scores}, fine, pixels, plan.shape.reference_band)
     outputs = {name: stars[name] for name in ("objid", "quality", "caution")}
