@@ -1,6 +1,6 @@
 """Reports of realistic content for the tests of the page: simulated stars in two bent principal components.
 
-`python tests/report_data.py OUT.html [STARS.parquet QUASARS.csv]` writes a page to look at, of simulated or of real stars.
+`python tests/report_data.py OUT.html [STARS.parquet QUASARS.csv]` writes a page to look at, of simulated or real stars.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         num_good=len(survey.objid),
         num_latent=num_latent,
         summary=(
-            "An autoencoder of five bands and two latents was trained on these stars and applied to all of them. Below is "
-            "what it sees: the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
+            "An autoencoder of five bands was trained on these stars and applied to all of them. Below is what it sees: "
+            "the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
         ),
         headline=(
             ("median error", f"{np.median(survey.error):.3f} mag"),
@@ -238,7 +238,7 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         pulls=Pulls(BANDS, edges, np.array([np.histogram(pulls[:, k], edges)[0] for k in range(5)])),
         calibration=Calibration(expected, (("all stars", observed), ("r < 20", np.minimum(1, 1.3 * observed)))),
         locus=locus(survey),
-        clusters=Table(("cluster", "stars", "u−g", "g−r"), ((0, 81_220, 1.21, 0.42), (1, 6_023, 2.4, 1.38)), "Clusters."),
+        clusters=Table(("cluster", "stars", "u−g"), ((0, 81_220, 1.21), (1, 6_023, 2.4)), "Clusters of the density."),
         anomalies=anomalies(survey, 1_000),
         denoising=Table(
             ("band", "RMS to truth before [mag]", "after [mag]", "bias [mag]"),
@@ -247,7 +247,11 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         ),
         throughput=Table(
             ("stage", "stars", "seconds", "stars/s", "core hours"),
-            (("train", 200_000, 11.2, 1.4e6, 0.0062), ("encode", 200_000, 0.9, 3.1e6, 0.0005), ("postprocess", 200_000, 1.3, 153_846, 0.0004)),
+            (
+                ("train", 200_000, 11.2, 1.4e6, 0.0062),
+                ("encode", 200_000, 0.9, 3.1e6, 0.0005),
+                ("postprocess", 200_000, 1.3, 153_846, 0.0004),
+            ),
             "Stages of this run on 2 cores.",
         ),
         notes=("Magnitudes are SDSS asinh magnitudes.", "10 stars have no position."),

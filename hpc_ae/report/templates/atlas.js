@@ -4,6 +4,7 @@ const MARGIN = { left: 54, right: 10, top: 10, bottom: 44 };
 const LEAST_VIEW = 1 / 256; // of the plane's width
 const STARS_FROM_ZOOM = 5;
 const LISTED = 40;
+const MARKED = 100; // of the table's stars
 
 class Atlas {
   constructor(sample) {
@@ -190,7 +191,7 @@ class Atlas {
     const { colouring, picture } = this.pictures.get(key);
     const { x, y, size } = this.view;
     const scale = this.side;
-    context.fillStyle = theme("surface");
+    context.fillStyle = theme(colouring.scale === "diverging" ? "ground" : "surface");
     context.fillRect(MARGIN.left, MARGIN.top, this.plot, this.plot);
     context.imageSmoothingEnabled = this.plot / (size * scale) < 1;
     context.drawImage(picture, x * scale, (1 - y - size) * scale, size * scale, size * scale,
@@ -274,7 +275,9 @@ class Atlas {
   }
 
   drawMarks(context) {
-    for (const mark of page.marks) {
+    for (const index of parts.table ? parts.table.first(MARKED) : []) {
+      const mark = page.marks[index];
+      if (!mark) continue;
       const [x, y] = this.toPixels(this.toUnits((k) => mark.latent[k]));
       context.beginPath();
       for (const [dx, dy] of [[0, -4], [4, 0], [0, 4], [-4, 0]]) context.lineTo(x + dx, y + dy);
@@ -369,6 +372,7 @@ class Atlas {
     const num = this.plane.counts.get(this.side)[cell.i * this.side + cell.j];
     const title = byId("atlas-stars-title");
     byId("atlas-stars").hidden = false;
+    this.listStrange(cell);
     if (!this.sample) {
       title.textContent = `${whole(num)} stars in the cell; the page holds no single stars`;
       return;
@@ -379,6 +383,24 @@ class Atlas {
       (inside < found.length ? "; the nearest others follow" : "");
     byId("atlas-said").textContent = title.textContent;
     this.sample.list(found);
+  }
+
+  /** Which of the table's stars are in a cell, or under the finger. */
+  listStrange({ x0, y0, width }) {
+    const reach = Math.max(width / 2, (8 / this.plot) * this.view.size);
+    const found = page.marks.flatMap((mark, i) => {
+      const { x, y } = this.toUnits((k) => mark.latent[k]);
+      return Math.max(Math.abs(x - x0 - width / 2), Math.abs(y - y0 - width / 2)) <= reach ? [i] : [];
+    });
+    const line = byId("atlas-strange");
+    line.hidden = !found.length;
+    line.replaceChildren("Of the strangest stars: ", ...found.slice(0, 10).flatMap((i, k) => {
+      const link = document.createElement("a");
+      link.href = `#anomaly-${i + 1}`;
+      link.textContent = `rank ${i + 1}, ${page.marks[i].objid}`;
+      link.addEventListener("click", () => parts.table.reveal(i));
+      return k ? ["; ", link] : [link];
+    }));
   }
 
   /** Bring a place into view and list its stars. */

@@ -63,15 +63,31 @@ function roundTicks(low, high, most) {
   return ticks;
 }
 
-/** A value of the style sheet's theme. */
-const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const systemTheme = window.matchMedia("(prefers-color-scheme: dark)");
 
-/** 256 colours as pixels of an ImageData (alpha, blue, green, red). */
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : systemTheme.matches;
+}
+
+const themeValues = new Map(); // forgotten when the theme changes
+
+/** A value of the style sheet's theme. */
+function theme(name) {
+  if (!themeValues.has(name)) {
+    themeValues.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  }
+  return themeValues.get(name);
+}
+
+/** 256 colours as pixels of an ImageData (alpha, blue, green, red); the end that is the page's own colour is cut off. */
 function colourTable(name) {
   const digits = page.colours.maps[name];
   const table = new Uint32Array(256);
+  const [from, to] = name === page.colours.diverging ? [0, 1] : isDark() ? [0.18, 1] : [0, 0.94];
   for (let i = 0; i < 256; i++) {
-    const [red, green, blue] = [0, 2, 4].map((k) => parseInt(digits.substr(6 * i + k, 2), 16));
+    const at = 6 * Math.round(255 * from + i * (to - from));
+    const [red, green, blue] = [0, 2, 4].map((k) => parseInt(digits.substr(at + k, 2), 16));
     table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
   }
   return table;
@@ -154,6 +170,12 @@ function barTicks({ scale, low, high }, most) {
   if (scale !== "log") return roundTicks(low, high, Math.max(2, Math.min(5, most)));
   const ticks = [];
   const decades = Math.log10(high / low);
+  if (decades < 2) {
+    const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+    for (let k = first; k <= last; k++) for (const factor of decades < 1.3 ? [1, 2, 5] : [1, 3]) ticks.push(factor * 10 ** k);
+    const inside = ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+    return inside.length > 1 ? inside : [low, high];
+  }
   const every = Math.max(1, Math.ceil(decades / Math.max(2, most)));
   const first = Math.ceil(Math.log10(low) - 1e-9);
   for (let k = first; 10 ** k <= high * 1.000001; k += every) ticks.push(10 ** k);
