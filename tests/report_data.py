@@ -214,7 +214,7 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         num_good=len(survey.objid),
         num_latent=num_latent,
         summary=(
-            "An autoencoder of five bands was trained on these stars and applied to all of them. Below is what it sees: "
+            "An autoencoder of five bands was trained on these stars and applied to all. Below is what it sees: "
             "the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
         ),
         headline=(

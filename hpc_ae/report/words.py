@@ -15,7 +15,7 @@ def is_number(value: Cell) -> bool:
 
 
 def number_text(value: Cell) -> str:
-    """A cell: whole numbers with thousands, others to four significant digits, nothing for None and NaN."""
+    """A cell: whole numbers with thousands, others to four digits without zeros behind, nothing for None and NaN."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, int | np.integer):
@@ -26,7 +26,8 @@ def number_text(value: Cell) -> str:
     if size and not 1e-4 <= size < 1e9:
         return short_power(value, 3)
     digits = max(0, 3 - math.floor(math.log10(size))) if size else 0
-    return true_minus(f"{value:,.{digits}f}")
+    text = f"{value:,.{digits}f}"
+    return true_minus(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
 def short_power(value: float, digits: int) -> str:

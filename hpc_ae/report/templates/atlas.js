@@ -6,6 +6,12 @@ const STARS_FROM_ZOOM = 5;
 const LISTED = 40;
 const MARKED = 100; // of the table's stars
 
+/** A place of the window, or the nearest on its edge. */
+function inside({ x, y }) {
+  const [one, two] = [x, y].map((value) => Math.max(0, Math.min(1 - 1e-9, value)));
+  return { x: one, y: two };
+}
+
 class Atlas {
   constructor(sample) {
     this.canvas = byId("atlas");
@@ -156,8 +162,7 @@ class Atlas {
     if (moveView) return this.pan((x * this.view.size) / 8, (y * this.view.size) / 8);
     const from = this.cell || this.middle();
     const width = Math.max(1 / this.side, this.view.size / 64);
-    const inside = (value) => Math.max(0, Math.min(1 - 1e-9, value));
-    const to = { x: inside(from.x + x * width), y: inside(from.y + y * width) };
+    const to = inside({ x: from.x + x * width, y: from.y + y * width });
     this.cell = this.pinned = to;
     const view = this.view;
     if (to.x < view.x || to.x > view.x + view.size) view.x = to.x - view.size / 2;
@@ -253,7 +258,7 @@ class Atlas {
   }
 
   drawStars(context) {
-    const radius = Math.min(3.4, 1.1 + 0.25 * Math.log2(1 / (STARS_FROM_ZOOM * this.view.size)));
+    const radius = Math.min(4.5, 1.4 + 0.5 * Math.log2(1 / (STARS_FROM_ZOOM * this.view.size)));
     const [fill, line] = [theme("halo"), theme("cross")];
     context.lineWidth = 0.9;
     for (let i = 0; i < this.sample.num; i++) {
@@ -278,7 +283,7 @@ class Atlas {
     for (const index of parts.table ? parts.table.first(MARKED) : []) {
       const mark = page.marks[index];
       if (!mark) continue;
-      const [x, y] = this.toPixels(this.toUnits((k) => mark.latent[k]));
+      const [x, y] = this.toPixels(inside(this.toUnits((k) => mark.latent[k])));
       context.beginPath();
       for (const [dx, dy] of [[0, -4], [4, 0], [0, 4], [-4, 0]]) context.lineTo(x + dx, y + dy);
       context.closePath();
@@ -378,9 +383,11 @@ class Atlas {
       return;
     }
     const found = this.sample.near(cell, this);
-    const inside = found.filter((star) => star.inside).length;
-    title.textContent = `${whole(num)} ${num === 1 ? "star" : "stars"} in the cell, ${inside} of them in the page’s sample` +
-      (inside < found.length ? "; the nearest others follow" : "");
+    const own = found.filter((star) => star.inside).length;
+    const stars = num === 1 ? "1 star" : `${whole(num)} stars`;
+    title.textContent = num
+      ? `${stars} in the cell, ${own} of the page’s sample${own < found.length ? "; the nearest others follow" : ""}`
+      : "No star in the cell; the nearest of the page’s sample";
     byId("atlas-said").textContent = title.textContent;
     this.sample.list(found);
   }
@@ -389,7 +396,7 @@ class Atlas {
   listStrange({ x0, y0, width }) {
     const reach = Math.max(width / 2, (8 / this.plot) * this.view.size);
     const found = page.marks.flatMap((mark, i) => {
-      const { x, y } = this.toUnits((k) => mark.latent[k]);
+      const { x, y } = inside(this.toUnits((k) => mark.latent[k]));
       return Math.max(Math.abs(x - x0 - width / 2), Math.abs(y - y0 - width / 2)) <= reach ? [i] : [];
     });
     const line = byId("atlas-strange");
@@ -405,12 +412,11 @@ class Atlas {
 
   /** Bring a place into view and list its stars. */
   goTo(latent) {
-    const place = this.toUnits((k) => latent[k]);
+    const place = inside(this.toUnits((k) => latent[k]));
     const size = Math.min(this.view.size, 1 / 8);
     this.view = { x: place.x - size / 2, y: place.y - size / 2, size };
     this.draw();
-    const inside = (value) => Math.max(0, Math.min(1 - 1e-9, value));
-    this.pin({ x: inside(place.x), y: inside(place.y) });
+    this.pin(place);
     byId("latent-plane").scrollIntoView();
     this.canvas.focus({ preventScroll: true });
   }

@@ -100,12 +100,13 @@ function categoryTable() {
   });
 }
 
-/** How values of a layer become colours: {scale, low, high, table}; ends are the 1 and 99 percentiles. */
+/** How values of a layer become colours: {scale, low, high, table}; ends are low and high percentiles. */
 function makeColouring(values, scale, mapName, whole = false) {
   if (scale === "category") return { scale, low: 0, high: 0, table: categoryTable() };
   const known = values.filter((value) => Number.isFinite(value) && (scale !== "log" || value > 0)).sort();
   const at = (share) => known[Math.round(share * (known.length - 1))];
-  let [low, high] = known.length ? (whole ? [at(0), at(1)] : [at(0.01), at(0.99)]) : [1, 2];
+  const cut = whole ? 0 : scale === "diverging" ? 0.05 : 0.01;
+  let [low, high] = known.length ? [at(cut), at(1 - cut)] : [1, 2];
   if (scale === "diverging") [low, high] = [-Math.max(-low, high, 1e-9), Math.max(-low, high, 1e-9)];
   if (!(high > low)) high = scale === "log" ? low * 10 : low + 1;
   const map = scale === "diverging" ? page.colours.diverging : mapName;
