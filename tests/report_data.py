@@ -198,7 +198,9 @@ def curve() -> TrainingCurve:
     return TrainingCurve(steps, fall * np.exp(0.15 * rng.standard_normal(len(steps))), steps[::100], 1.05 * fall[::100])
 
 
-def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sample: int = 20_000) -> ReportData:
+def make_report(
+    survey: Survey, side: int = 1024, layer_side: int = 256, num_sample: int = 20_000, num_anomalies: int = 1000
+) -> ReportData:
     """All parts of a report."""
     num_latent = survey.latent.shape[1]
     panels = tuple(atlas_panel(survey, pair, side, layer_side) for pair in itertools.combinations(range(num_latent), 2))
@@ -239,7 +241,7 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         calibration=Calibration(expected, (("all stars", observed), ("r < 20", np.minimum(1, 1.3 * observed)))),
         locus=locus(survey),
         clusters=Table(("cluster", "stars", "u−g"), ((0, 81_220, 1.21), (1, 6_023, 2.4)), "Clusters of the density."),
-        anomalies=anomalies(survey, 1_000),
+        anomalies=anomalies(survey, num_anomalies),
         denoising=Table(
             ("band", "RMS to truth before [mag]", "after [mag]", "bias [mag]"),
             (("u", 0.124, 0.0531, -0.0012), ("g", 0.0211, 0.0122, 0.0003), ("r", 0.0193, 0.0101, None)),
