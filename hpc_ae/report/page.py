@@ -41,6 +41,7 @@ from hpc_ae.report.words import is_number, number_text
 
 ATLAS_BYTES = 12_000_000  # of text, all panels together
 _MAX_HALVINGS = 5
+_BARE_STYLE = ".anomalies tr[hidden] { display: table-row !important; }"  # without a script nothing else shows them
 _SCRIPTS = ("core.js", "atlas_grid.js", "atlas.js", "sky.js", "table.js", "main.js")
 
 
@@ -78,7 +79,8 @@ def render_page(data: ReportData) -> bytes:
             content=Markup(_json(content)),
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            bare_style=Markup(_BARE_STYLE),
+            policy=_policy([style, _BARE_STYLE], script),
         )
     )
     return page.encode()
@@ -238,9 +240,10 @@ def _json(content: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _policy(style: str, script: str) -> str:
-    """What the page may do: nothing but its own style and script, known by their digests."""
-    parts = ["default-src 'none'", f"style-src '{_digest(style)}'", f"script-src '{_digest(script)}'", "img-src data:"]
+def _policy(styles: list[str], script: str) -> str:
+    """What the page may do: nothing but its own styles and script, known by their digests."""
+    digests = " ".join(f"'{_digest(style)}'" for style in styles)
+    parts = ["default-src 'none'", f"style-src {digests}", f"script-src '{_digest(script)}'", "img-src data:"]
     return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
 
 

@@ -25,10 +25,13 @@ async function unpack(entry) {
 function decode(codes, entry) {
   if (entry.code) {
     const { kind, centre, width, low, step } = entry.code;
-    return Float32Array.from(codes, (code) => {
-      if (!code) return NaN;
-      return kind === "category" ? code - 1 : centre + width * Math.sinh(low + (code - 1) * step);
-    });
+    const table = Float32Array.from({ length: 65536 }, (_, code) => (
+      kind === "category" ? code - 1 : centre + width * Math.sinh(low + (code - 1) * step)
+    ));
+    table[0] = NaN;
+    const values = new Float32Array(codes.length);
+    for (let i = 0; i < codes.length; i++) values[i] = table[codes[i]];
+    return values;
   }
   if (!entry.divide) return codes;
   const none = entry.dtype === "i2" ? -32768 : -2147483648;
