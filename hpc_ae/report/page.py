@@ -39,7 +39,8 @@ from hpc_ae.report.pack import Packed, halve_panel, pack, pack_counts, pack_floa
 from hpc_ae.report.rows import anomaly_rows, number_columns
 from hpc_ae.report.words import is_number, number_text
 
-ATLAS_BYTES = 12_000_000  # of text, all panels together
+ATLAS_BYTES = 10_000_000  # of text, all panels together
+SKY_BYTES = 4_000_000  # of text, all layers together
 _MAX_HALVINGS = 5
 _BARE_STYLE = ".anomalies tr[hidden] { display: table-row !important; }"  # without a script nothing else shows them
 _SCRIPTS = ("core.js", "atlas_grid.js", "atlas.js", "sky.js", "table.js", "main.js")
@@ -50,10 +51,11 @@ def render_page(data: ReportData) -> bytes:
     _check(data)
     store = _Store()
     halvings = _embed_atlas(store, data.atlas)
+    sky = _embed_sky(store, data)
     content = {
         "atlas": store.atlas,
         "sample": _embed_sample(store, data.sample),
-        "sky": _embed_sky(store, data),
+        "sky": sky,
         "marks": _marks(data),
         "ridge": _ridge(data),
         "bands": list(data.bands),
@@ -71,6 +73,7 @@ def render_page(data: ReportData) -> bytes:
             levels=curves.say_levels(data.residuals.levels) if data.residuals else "",
             layer_table=_layer_rows(data.atlas),
             halvings=halvings,
+            num_sky_layers=len(sky["layers"]) if sky else 0,
             anomaly_columns=number_columns(data.anomalies, data.bands) if data.anomalies else [],
             anomaly_rows=anomaly_rows(data.anomalies, data.bands, data.explore_url) if data.anomalies else [],
             max_anomalies=MAX_ANOMALIES,
@@ -174,13 +177,18 @@ def _whole(values: np.ndarray, factor: float, limit: int) -> np.ndarray:
 
 
 def _embed_sky(store: _Store, data: ReportData) -> dict[str, Any] | None:
-    if data.sky is None:
+    """Pack the sky map's layers, in order, as many as fit."""
+    if data.sky is None or not data.sky.layers:
         return None
-    layers = [
-        {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale}
-        | store.put(pack_floats(layer.values, layer.scale))
-        for layer in data.sky.layers
-    ]
+    layers: list[dict[str, Any]] = []
+    room = SKY_BYTES
+    for layer in data.sky.layers:
+        packed = pack_floats(layer.values, layer.scale)
+        room -= len(packed.text)
+        if room < 0:
+            break
+        named = {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale}
+        layers.append(named | store.put(packed))
     return {"order": data.sky.order, "layers": layers}
 
 
