@@ -1,6 +1,6 @@
 """Reports of realistic content for the tests of the page: simulated stars in two bent principal components.
 
-`python tests/report_data.py OUT.html [STARS.parquet QUASARS.csv]` writes a page to look at, of simulated or of real stars.
+`python tests/report_data.py OUT.html [STARS.parquet QUASARS.csv]` writes a page to look at, of simulated or real stars.
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ def curve() -> TrainingCurve:
     return TrainingCurve(steps, fall * np.exp(0.15 * rng.standard_normal(len(steps))), steps[::100], 1.05 * fall[::100])
 
 
-def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sample: int = 20_000) -> ReportData:
+def make_report(
+    survey: Survey, side: int = 1024, layer_side: int = 256, num_sample: int = 20_000, num_anomalies: int = 1000
+) -> ReportData:
     """All parts of a report."""
     num_latent = survey.latent.shape[1]
     panels = tuple(atlas_panel(survey, pair, side, layer_side) for pair in itertools.combinations(range(num_latent), 2))
@@ -214,8 +216,8 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         num_good=len(survey.objid),
         num_latent=num_latent,
         summary=(
-            "An autoencoder of five bands and two latents was trained on these stars and applied to all of them. Below is "
-            "what it sees: the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
+            "An autoencoder of five bands was trained on these stars and applied to all. Below is what it sees: "
+            "the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
         ),
         headline=(
             ("median error", f"{np.median(survey.error):.3f} mag"),
@@ -238,8 +240,8 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         pulls=Pulls(BANDS, edges, np.array([np.histogram(pulls[:, k], edges)[0] for k in range(5)])),
         calibration=Calibration(expected, (("all stars", observed), ("r < 20", np.minimum(1, 1.3 * observed)))),
         locus=locus(survey),
-        clusters=Table(("cluster", "stars", "u−g", "g−r"), ((0, 81_220, 1.21, 0.42), (1, 6_023, 2.4, 1.38)), "Clusters."),
-        anomalies=anomalies(survey, 1_000),
+        clusters=Table(("cluster", "stars", "u−g"), ((0, 81_220, 1.21), (1, 6_023, 2.4)), "Clusters of the density."),
+        anomalies=anomalies(survey, num_anomalies),
         denoising=Table(
             ("band", "RMS to truth before [mag]", "after [mag]", "bias [mag]"),
             (("u", 0.124, 0.0531, -0.0012), ("g", 0.0211, 0.0122, 0.0003), ("r", 0.0193, 0.0101, None)),
@@ -247,7 +249,11 @@ def make_report(survey: Survey, side: int = 1024, layer_side: int = 256, num_sam
         ),
         throughput=Table(
             ("stage", "stars", "seconds", "stars/s", "core hours"),
-            (("train", 200_000, 11.2, 1.4e6, 0.0062), ("encode", 200_000, 0.9, 3.1e6, 0.0005), ("postprocess", 200_000, 1.3, 153_846, 0.0004)),
+            (
+                ("train", 200_000, 11.2, 1.4e6, 0.0062),
+                ("encode", 200_000, 0.9, 3.1e6, 0.0005),
+                ("postprocess", 200_000, 1.3, 153_846, 0.0004),
+            ),
             "Stages of this run on 2 cores.",
         ),
         notes=("Magnitudes are SDSS asinh magnitudes.", "10 stars have no position."),

@@ -42,6 +42,7 @@ DOORS = {
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),
+    "jinja2": ("hpc_ae/report/page.py",),
 }
 
 

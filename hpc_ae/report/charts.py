@@ -1,6 +1,6 @@
 """Line charts as inline SVG: shapes here, marks in templates/chart.svg.j2, colours in the page's style sheet.
 
-Ticks are matplotlib's. A curve breaks where it is NaN; of very long ones each bucket keeps its lowest and highest point.
+Ticks are matplotlib's. A curve breaks where it is NaN; of a long one each bucket keeps its lowest and highest point.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -53,6 +54,7 @@ class Chart:
     width: int = 420
     height: int = 280
     y_range: tuple[float, float] | None = None
+    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,13 @@ class _Axis:
         """Ticks within the axis."""
         if self.log:
             values = LogLocator(numticks=most).tick_values(10**self.low, 10**self.high)
-            if np.sum((values >= 10**self.low) & (values <= 10**self.high)) < 2:
+            if sum(self._inside(float(value)) for value in values) < 2:
                 values = LogLocator(subs=(1, 2, 5), numticks=most).tick_values(10**self.low, 10**self.high)
         else:
             values = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         inside = [float(value) for value in values if self._inside(float(value))]
-        return [Tick(round(float(self.place(np.array([value]))[0]), 1), tick_text(value, inside)) for value in inside]
+        texts = power_texts(inside) if self.log else [tick_text(value, inside) for value in inside]
+        return [Tick(round(float(at), 1), text) for at, text in zip(self.place(np.array(inside)), texts, strict=True)]
 
     def _inside(self, value: float) -> bool:
         if self.log and value <= 0:
@@ -126,6 +129,15 @@ class _Axis:
         at = math.log10(value) if self.log else value
         slack = 1e-6 * (self.high - self.low)
         return self.low - slack <= at <= self.high + slack
+
+
+def power_texts(values: Sequence[float]) -> list[str]:
+    """Ticks of a logarithmic axis: all as powers of ten where one would be long."""
+    powers = [round(math.log10(value)) for value in values]
+    plain = all(-3 <= power <= 5 for power in powers)
+    if plain or any(abs(value / 10.0**power - 1) > 1e-6 for value, power in zip(values, powers, strict=True)):
+        return [tick_text(value, ()) for value in values]
+    return ["1" if not power else f"10{str(power).translate(_SUPERSCRIPTS)}" for power in powers]
 
 
 def tick_text(value: float, among: Sequence[float]) -> str:
@@ -137,11 +149,11 @@ def tick_text(value: float, among: Sequence[float]) -> str:
         head = "" if abs(factor - 1) < 1e-9 else f"{factor:.3g}·"
         return f"{head}10{str(power).translate(_SUPERSCRIPTS)}".replace("-", "−")
     ordered = sorted(among)
-    gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    gap = min((b - a for a, b in pairwise(ordered)), default=0.0)
     digits = max(0, -math.floor(math.log10(gap) + 1e-9)) if gap > 0 else 6
     if gap > 0 and abs(gap * 10**digits - round(gap * 10**digits)) > 1e-6:
         digits += 1
-    text = f"{value:,.{min(digits, 6)}f}" if size >= 1 or not value else f"{value:.6g}"
+    text = f"{value:,.{min(digits, 6)}f}" if gap > 0 else f"{value:,.6g}"
     return text.replace("-", "−")
 
 

@@ -1,5 +1,7 @@
-"""Colour maps of the page, 256 colours each, as text. Matplotlib's, perceptually uniform and safe for colour-blind readers;
-the diverging one is ColorBrewer's purple and orange, categories are those of Okabe and Ito (2008).
+"""Colour maps of the page, 256 colours each, as text.
+
+Matplotlib's: perceptually uniform and safe for colour-blind readers; the diverging one is ColorBrewer's purple and
+orange. Categories are those of Okabe and Ito (2008).
 """
 
 from __future__ import annotations

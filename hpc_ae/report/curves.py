@@ -36,21 +36,31 @@ def _residual_chart(residuals: Residuals, band: int, span: tuple[float, float] |
     x, curves, levels = residuals.magnitude, residuals.curves[band], residuals.levels
     middle = len(levels) // 2
     marks: list[Line | Band] = [
-        Band(x, curves[:, i], curves[:, -1 - i], "a wide" if i < middle - 1 else "a", _between(levels, i))
-        for i in range(middle)
+        Band(x, curves[:, i], curves[:, -1 - i], "a wide" if i < middle - 1 else "a") for i in range(middle)
     ]
-    marks.append(Line(x, curves[:, middle], "a", "median"))
+    marks.append(Line(x, curves[:, middle], "a"))
     if not residuals.log:
         marks.append(Line(x, np.zeros(len(x)), "zero"))
     name = f"Residuals in {residuals.bands[band]}"
     said = _say_range(x, curves[:, middle])
-    label = f"{residuals.label} [mag]"
-    x_label = f"{residuals.bands[band]} [mag]"
-    return lay_out(Chart(name, said, x_label, label, marks, log_y=residuals.log, y_range=span))
+    chart = Chart(
+        name,
+        said,
+        x_label=f"{residuals.bands[band]} [mag]",
+        y_label=f"{residuals.label} [mag]",
+        marks=marks,
+        log_y=residuals.log,
+        width=340,
+        y_range=span,
+        heading=residuals.bands[band],
+    )
+    return lay_out(chart)
 
 
-def _between(levels: tuple[float, ...], index: int) -> str:
-    return f"{100 * levels[index]:g}–{100 * levels[-1 - index]:g} %"
+def say_levels(levels: tuple[float, ...]) -> str:
+    """The areas of a chart of residuals in words, the darkest first."""
+    spans = [f"{100 * (levels[-1 - i] - levels[i]):g} %" for i in range(len(levels) // 2)]
+    return " and ".join(f"the middle {span}" for span in reversed(spans))
 
 
 def _say_range(x: np.ndarray, median: np.ndarray) -> str:
@@ -62,7 +72,7 @@ def _say_range(x: np.ndarray, median: np.ndarray) -> str:
 
 
 def _common_span(residuals: Residuals) -> tuple[float, float] | None:
-    """The range of all bands, wide enough for nine tenths of the outermost curves' points on each side; None of none."""
+    """The range of all bands, wide enough for nine tenths of the outermost curves' points; None of none."""
     low, high = residuals.curves[..., 0], residuals.curves[..., -1]
     if not (np.isfinite(low).any() and np.isfinite(high).any()):
         return None

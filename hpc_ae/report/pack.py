@@ -1,7 +1,7 @@
 """Arrays as text within the page: bytes in planes, deflated, base64; what templates/core.js unpacks.
 
-Floats of maps are kept to 65,534 steps of an inverse hyperbolic sine about their median: fine where most values are, and
-no tail is cut. Whole numbers are exact. Shape letters: X cells along a side of the counts, K of a layer.
+Floats of maps are kept to 65,534 steps of an inverse hyperbolic sine about their median: fine where most values are,
+and no tail is cut. Whole numbers are exact. Shape letters: X cells along a side of the counts, K of a layer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The report as one HTML file that needs nothing else: no network, no other file, no library.
 
-The page's policy forbids it every request, and lets it run its own script alone (by digest). What the files of a run say
-(names, reasons, a config) is text everywhere: jinja2 escapes it in markup, `_json` in the data. The size is bounded: maps
-beyond a budget are shown with larger cells. Shape letters: N stars, B bands, L latent dimensions.
+The page's policy forbids it every request, and lets it run its own script alone (by digest). What the files of a run
+say (names, reasons, a config) is text everywhere: jinja2 escapes it in markup, `_json` in the data. The size is
+bounded: maps beyond a budget are shown with larger cells. Shape letters: N stars, B bands, L latent dimensions.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ from hpc_ae.report.data import (
 )
 from hpc_ae.report.pack import Packed, halve_panel, pack, pack_counts, pack_floats
 from hpc_ae.report.rows import anomaly_rows, number_columns
+from hpc_ae.report.words import is_number, number_text
 
-ATLAS_BYTES = 12_000_000  # of text, all panels together
+ATLAS_BYTES = 10_000_000  # of text, all panels together
+SKY_BYTES = 4_000_000  # of text, all layers together
 _MAX_HALVINGS = 5
+_BARE_STYLE = ".anomalies tr[hidden] { display: table-row !important; }"  # without a script nothing else shows them
 _SCRIPTS = ("core.js", "atlas_grid.js", "atlas.js", "sky.js", "table.js", "main.js")
-_MARKED = 500  # anomalies that the atlas can mark
 
 
 def render_page(data: ReportData) -> bytes:
@@ -49,10 +51,11 @@ def render_page(data: ReportData) -> bytes:
     _check(data)
     store = _Store()
     halvings = _embed_atlas(store, data.atlas)
+    sky = _embed_sky(store, data)
     content = {
         "atlas": store.atlas,
         "sample": _embed_sample(store, data.sample),
-        "sky": _embed_sky(store, data),
+        "sky": sky,
         "marks": _marks(data),
         "ridge": _ridge(data),
         "bands": list(data.bands),
@@ -67,8 +70,10 @@ def render_page(data: ReportData) -> bytes:
             data=data,
             charts=_charts(data),
             residual_table=curves.residual_table(data.residuals) if data.residuals else None,
+            levels=curves.say_levels(data.residuals.levels) if data.residuals else "",
             layer_table=_layer_rows(data.atlas),
             halvings=halvings,
+            num_sky_layers=len(sky["layers"]) if sky else 0,
             anomaly_columns=number_columns(data.anomalies, data.bands) if data.anomalies else [],
             anomaly_rows=anomaly_rows(data.anomalies, data.bands, data.explore_url) if data.anomalies else [],
             max_anomalies=MAX_ANOMALIES,
@@ -77,7 +82,8 @@ def render_page(data: ReportData) -> bytes:
             content=Markup(_json(content)),
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            bare_style=Markup(_BARE_STYLE),
+            policy=_policy([style, _BARE_STYLE], script),
         )
     )
     return page.encode()
@@ -105,8 +111,9 @@ def _check(data: ReportData) -> None:
             num = len(layer.values)
             if layer.values.shape != (num, num) or num > MAX_LAYER_SIDE or side % max(1, num):
                 raise ValueError(f"layer {layer.name} of shape {layer.values.shape} on counts of {panel.counts.shape}")
-    layers = [*(one for panel in data.atlas for one in panel.layers), *(data.sky.layers if data.sky else ())]
-    if unknown := {layer.scale for layer in layers} - set(SCALES):
+    used = {layer.scale for panel in data.atlas for layer in panel.layers}
+    used |= {layer.scale for layer in (data.sky.layers if data.sky else ())}
+    if unknown := used - set(SCALES):
         raise ValueError(f"unknown scales {sorted(unknown)}; valid are {SCALES}")
     if data.sky and data.sky.order > MAX_SKY_ORDER:
         raise ValueError(f"a sky map of order {data.sky.order}: at most {MAX_SKY_ORDER}")
@@ -170,13 +177,18 @@ def _whole(values: np.ndarray, factor: float, limit: int) -> np.ndarray:
 
 
 def _embed_sky(store: _Store, data: ReportData) -> dict[str, Any] | None:
-    if data.sky is None:
+    """Pack the sky map's layers, in order, as many as fit."""
+    if data.sky is None or not data.sky.layers:
         return None
-    layers = [
-        {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale}
-        | store.put(pack_floats(layer.values, layer.scale))
-        for layer in data.sky.layers
-    ]
+    layers: list[dict[str, Any]] = []
+    room = SKY_BYTES
+    for layer in data.sky.layers:
+        packed = pack_floats(layer.values, layer.scale)
+        room -= len(packed.text)
+        if room < 0:
+            break
+        named = {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale}
+        layers.append(named | store.put(packed))
     return {"order": data.sky.order, "layers": layers}
 
 
@@ -185,14 +197,9 @@ def _marks(data: ReportData) -> list[dict[str, Any]]:
     found = data.anomalies
     if found is None or found.latent is None:
         return []
-    num = min(len(found.objid), _MARKED)
     return [
-        {
-            "objid": found.objid[index],
-            "latent": [_json_number(value) for value in found.latent[index]],
-            "reason": found.reason[index] if found.reason else "",
-        }
-        for index in range(num)
+        {"objid": objid, "latent": [_json_number(value) for value in latent]}
+        for objid, latent in zip(found.objid[:MAX_ANOMALIES], found.latent[:MAX_ANOMALIES], strict=True)
     ]
 
 
@@ -241,9 +248,10 @@ def _json(content: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _policy(style: str, script: str) -> str:
-    """What the page may do: nothing but its own style and script, known by their digests."""
-    parts = ["default-src 'none'", f"style-src '{_digest(style)}'", f"script-src '{_digest(script)}'", "img-src data:"]
+def _policy(styles: list[str], script: str) -> str:
+    """What the page may do: nothing but its own styles and script, known by their digests."""
+    digests = " ".join(f"'{_digest(style)}'" for style in styles)
+    parts = ["default-src 'none'", f"style-src {digests}", f"script-src '{_digest(script)}'", "img-src data:"]
     return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
 
 
@@ -260,8 +268,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell_text, "element_id": _element_id, "thousands": "{:,}".format}
-    environment.tests["numeric"] = _is_number
+    environment.filters |= {"cell": number_text, "element_id": _element_id, "thousands": "{:,}".format}
+    environment.tests["numeric"] = is_number
     return environment
 
 
@@ -271,24 +279,6 @@ def _source(name: str) -> str:
     loader = _environment().loader
     assert loader is not None
     return loader.get_source(_environment(), name)[0]
-
-
-def _is_number(value: Cell) -> bool:
-    return isinstance(value, int | float)
-
-
-def cell_text(value: Cell) -> str:
-    """A cell of a table: whole numbers with thousands, others to four significant digits, nothing for None and NaN."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, int | np.integer):
-        return f"{int(value):,}".replace("-", "−")
-    if not math.isfinite(value):
-        return ""
-    size = abs(value)
-    digits = max(0, 3 - math.floor(math.log10(size))) if size else 0
-    text = f"{value:.3e}" if size and not 1e-4 <= size < 1e9 else f"{value:,.{digits}f}"
-    return text.replace("-", "−")
 
 
 def _element_id(name: str) -> str:

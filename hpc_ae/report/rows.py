@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from hpc_ae.report.data import MAX_ANOMALIES, Anomalies
+from hpc_ae.report.words import number_text, short_power, true_minus
 
 _WIDTH, _HEIGHT = 12, 30
 _LEAST_SPAN_MAG = 1.0
@@ -65,13 +66,13 @@ def explore_link(template: str, ra: float, dec: float) -> str:
 
 
 def number_columns(anomalies: Anomalies, bands: Sequence[str]) -> list[tuple[str, np.ndarray, str]]:
-    """(title, values (n,), format) of the table's columns of numbers that are there."""
+    """(title, values (n,), format) of the table's columns of numbers that are there; "": four digits, "e": a power."""
     columns = [(band, anomalies.magnitude[:, index], ".2f") for index, band in enumerate(bands)]
     more = (
         ("error [mag]", anomalies.error, ".3f"),
-        ("χ²", anomalies.chi2, ",.0f"),
-        ("score", anomalies.score, ".4g"),
-        ("tail probability", anomalies.tail_probability, ".1e"),
+        ("χ²", anomalies.chi2, ""),
+        ("score", anomalies.score, ""),
+        ("tail probability", anomalies.tail_probability, "e"),
     )
     return columns + [(title, values, form) for title, values, form in more if values is not None]
 
@@ -95,7 +96,7 @@ def _row(anomalies: Anomalies, bands: Sequence[str], which: tuple[int, str], fie
         rank=index + 1,
         objid=anomalies.objid[index],
         link=explore_link(url, ra, dec),
-        place=f"{ra:.5f} {dec:+.5f}".replace("-", "−") if math.isfinite(ra + dec) else "",
+        place=true_minus(f"{ra:.5f} {dec:+.5f}") if math.isfinite(ra + dec) else "",
         bars=bars(magnitude, residual),
         said=_say_bars(bands, magnitude, residual),
         fields=fields,
@@ -110,7 +111,9 @@ def _field(value: float, form: str) -> Field:
     number = float(value)
     if not math.isfinite(number):
         return Field("", None)
-    return Field(format(number, form).replace("-", "−"), number)
+    if form == "e":
+        return Field(short_power(number, 1), number)
+    return Field(true_minus(format(number, form)) if form else number_text(number), number)
 
 
 def bars(magnitude: np.ndarray, residual: np.ndarray | None) -> list[Bar]:

@@ -4,6 +4,13 @@ const MARGIN = { left: 54, right: 10, top: 10, bottom: 44 };
 const LEAST_VIEW = 1 / 256; // of the plane's width
 const STARS_FROM_ZOOM = 5;
 const LISTED = 40;
+const MARKED = 100; // of the table's stars
+
+/** A place of the window, or the nearest on its edge. */
+function inside({ x, y }) {
+  const [one, two] = [x, y].map((value) => Math.max(0, Math.min(1 - 1e-9, value)));
+  return { x: one, y: two };
+}
 
 class Atlas {
   constructor(sample) {
@@ -155,8 +162,7 @@ class Atlas {
     if (moveView) return this.pan((x * this.view.size) / 8, (y * this.view.size) / 8);
     const from = this.cell || this.middle();
     const width = Math.max(1 / this.side, this.view.size / 64);
-    const inside = (value) => Math.max(0, Math.min(1 - 1e-9, value));
-    const to = { x: inside(from.x + x * width), y: inside(from.y + y * width) };
+    const to = inside({ x: from.x + x * width, y: from.y + y * width });
     this.cell = this.pinned = to;
     const view = this.view;
     if (to.x < view.x || to.x > view.x + view.size) view.x = to.x - view.size / 2;
@@ -190,7 +196,7 @@ class Atlas {
     const { colouring, picture } = this.pictures.get(key);
     const { x, y, size } = this.view;
     const scale = this.side;
-    context.fillStyle = theme("surface");
+    context.fillStyle = theme(colouring.scale === "diverging" ? "ground" : "surface");
     context.fillRect(MARGIN.left, MARGIN.top, this.plot, this.plot);
     context.imageSmoothingEnabled = this.plot / (size * scale) < 1;
     context.drawImage(picture, x * scale, (1 - y - size) * scale, size * scale, size * scale,
@@ -252,7 +258,7 @@ class Atlas {
   }
 
   drawStars(context) {
-    const radius = Math.min(3.4, 1.1 + 0.25 * Math.log2(1 / (STARS_FROM_ZOOM * this.view.size)));
+    const radius = Math.min(4.5, 1.4 + 0.5 * Math.log2(1 / (STARS_FROM_ZOOM * this.view.size)));
     const [fill, line] = [theme("halo"), theme("cross")];
     context.lineWidth = 0.9;
     for (let i = 0; i < this.sample.num; i++) {
@@ -274,8 +280,10 @@ class Atlas {
   }
 
   drawMarks(context) {
-    for (const mark of page.marks) {
-      const [x, y] = this.toPixels(this.toUnits((k) => mark.latent[k]));
+    for (const index of parts.table ? parts.table.first(MARKED) : []) {
+      const mark = page.marks[index];
+      if (!mark) continue;
+      const [x, y] = this.toPixels(inside(this.toUnits((k) => mark.latent[k])));
       context.beginPath();
       for (const [dx, dy] of [[0, -4], [4, 0], [0, 4], [-4, 0]]) context.lineTo(x + dx, y + dy);
       context.closePath();
@@ -369,26 +377,46 @@ class Atlas {
     const num = this.plane.counts.get(this.side)[cell.i * this.side + cell.j];
     const title = byId("atlas-stars-title");
     byId("atlas-stars").hidden = false;
+    this.listStrange(cell);
     if (!this.sample) {
       title.textContent = `${whole(num)} stars in the cell; the page holds no single stars`;
       return;
     }
     const found = this.sample.near(cell, this);
-    const inside = found.filter((star) => star.inside).length;
-    title.textContent = `${whole(num)} ${num === 1 ? "star" : "stars"} in the cell, ${inside} of them in the page’s sample` +
-      (inside < found.length ? "; the nearest others follow" : "");
+    const own = found.filter((star) => star.inside).length;
+    const stars = num === 1 ? "1 star" : `${whole(num)} stars`;
+    title.textContent = num
+      ? `${stars} in the cell, ${own} of the page’s sample${own < found.length ? "; the nearest others follow" : ""}`
+      : "No star in the cell; the nearest of the page’s sample";
     byId("atlas-said").textContent = title.textContent;
     this.sample.list(found);
   }
 
+  /** Which of the table's stars are in a cell, or under the finger. */
+  listStrange({ x0, y0, width }) {
+    const reach = Math.max(width / 2, (8 / this.plot) * this.view.size);
+    const found = page.marks.flatMap((mark, i) => {
+      const { x, y } = inside(this.toUnits((k) => mark.latent[k]));
+      return Math.max(Math.abs(x - x0 - width / 2), Math.abs(y - y0 - width / 2)) <= reach ? [i] : [];
+    });
+    const line = byId("atlas-strange");
+    line.hidden = !found.length;
+    line.replaceChildren("Of the strangest stars: ", ...found.slice(0, 10).flatMap((i, k) => {
+      const link = document.createElement("a");
+      link.href = `#anomaly-${i + 1}`;
+      link.textContent = `rank ${i + 1}, ${page.marks[i].objid}`;
+      link.addEventListener("click", () => parts.table.reveal(i));
+      return k ? ["; ", link] : [link];
+    }));
+  }
+
   /** Bring a place into view and list its stars. */
   goTo(latent) {
-    const place = this.toUnits((k) => latent[k]);
+    const place = inside(this.toUnits((k) => latent[k]));
     const size = Math.min(this.view.size, 1 / 8);
     this.view = { x: place.x - size / 2, y: place.y - size / 2, size };
     this.draw();
-    const inside = (value) => Math.max(0, Math.min(1 - 1e-9, value));
-    this.pin({ x: inside(place.x), y: inside(place.y) });
+    this.pin(place);
     byId("latent-plane").scrollIntoView();
     this.canvas.focus({ preventScroll: true });
   }

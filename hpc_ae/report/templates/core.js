@@ -25,10 +25,13 @@ async function unpack(entry) {
 function decode(codes, entry) {
   if (entry.code) {
     const { kind, centre, width, low, step } = entry.code;
-    return Float32Array.from(codes, (code) => {
-      if (!code) return NaN;
-      return kind === "category" ? code - 1 : centre + width * Math.sinh(low + (code - 1) * step);
-    });
+    const table = Float32Array.from({ length: 65536 }, (_, code) => (
+      kind === "category" ? code - 1 : centre + width * Math.sinh(low + (code - 1) * step)
+    ));
+    table[0] = NaN;
+    const values = new Float32Array(codes.length);
+    for (let i = 0; i < codes.length; i++) values[i] = table[codes[i]];
+    return values;
   }
   if (!entry.divide) return codes;
   const none = entry.dtype === "i2" ? -32768 : -2147483648;
@@ -63,15 +66,31 @@ function roundTicks(low, high, most) {
   return ticks;
 }
 
-/** A value of the style sheet's theme. */
-const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const systemTheme = window.matchMedia("(prefers-color-scheme: dark)");
 
-/** 256 colours as pixels of an ImageData (alpha, blue, green, red). */
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : systemTheme.matches;
+}
+
+const themeValues = new Map(); // forgotten when the theme changes
+
+/** A value of the style sheet's theme. */
+function theme(name) {
+  if (!themeValues.has(name)) {
+    themeValues.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  }
+  return themeValues.get(name);
+}
+
+/** 256 colours as pixels of an ImageData (alpha, blue, green, red); the end that is the page's own colour is cut off. */
 function colourTable(name) {
   const digits = page.colours.maps[name];
   const table = new Uint32Array(256);
+  const [from, to] = name === page.colours.diverging ? [0, 1] : isDark() ? [0.18, 1] : [0, 0.94];
   for (let i = 0; i < 256; i++) {
-    const [red, green, blue] = [0, 2, 4].map((k) => parseInt(digits.substr(6 * i + k, 2), 16));
+    const at = 6 * Math.round(255 * from + i * (to - from));
+    const [red, green, blue] = [0, 2, 4].map((k) => parseInt(digits.substr(at + k, 2), 16));
     table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
   }
   return table;
@@ -84,12 +103,13 @@ function categoryTable() {
   });
 }
 
-/** How values of a layer become colours: {scale, low, high, table}; ends are the 1 and 99 percentiles. */
+/** How values of a layer become colours: {scale, low, high, table}; ends are low and high percentiles. */
 function makeColouring(values, scale, mapName, whole = false) {
   if (scale === "category") return { scale, low: 0, high: 0, table: categoryTable() };
   const known = values.filter((value) => Number.isFinite(value) && (scale !== "log" || value > 0)).sort();
   const at = (share) => known[Math.round(share * (known.length - 1))];
-  let [low, high] = known.length ? (whole ? [at(0), at(1)] : [at(0.01), at(0.99)]) : [1, 2];
+  const cut = whole ? 0 : scale === "diverging" ? 0.05 : 0.01;
+  let [low, high] = known.length ? [at(cut), at(1 - cut)] : [1, 2];
   if (scale === "diverging") [low, high] = [-Math.max(-low, high, 1e-9), Math.max(-low, high, 1e-9)];
   if (!(high > low)) high = scale === "log" ? low * 10 : low + 1;
   const map = scale === "diverging" ? page.colours.diverging : mapName;
@@ -154,6 +174,12 @@ function barTicks({ scale, low, high }, most) {
   if (scale !== "log") return roundTicks(low, high, Math.max(2, Math.min(5, most)));
   const ticks = [];
   const decades = Math.log10(high / low);
+  if (decades < 2) {
+    const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+    for (let k = first; k <= last; k++) for (const factor of decades < 1.3 ? [1, 2, 5] : [1, 3]) ticks.push(factor * 10 ** k);
+    const inside = ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+    return inside.length > 1 ? inside : [low, high];
+  }
   const every = Math.max(1, Math.ceil(decades / Math.max(2, most)));
   const first = Math.ceil(Math.log10(low) - 1e-9);
   for (let k = first; 10 ** k <= high * 1.000001; k += every) ticks.push(10 ** k);

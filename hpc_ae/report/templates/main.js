@@ -1,6 +1,6 @@
 // Contents, light and dark, printing; then the maps.
 
-const parts = { atlas: null, sky: null };
+const parts = { atlas: null, sky: null, table: null };
 
 function makeContents() {
   byId("contents").replaceChildren(...[...document.querySelectorAll("main section")].map((section) => {
@@ -14,15 +14,17 @@ function makeContents() {
 }
 
 function redraw() {
-  if (parts.atlas) parts.atlas.draw();
+  themeValues.clear();
+  if (parts.atlas) {
+    parts.atlas.pictures.clear();
+    parts.atlas.draw();
+  }
   if (parts.sky) parts.sky.draw();
 }
 
 function openTheme() {
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
   const button = byId("theme");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
   const show = () => {
     button.textContent = isDark() ? "Light page" : "Dark page";
     redraw();
@@ -32,7 +34,7 @@ function openTheme() {
     root.dataset.theme = isDark() ? "light" : "dark";
     show();
   });
-  system.addEventListener("change", show);
+  systemTheme.addEventListener("change", show);
   let before;
   window.addEventListener("beforeprint", () => {
     before = root.dataset.theme;
@@ -65,7 +67,8 @@ async function openMaps() {
 
 makeContents();
 openTheme();
-if (byId("anomalies")) new AnomalyTable().open();
+if (byId("anomalies")) parts.table = new AnomalyTable();
+if (parts.table) parts.table.open();
 openMaps().then(
   () => { document.documentElement.dataset.ready = "yes"; },
   (error) => {

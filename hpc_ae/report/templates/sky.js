@@ -101,7 +101,7 @@ class Sky {
     const drawing = picture.getContext("2d");
     const image = drawing.createImageData(width, height);
     const out = new Uint32Array(image.data.buffer);
-    const ground = this.ground();
+    const ground = this.ground(colouring.scale === "diverging" ? "ground" : "surface");
     this.raster(width, height).forEach((pixel, i) => {
       if (pixel < 0) return;
       const value = values[pixel];
@@ -116,9 +116,10 @@ class Sky {
     this.canvas.setAttribute("aria-label", `Sky map of ${label}`);
   }
 
-  ground() {
+  /** A colour of the theme as a pixel. */
+  ground(name) {
     const context = new OffscreenCanvas(1, 1).getContext("2d");
-    context.fillStyle = theme("surface");
+    context.fillStyle = theme(name);
     context.fillRect(0, 0, 1, 1);
     return new Uint32Array(context.getImageData(0, 0, 1, 1).data.buffer)[0];
   }
@@ -137,15 +138,21 @@ class Sky {
     for (const ra of [60, 120, 180, 240, 300]) line(turn(-90, 90, 60).map((dec) => [ra, dec]));
     context.globalAlpha = 1;
     for (const ra of [0, 360]) line(turn(-90, 90, 90).map((dec) => [ra, dec]));
-    context.fillStyle = theme("quiet");
     context.textAlign = "center";
+    context.lineWidth = 3;
+    context.strokeStyle = theme("paper");
+    context.fillStyle = theme("ink");
+    const write = (text, x, y) => {
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
     for (const ra of this.width > 500 ? [60, 120, 180, 240, 300] : [120, 240]) {
       const [x, y] = this.forward(ra, 0);
-      context.fillText(`${ra}°`, x, y + 13);
+      write(`${ra}°`, x, y + 4);
     }
     if (this.width > 500) for (const dec of [-60, -30, 30, 60]) {
       const [x, y] = this.forward(180, dec);
-      context.fillText(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, x, y - 4);
+      write(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, x, y + 4);
     }
     if (this.place) {
       const [x, y] = this.forward(...this.place);

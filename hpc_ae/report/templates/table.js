@@ -1,14 +1,14 @@
 // The table of the strangest stars: sorting by a column's title, filtering by text and by a column's range.
 
-const SHOWN = 25;
+const SHOWN = window.matchMedia("(max-width: 40rem)").matches ? 8 : 25;
 
 class AnomalyTable {
   constructor() {
     this.table = byId("anomalies");
     this.body = this.table.tBodies[0];
     this.heads = [...this.table.tHead.rows[0].cells];
-    this.rows = [...this.body.rows].map((row) => ({
-      row, text: row.textContent.toLowerCase(), keys: [...row.cells].map((cell) => cell.dataset.key ?? ""),
+    this.rows = [...this.body.rows].map((row, index) => ({
+      row, index, text: row.textContent.toLowerCase(), keys: [...row.cells].map((cell) => cell.dataset.key ?? ""),
     }));
     this.limit = SHOWN;
   }
@@ -69,6 +69,23 @@ class AnomalyTable {
     this.show();
   }
 
+  /** Make sure that a star's row is shown, and mark it. */
+  reveal(index) {
+    const one = this.rows.find((row) => row.index === index);
+    if (!this.chosen.includes(one)) {
+      byId("anomaly-filter").reset();
+      this.filter();
+    }
+    this.limit = Math.max(this.limit, this.chosen.indexOf(one) + 1);
+    this.show();
+    for (const { row } of this.rows) row.classList.toggle("found", row === one.row);
+  }
+
+  /** The first stars as sorted and filtered, by their place in the page's list. */
+  first(num) {
+    return this.chosen.slice(0, num).map((one) => one.index);
+  }
+
   show() {
     for (const { row } of this.rows) row.hidden = true;
     this.chosen.slice(0, this.limit).forEach(({ row }) => { row.hidden = false; });
@@ -77,5 +94,6 @@ class AnomalyTable {
     const more = byId("anomaly-more");
     more.parentElement.hidden = num <= this.limit;
     more.textContent = `Show all ${whole(num)}`;
+    if (parts.atlas) parts.atlas.draw();
   }
 }
