@@ -28,7 +28,6 @@ from hpc_ae.analysis.summary import (
     summarize_tails,
 )
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import (
     digest_bytes,
@@ -41,7 +40,7 @@ from hpc_ae.files import (
     seal,
 )
 from hpc_ae.provenance import check_fingerprint
-from hpc_ae.runtime.executor import open_mapper
+from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.survey.compare import COMPARE_NAME, TABLE_NAME, compare_surveys, comparison_fingerprint
 from hpc_ae.survey.outputs import Report, make_files
@@ -108,7 +107,8 @@ def postprocess(
                 compare_surveys(mapper, survey, paths.compare_dir, paths.out_dir)
             progress.update(progress.done, "report")
             anomalies = find_strangest(mapper, survey, paths.scores, scored, settings.num_anomalies)
-            _publish(paths, settings, survey, scored, anomalies)
+            report = Report(survey, scored, anomalies, _curves(scored), _read_history(paths.metrics_path))
+            _publish(mapper, paths, settings, report)
 
 
 def is_postprocessed(paths: ReportPaths, settings: PostprocessSettings) -> bool:
@@ -156,16 +156,13 @@ def _is_compared(paths: ReportPaths, survey: Survey) -> bool:
     return (paths.out_dir / TABLE_NAME).is_file()
 
 
-def _publish(
-    paths: ReportPaths, settings: PostprocessSettings, survey: Survey, scored: ScoredSurvey, anomalies: Arrays
-) -> None:
+def _publish(mapper: Mapper, paths: ReportPaths, settings: PostprocessSettings, report: Report) -> None:
     """Write every file of the report and, last, its summary."""
-    history = _read_history(paths.metrics_path)
-    report = Report(survey, scored, anomalies, _curves(scored), history)
+    survey = report.survey
     summary = _summarize(report) | {"notes": _notes(report)}
     comparison = paths.out_dir / COMPARE_NAME
     compared = read_json(comparison, sealed=True) if comparison.exists() else None
-    files = make_files(report, summary, compared, _read_speeds(paths.progress_dir))
+    files = make_files(mapper, report, summary, (compared, _read_speeds(paths.progress_dir)))
     for name, data in files.items():
         publish_bytes(paths.out_dir / name, data)
     digests = {name: digest_bytes(data) for name, data in files.items()}

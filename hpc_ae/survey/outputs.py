@@ -5,7 +5,9 @@ Shape letters: N stars, B bands, L latent dimensions, Q quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from hpc_ae.analysis.summary import anomaly_columns, table_csv
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.report.data import EXPLORE_URL, Fact, Table
 from hpc_ae.report.rows import explore_link
+from hpc_ae.runtime.executor import Mapper
 from hpc_ae.survey.page import History, Shown, fill_page, map_layers
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.scores import ScoredSurvey
@@ -38,22 +41,36 @@ class Report:
 
 
 def make_files(
-    report: Report, summary: dict[str, Any], compared: dict[str, Any] | None, speeds: list[dict[str, Any]]
+    mapper: Mapper, report: Report, summary: dict[str, Any], more: tuple[dict[str, Any] | None, list[dict[str, Any]]]
 ) -> dict[str, bytes]:
-    """Every file of the report but its summary, by name."""
-    from hpc_ae.report.page import render_page
-
+    """Every file of the report but its summary, by name. `more`: a comparison, and the speeds of the stages before."""
     survey, scored = report.survey, report.scored
     has_some = len(report.anomalies.get("row", ())) > 0
     neighbours = nearest_normal(report.anomalies, scored.facts.normal) if has_some else np.empty(0, np.int64)
     words = reasons(scored.plan.scorer, report.anomalies, survey.stars.bands) if has_some else []
     shown = Shown(survey, scored, report.curves, report.anomalies, words, neighbours)
-    about = _about(report, summary, compared, speeds)
+    about = _about(report, summary, *more)
+    tasks: list[Callable[[], dict[str, bytes]]] = [
+        partial(_draw_errors, report),
+        partial(_render, shown, report.history, about),
+        partial(_draw_density, report),
+        partial(_maps, survey, scored),
+        partial(_draw_losses, report.history),
+    ]
     files = {"anomalies.csv": _anomalies_csv(shown), "locus.csv": _locus_csv(survey, scored)}
-    files |= _draw(report)
-    files |= _maps(survey, scored)
-    files["index.html"] = render_page(fill_page(shown, report.history, about))
+    for made in mapper.map(_do, tasks):
+        files |= made
     return files
+
+
+def _do(task: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
+    return task()
+
+
+def _render(shown: Shown, history: History, about: dict[str, Any]) -> dict[str, bytes]:
+    from hpc_ae.report.page import render_page
+
+    return {"index.html": render_page(fill_page(shown, history, about))}
 
 
 def _anomalies_csv(shown: Shown) -> bytes:
@@ -92,27 +109,34 @@ def _locus_csv(survey: Survey, scored: ScoredSurvey) -> bytes:
     return table_csv(columns)
 
 
-def _draw(report: Report) -> dict[str, bytes]:
-    """The figures as PNG bytes by file name."""
+def _draw_errors(report: Report) -> dict[str, bytes]:
     from hpc_ae.report import figures
 
-    tally = report.scored.tally
     against = figures.MagnitudePanels(
         bands=report.survey.encoding.bands,
         magnitude_edges=MAGNITUDE_BINS.edges(),
         size_edges=RESIDUAL_BINS.edges(),
-        counts=tally.residuals.grids,
+        counts=report.scored.tally.residuals.grids,
         curves=report.curves,
         label="|residual|" if "reconstruction" in report.survey.encoding.columns else "reconstruction error",
     )
+    return {"error_vs_magnitude.png": figures.draw_error_vs_magnitude(against)}
+
+
+def _draw_density(report: Report) -> dict[str, bytes]:
+    from hpc_ae.report import figures
+
     edges = [LinearBins(low, high, MEAN_CELLS).edges() for low, high in report.scored.plan.windows.tolist()]
-    drawn = {
-        "latent_density.png": figures.draw_latent_density(
-            [pooled(counts, MEAN_CELLS) for counts in tally.maps.counts], edges
-        ),
-        "error_vs_magnitude.png": figures.draw_error_vs_magnitude(against),
-    }
-    return drawn | ({"loss_curve.png": figures.draw_loss_curve(report.history)} if report.history else {})
+    grids = [pooled(counts, MEAN_CELLS) for counts in report.scored.tally.maps.counts]
+    return {"latent_density.png": figures.draw_latent_density(grids, edges)}
+
+
+def _draw_losses(history: History) -> dict[str, bytes]:
+    if not history:
+        return {}
+    from hpc_ae.report import figures
+
+    return {"loss_curve.png": figures.draw_loss_curve(history)}
 
 
 def _maps(survey: Survey, scored: ScoredSurvey) -> dict[str, bytes]:

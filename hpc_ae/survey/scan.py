@@ -8,6 +8,7 @@ Shape letters: N stars.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,13 +109,15 @@ def make_parts(survey: Survey) -> list[ScanPart]:
 def scan_part(scan: Scan, part: ScanPart) -> None:
     """Score the stars of a part, write its score shards, then its result."""
     tally = SurveyTally.none(scan.plan.shape)
-    records = [_scan_shard(scan, pair, tally) for pair in part.pairs]
+    with ThreadPoolExecutor(1, "writer") as writer:  # the disk has time until the next shard is scored
+        written = [writer.submit(_write, scan, pair, _scan_shard(scan.plan, pair, tally)) for pair in part.pairs]
+        records = [one.result() for one in written]
     result = PartResult(scan.key, json.dumps(records), tally)
     publish_bytes(scan.part_path(part), npz_bytes(pack(result)))
 
 
-def _scan_shard(scan: Scan, pair: ShardPair, tally: SurveyTally) -> dict[str, Any]:
-    plan = scan.plan
+def _scan_shard(plan: SurveyPlan, pair: ShardPair, tally: SurveyTally) -> Arrays:
+    """The columns of the score shard of a pair, whose stars the tally takes in."""
     stars = pair.read()
     usable = usable_rows(stars["quality"], stars["reconstruction_error"], stars["latent"])
     tally.errors.num_good += int(np.count_nonzero(stars["quality"] == 0))
@@ -124,8 +127,7 @@ def _scan_shard(scan: Scan, pair: ShardPair, tally: SurveyTally) -> dict[str, An
     pixels = healpix_of(chosen["ra"], chosen["dec"], plan.shape.sky_order)
     tally.count({**chosen, **scores}, fine, pixels, plan.shape.reference_band)
     outputs = {name: stars[name] for name in ("objid", "quality", "caution")}
-    outputs |= scores if usable.all() else {name: _spread(values, usable) for name, values in scores.items()}
-    return _write(scan, pair, outputs)
+    return outputs | (scores if usable.all() else {name: _spread(values, usable) for name, values in scores.items()})
 
 
 def _spread(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
