@@ -19,6 +19,7 @@ from hpc_ae.analysis.alignment import JointMoments, align, neighbour_overlap
 from hpc_ae.analysis.density import find_clusters, trace_ridge
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.schema import shard_name
+from hpc_ae.config import check_config
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.runtime.executor import SerialMapper
@@ -28,6 +29,7 @@ from hpc_ae.survey.compare import compare_surveys
 from hpc_ae.survey.pairs import open_survey
 from hpc_ae.survey.scores import ScoredSurvey, read_scored, score_survey
 from hpc_ae.verify import verify
+from jobs.pipeline import discard
 
 CELLS = 256
 
@@ -299,3 +301,31 @@ def test_other_catalogs_are_matched_by_id(made: Path, tmp_path: Path) -> None:
     strange = make_encoding(tmp_path / "third", tmp_path / "strange", objid=lambda values: values + 10**15)
     with pytest.raises(InputError, match="no star in common"):
         compare(made, strange, tmp_path / "out2")
+
+
+def test_redo_keeps_scores_of_the_same_encoding(made: Path, tmp_path: Path) -> None:
+    """--redo postprocess discards the report alone; --redo encode, and another encoding's scores, go with it."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(made, run_dir)
+    (run_dir / "stars").rename(run_dir / "catalog")
+    values = {"run_dir": str(run_dir), "catalog": {"source": {"simulate": {"stars": NUM_STARS}}}}
+    config = check_config(values, "a test")
+    discard(config, ["postprocess"])
+    assert (run_dir / "scores" / "manifest.json").exists() and not (run_dir / "report").exists()
+    shutil.rmtree(run_dir / "encoding")
+    make_encoding(run_dir / "encoding", run_dir / "catalog", 1)
+    discard(config, ["postprocess"])
+    assert not (run_dir / "scores").exists() and (run_dir / "encoding").exists()
+
+
+def test_large_shards_are_scored_in_blocks(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that is read block by block gets the same scores, and adds up to the same counts."""
+    monkeypatch.setattr("hpc_ae.survey.scan._BLOCK_ROWS", 500)
+    found, whole = score(made, tmp_path / "scores"), read_scored(made / "scores")
+    for one, other in zip(found.tally.maps.counts, whole.tally.maps.counts, strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(found.tally.strangest["row"], whole.tally.strangest["row"])
+    for name in ("objid", "cluster"):
+        assert np.array_equal(open_catalog(tmp_path / "scores")[name][:], open_catalog(made / "scores")[name][:])
+    scores = [open_catalog(path)["anomaly_score"][:] for path in (tmp_path / "scores", made / "scores")]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-4)

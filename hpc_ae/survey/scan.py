@@ -20,7 +20,7 @@ from hpc_ae.analysis.maps import fine_indices
 from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally, usable_rows
 from hpc_ae.catalog.schema import NO_CLUSTER, SCORE_FORMAT
-from hpc_ae.catalog.shard import Arrays, write_shard
+from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, write_shard
 from hpc_ae.catalog.sky import healpix_of
 from hpc_ae.errors import DamageError
 from hpc_ae.files import digest_bytes, publish_bytes
@@ -30,6 +30,7 @@ from hpc_ae.survey.plan import SurveyPlan
 PARTS_NAME = ".parts"
 _PARTS = 16  # at the least, where there are shards enough: for so many workers
 _MOST_PART_STARS = 4_000_000
+_BLOCK_ROWS = 8 * CHUNK_ROWS  # of a shard in memory: one of the usual size is read at once
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ def scan_part(scan: Scan, part: ScanPart) -> None:
 
 def _scan_shard(plan: SurveyPlan, pair: ShardPair, tally: SurveyTally) -> Arrays:
     """The columns of the score shard of a pair, whose stars the tally takes in."""
-    stars = pair.read()
+    starts = range(0, max(1, pair.num_stars), _BLOCK_ROWS)
+    parts = [_scan_stars(plan, pair.read(slice(start, start + _BLOCK_ROWS)), tally) for start in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+
+
+def _scan_stars(plan: SurveyPlan, stars: Arrays, tally: SurveyTally) -> Arrays:
     usable = usable_rows(stars["quality"], stars["reconstruction_error"], stars["latent"])
     tally.errors.num_good += int(np.count_nonzero(stars["quality"] == 0))
     chosen = stars if usable.all() else {name: values[usable] for name, values in stars.items()}
