@@ -11,7 +11,7 @@ Shape letters: N stars, B bands, S steps of a scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,8 @@ _GROUP_STARS = 50
 _STEPS_PER_MAG = 20
 _FINE_STEPS = 100  # of each of those
 _FAINTEST_MAG = 30
+_FEW_STARS = 4000
+_LEAST_SHARE = 1e-4
 _ORDINARY_SHARE = 0.15
 _ORDINARY_STARS = 0.95
 _LIMIT_STARS = 20_000
@@ -151,37 +153,48 @@ def fit_score_model(sample: Arrays) -> ScoreModel:
     fewer than 4,000 stars). The same for the same sample.
     """
     magnitude = sample.get("magnitude", np.empty((0, 1), np.float32))
-    if not len(magnitude):
-        return ScoreModel.none(magnitude.shape[1])
-    order = np.random.default_rng(0).permutation(len(magnitude))
-    num_fitted = len(order) if len(order) < 4000 else min(len(order) // 2, MOST_FITTED)
-    fitted, others = order[:num_fitted], order[num_fitted % len(order) :]
-    scales = BandScales.fit(sample)
     model = ScoreModel.none(magnitude.shape[1])
-    model.scales = scales
-    num_components = int(np.clip(num_fitted // _COMPONENT_STARS, 1, MOST_COMPONENTS))
+    if not len(magnitude):
+        return model
+    order = np.random.default_rng(0).permutation(len(magnitude))
+    num_fitted = len(order) if len(order) < _FEW_STARS else min(len(order) // 2, MOST_FITTED)
+    fitted, others = magnitude[order[:num_fitted]], magnitude[order[num_fitted % len(order) :]]
+    model.scales = BandScales.fit(sample)
     with _blas.limit(limits=1, user_api="blas"):  # the same bits whatever the number of cores
-        columns = _to_colours(scales.stretch(magnitude[fitted]), model.reference)
-        model.mixture = fit_mixture(columns.astype(np.float64), num_components, LEAST_VARIANCE)
-        score = model.surprisal(magnitude[others])
-        model.typical = np.median(score)
-        model.tail = Tail.fit(score - model.typical, magnitude[others, model.reference])
-        model.ordinary = _find_ordinary(model)
-        model.limits = _find_limits(model, magnitude[fitted[:_LIMIT_STARS]])
+        columns = _to_colours(model.scales.stretch(fitted), model.reference).astype(np.float64)
+        num_components = int(np.clip(num_fitted // _COMPONENT_STARS, 1, MOST_COMPONENTS))
+        model.mixture = fit_mixture(columns, num_components, LEAST_VARIANCE)
+        _calibrate(model, others[:MOST_FITTED])
+        _discount_rare(model)
+        _calibrate(model, others)
+        model.limits = _find_limits(model, fitted[:_LIMIT_STARS])
     return model
 
 
 _blas = ThreadpoolController()
 
 
-def _find_ordinary(model: ScoreModel) -> np.ndarray:
-    """Components, bool (K,), at whose centre a star is not rare for its brightness; the least rare in any case."""
+def _calibrate(model: ScoreModel, magnitude: np.ndarray) -> None:
+    """Set the zero point of the score and the tail by the scores of stars (N, B)."""
+    model.typical = np.zeros(())
+    score = model.surprisal(magnitude)
+    model.typical = np.asarray(np.median(score))
+    model.tail = Tail.fit(score - np.float32(model.typical), magnitude[:, model.reference])
+
+
+def _discount_rare(model: ScoreModel) -> None:
+    """Let each component count as much as it is ordinary: times the tail probability of its own centre.
+
+    A few per mille of a survey's stars are quasars or failed measurements, enough for components of their own, which
+    would make each of them expected.
+    """
     mixture = model.mixture
     centers = (mixture.means + mixture.center).T.astype(np.float32)
     score = -mixture.log_density(centers) - np.float32(model.typical)
     probability = model.tail.probability(score, model.scales.unstretch(centers[-1], model.reference))
-    found: np.ndarray = probability >= min(_ORDINARY_SHARE, probability.max())
-    return found
+    weights = mixture.weights * np.maximum(probability.astype(np.float64), _LEAST_SHARE)
+    model.mixture = replace(mixture, weights=weights / weights.sum())
+    model.ordinary = np.asarray(probability >= min(_ORDINARY_SHARE, probability.max()))
 
 
 def _find_limits(model: ScoreModel, magnitude: np.ndarray) -> np.ndarray:

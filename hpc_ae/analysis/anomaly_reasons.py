@@ -77,7 +77,7 @@ def _bands_in_words(found: Deviations, row: int, bands: Sequence[str], error: np
         return text + (_failure(bands[alone[0]], error[alone[0]]) if found.excess[row, alone[0]] > _FAILED_MAG else "")
     strange = [band for band in order[:2] if size[band] > _SIGMA]
     if not strange:
-        return "no single band stands out, only the combination of colours and brightness"
+        return f"no band stands out, the combination does; most of all {_one_band(found, row, int(order[0]), bands)}"
     return " and ".join(_one_band(found, row, band, bands) for band in strange)
 
 
