@@ -171,10 +171,13 @@ def lay_out(chart: Chart) -> Drawing:
 
 
 def _known_x(mark: Line | Band) -> np.ndarray:
-    """Where a mark has something to show; a line of zeros or a model has it everywhere, which shall not count."""
+    """Where a mark has something to show; a line of zeros, which is everywhere, does not count."""
     if isinstance(mark, Band):
-        return mark.x[np.isfinite(mark.low) & np.isfinite(mark.high)]
-    return mark.x[np.isfinite(mark.y)] if "zero" not in mark.look else mark.x[:0]
+        known = np.isfinite(mark.low) & np.isfinite(mark.high)
+    else:
+        known = np.isfinite(mark.y) & ("zero" not in mark.look)
+    found: np.ndarray = mark.x[known]
+    return found
 
 
 def _sides(band: Band) -> tuple[np.ndarray, np.ndarray]:
