@@ -167,7 +167,7 @@ def anomalies(survey: Survey, num: int) -> Anomalies:
 
 def residuals(survey: Survey) -> Residuals:
     """Quantiles of the residuals in bins of half a magnitude."""
-    edges = np.arange(14, 24.01, 0.5)
+    edges = np.arange(0, 30.01, 0.5)
     curves = np.full((5, len(edges) - 1, 5), np.nan)
     for band in range(5):
         where = np.digitize(survey.magnitude[:, band], edges) - 1
@@ -220,6 +220,7 @@ def make_report(
             "the plane it lays them out in, the stars that do not fit, and how far its errors can be trusted.",
         ),
         headline=(
+            ("stars", f"{len(survey.objid):,}"),
             ("median error", f"{np.median(survey.error):.3f} mag"),
             ("held-out error", "0.0231 mag²"),
             ("encoded", "3.1 million stars/s"),

@@ -145,9 +145,9 @@ def test_floats_are_packed_finely(values: np.ndarray) -> None:
     known = values[~np.isnan(values)]
     if known.size:
         low, centre, high = np.quantile(known, [0.25, 0.5, 0.75])
-        width = (high - low) / 2 or float(np.ptp(known)) or 1.0
+        width = max((high - low) / 2, 1e-6 * float(np.ptp(known)))
         off = np.abs(found[~np.isnan(values)] - known)
-        assert np.all(off <= 1e-3 * (np.abs(known - centre) + width) + 1e-9 * np.abs(known))
+        assert np.all(off <= 1e-3 * (np.abs(known - centre) + width) + 1e-9 * np.abs(known) + 1e-300)
 
 
 def test_categories_are_packed_exactly() -> None:
@@ -260,6 +260,11 @@ def test_curves_break_where_nothing_is_known() -> None:
     drawing = lay_out(Chart("A", "", "x", "y", [line], log_y=True))
     assert drawing.paths[0].d.count("M") == 2 and drawing.paths[0].d.count("L") == 2
     assert [tick.text for tick in drawing.y_ticks] == ["1", "10", "100", "1,000", "10,000"]
+    gap = np.where(np.arange(6) < 3, np.nan, 1.0)
+    late = lay_out(
+        Chart("A", "", "x", "y", [Line(np.arange(6.0), gap, "a"), Line(np.arange(6.0), np.zeros(6), "zero")])
+    )
+    assert (late.x_ticks[0].text, late.x_ticks[-1].text) == ("3.0", "5.0"), "the axis shows what is known"
     long = Line(np.arange(100_000.0), np.sin(np.arange(100_000.0)), "a")
     assert len(lay_out(Chart("A", "", "x", "y", [long])).paths[0].d) < 40_000
 
@@ -751,6 +756,22 @@ def test_keyboard_alone(shown: Browser) -> None:
 
 
 @pytest.mark.browser
+def test_areas_lie_about_their_curves(shown: Browser) -> None:
+    """The areas of a chart are drawn within its axes, where the median runs: no style of the page moves them."""
+    script = """
+        return [...document.querySelectorAll('svg.chart')].filter((svg) => svg.querySelector('.area')).map((svg) => {
+            const box = (e) => e.getBoundingClientRect();
+            const [frame, line] = [box(svg.querySelector('.frame')), box(svg.querySelector('.line'))];
+            return [...svg.querySelectorAll('path.area')].map(box).every((area) => area.left >= frame.left - 1 &&
+                area.right <= frame.right + 1 && Math.abs(area.left - line.left) < 5 &&
+                Math.abs(area.right - line.right) < 5);
+        });
+    """
+    found = shown.run(script)
+    assert len(found) == 6 and all(found)
+
+
+@pytest.mark.browser
 def test_everything_has_a_name(shown: Browser) -> None:
     """Canvases, drawings and controls say what they are, headings descend one by one, ids are unique."""
     nameless = shown.run("""
@@ -821,9 +842,12 @@ def test_print(chromium: Browser, page_path: Path) -> None:
 
 @pytest.mark.browser
 def test_pairs_of_three_latents(chromium: Browser, tmp_path: Path) -> None:
-    """Three latents have three planes to choose from; the chosen colour stays."""
+    """Three latents have three planes to choose from; the chosen colour stays, the ridge is where it is known."""
     path = tmp_path / "index.html"
-    path.write_bytes(render_page(make_report(simulated_survey(4_000, 3), 128, 64, 500)))
+    report = make_report(simulated_survey(4_000, 3), 128, 64, 500)
+    assert report.locus is not None and report.locus.latent is not None
+    report.locus.latent[:, 2] = np.nan
+    path.write_bytes(render_page(report))
     chromium.media()
     chromium.open(path)
     chromium.choose("atlas-colour", "mean r")
@@ -832,6 +856,12 @@ def test_pairs_of_three_latents(chromium: Browser, tmp_path: Path) -> None:
     chromium.wait("parts.atlas.plane.spec.dimensions[0] === 1")
     assert chromium.picture("atlas") != first
     assert Select(chromium.find("atlas-colour")).first_selected_option.text == "mean r"
+    second = chromium.picture("atlas")
+    chromium.find("atlas-ridge").click()
+    assert chromium.picture("atlas") == second, "a ridge that is not known in this plane is drawn"
+    chromium.choose("atlas-panel", "latent 1 × latent 2")
+    chromium.wait("parts.atlas.plane.spec.dimensions[0] === 0")
+    assert chromium.picture("atlas") != first
 
 
 @pytest.mark.browser

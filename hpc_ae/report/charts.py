@@ -160,7 +160,7 @@ def tick_text(value: float, among: Sequence[float]) -> str:
 def lay_out(chart: Chart) -> Drawing:
     """Put a chart into pixels; curves outside of a given `y_range` are cut by the frame."""
     frame = (_LEFT, _TOP, chart.width - _RIGHT, chart.height - _BOTTOM)
-    x_span = _span([mark.x for mark in chart.marks], chart.log_x, 0.0)
+    x_span = _span([_known_x(mark) for mark in chart.marks], chart.log_x, 0.0)
     heights = [values for mark in chart.marks for values in ((mark.y,) if isinstance(mark, Line) else _sides(mark))]
     y_span = chart.y_range or _span(heights, chart.log_y, 0.06)
     x_axis = _Axis(x_span, (frame[0], frame[2]), chart.log_x)
@@ -168,6 +168,16 @@ def lay_out(chart: Chart) -> Drawing:
     areas = [Path(_area(mark, x_axis, y_axis), f"area {mark.look}") for mark in chart.marks if isinstance(mark, Band)]
     paths = [Path(_path(mark, x_axis, y_axis), f"line {mark.look}") for mark in chart.marks if isinstance(mark, Line)]
     return Drawing(chart, frame, x_axis.ticks(6), y_axis.ticks(6), areas, paths, _legend(chart))
+
+
+def _known_x(mark: Line | Band) -> np.ndarray:
+    """Where a mark has something to show; a line of zeros, which is everywhere, does not count."""
+    if isinstance(mark, Band):
+        known = np.isfinite(mark.low) & np.isfinite(mark.high)
+    else:
+        known = np.isfinite(mark.y) & ("zero" not in mark.look)
+    found: np.ndarray = mark.x[known]
+    return found
 
 
 def _sides(band: Band) -> tuple[np.ndarray, np.ndarray]:

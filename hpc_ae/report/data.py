@@ -192,7 +192,7 @@ class ReportData:
     num_good: int | None = None
     num_latent: int | None = None
     summary: tuple[str, ...] = ()  # sentences that open the page: the result in words
-    headline: tuple[tuple[str, str], ...] = ()  # (label, value) in large type: ("median error", "0.053 mag")
+    headline: tuple[tuple[str, str], ...] = ()  # (label, value) in large type; without any, the numbers of stars
     provenance: tuple[Fact, ...] = ()
     config_text: str = ""  # config.yaml as it was used
     training: TrainingCurve | None = None

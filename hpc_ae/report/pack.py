@@ -60,11 +60,11 @@ def pack_floats(values: np.ndarray, scale: str = "linear") -> Packed:
 
 
 def _spread(known: np.ndarray) -> tuple[float, float]:
-    """Median and half the distance of the quartiles: where the steps shall be fine."""
+    """Median and half the distance of the quartiles, where the steps shall be fine; not less than the range allows."""
     if not known.size:
         return 0.0, 1.0
     low, centre, high = (float(value) for value in np.quantile(known, [0.25, 0.5, 0.75]))
-    return centre, (high - low) / 2 or float(np.ptp(known)) or 1.0
+    return centre, max((high - low) / 2, 1e-6 * float(np.ptp(known))) or 1.0
 
 
 def halve_panel(panel: AtlasPanel) -> AtlasPanel:

@@ -221,7 +221,8 @@ class Atlas {
   /** Window units from latent values, and pixels from window units. */
   toUnits(latent) {
     const { dimensions, window: [[x0, x1], [y0, y1]] } = this.plane.spec;
-    return { x: (latent(dimensions[0]) - x0) / (x1 - x0), y: (latent(dimensions[1]) - y0) / (y1 - y0) };
+    const [one, two] = dimensions.map((k) => latent(k) ?? NaN); // null: not known, drawn nowhere
+    return { x: (one - x0) / (x1 - x0), y: (two - y0) / (y1 - y0) };
   }
 
   toPixels({ x, y }) {
@@ -413,6 +414,7 @@ class Atlas {
   /** Bring a place into view and list its stars. */
   goTo(latent) {
     const place = inside(this.toUnits((k) => latent[k]));
+    if (!(place.x + place.y >= 0)) return;
     const size = Math.min(this.view.size, 1 / 8);
     this.view = { x: place.x - size / 2, y: place.y - size / 2, size };
     this.draw();
