@@ -30,6 +30,7 @@ from hpc_ae.survey.plan import SurveyPlan
 PARTS_NAME = ".parts"
 _PARTS = 16  # at the least, where there are shards enough: for so many workers
 _MOST_PART_STARS = 4_000_000
+_FEW_STARS = 2_000_000  # leave most of the maps empty, which compress to a hundredth; more would cost time
 _BLOCK_ROWS = 8 * CHUNK_ROWS  # of a shard in memory: one of the usual size is read at once
 
 
@@ -114,7 +115,8 @@ def scan_part(scan: Scan, part: ScanPart) -> None:
         written = [writer.submit(_write, scan, pair, _scan_shard(scan.plan, pair, tally)) for pair in part.pairs]
         records = [one.result() for one in written]
     result = PartResult(scan.key, json.dumps(records), tally)
-    publish_bytes(scan.part_path(part), npz_bytes(pack(result)))
+    data = npz_bytes(pack(result), compress=part.num_stars < _FEW_STARS)
+    publish_bytes(scan.part_path(part), data)
 
 
 def _scan_shard(plan: SurveyPlan, pair: ShardPair, tally: SurveyTally) -> Arrays:
