@@ -30,7 +30,7 @@ from hpc_ae.sections import (
 )
 from hpc_ae.yaml_loader import apply_override, parse_yaml
 
-_PATH_KEYS = ("run_dir", "catalog.path", "encode.model")
+_PATH_KEYS = ("run_dir", "catalog.path", "encode.model", "postprocess.compare")
 _SCALING, _LITERAL = ["model", "scaling"], "literal['standardize']"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 

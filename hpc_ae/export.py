@@ -15,7 +15,7 @@ from pathlib import Path
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.fields import Field, flag_lines, split_arrays, split_field
 from hpc_ae.catalog.join import JoinedCatalog
-from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.formats.compressed import CompressedCatalog, is_compressed, open_compressed
@@ -86,8 +86,8 @@ def export(
 
 def _open(directory: Path, join: bool, stars: Path | None) -> Catalog:
     catalog = open_compressed(directory, load_decoder) if is_compressed(directory) else open_catalog(directory)
-    if catalog.format != ENCODING_FORMAT and (join or stars):
-        raise InputError("only an encoding catalog is joined with its stars", where="--join", got=catalog.format)
+    if catalog.format in (STAR_FORMAT, COMPRESSED_FORMAT) and (join or stars):
+        raise InputError("a star catalog has nothing to be joined with", where="--join", got=catalog.format)
     if stars is not None and not join:
         raise InputError("--stars says where the stars to join are", where="--stars", got=stars, expected="--join too")
     return catalog.join(stars) if join else catalog

@@ -1,50 +1,58 @@
-"""VERB postprocess: encoding catalog and star catalog to summary.json, anomalies.csv and figures.
+"""VERB postprocess: encoding catalog and star catalog to scores, and these to summary, anomalies, maps and a page.
 
-Two passes over the shards: the first over the encoding alone (ranges, quantiles, the worst stars), the second over both
-catalogs (grids, residuals per band, what is to be said of the worst stars). Shape letters: N stars, B bands, L latent
-dimensions.
+The survey is read once, for `scores/` (hpc_ae/survey/); the report is made from that alone, in seconds, whatever
+changes in it. Shape letters: N stars, B bands, L latent dimensions.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import hpc_ae
-from hpc_ae.analysis.histogram import MAGNITUDE_BINS, RESIDUAL_BINS, LinearBins, column_quantiles
+from hpc_ae.analysis.histogram import RESIDUAL_BINS, column_quantiles
+from hpc_ae.analysis.maps import MAX_SHOWN, MEAN_CELLS, pooled, shown_pairs
 from hpc_ae.analysis.summary import (
-    anomalies_csv,
     json_id,
-    order_anomalies,
     summarize_bands,
+    summarize_clusters,
     summarize_error,
     summarize_latent,
     summarize_squared_error,
+    summarize_tails,
 )
-from hpc_ae.analysis.tally import MAX_SHOWN, ErrorTally, GridTally, usable_rows
-from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT
-from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import DamageError, InputError, StaleError
-from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, remove_debris, seal
+from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.errors import HpcAeError
+from hpc_ae.files import (
+    digest_bytes,
+    digest_file,
+    make_dir,
+    publish_bytes,
+    publish_json,
+    read_json,
+    remove_debris,
+    seal,
+)
 from hpc_ae.provenance import check_fingerprint
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.survey.compare import COMPARE_NAME, TABLE_NAME, compare_surveys, comparison_fingerprint
+from hpc_ae.survey.outputs import Report, make_files
+from hpc_ae.survey.page import CURVE_LEVELS, History, map_layers
+from hpc_ae.survey.pairs import Survey, open_survey
+from hpc_ae.survey.scores import ScoredSurvey, is_scored, score_survey
+from hpc_ae.survey.strangest import find_strangest
 
 SUMMARY_NAME = "summary.json"
 SUMMARY_FORMAT = "hpc_ae/summary"
-CURVES = (0.025, 0.16, 0.5, 0.84, 0.975)
 _CURVE_STARS = 50
-_FIRST_PASS_SHARE = 0.25
 _METRICS = ("train_mse_mag2", "validation_mse_mag2", "learning_rate")
-History = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -55,222 +63,137 @@ class PostprocessSettings:
 
 
 @dataclass(frozen=True)
-class ShardPair:
-    """A shard of the encoding and that of the same stars: two catalogs of one shard each, cheap to send to a worker."""
-
-    encoding: Catalog
-    stars: Catalog
-    first_row: int
-
-    def read(self, encoding_names: list[str], star_names: list[str]) -> tuple[Arrays, Arrays]:
-        """Columns of both; DamageError where they are not the same stars."""
-        encoded = self.encoding.read_shard(0, ["objid", "quality", *encoding_names])
-        stars = self.stars.read_shard(0, ["objid", "quality", *star_names])
-        for name in ("objid", "quality"):
-            if not np.array_equal(encoded[name], stars[name]):
-                row = int(np.argmax(encoded[name] != stars[name]))
-                raise DamageError(
-                    f"the encoding and the star catalog differ in {name}",
-                    where=f"{self.encoding.shard_path(0)}, row {row}",
-                    got=encoded[name][row],
-                    expected=f"{stars[name][row]}, as in {self.stars.shard_path(0)}",
-                    fix="hpc-ae verify tells which of the two is damaged; make that one again",
-                )
-        return encoded, stars
-
-
-@dataclass(frozen=True)
 class ReportPaths:
-    """Where the two catalogs, the report and (for the loss curve) the training's metrics are."""
+    """Where the two catalogs, the report and (for the loss curve) the training's metrics are.
+
+    The scores are beside the report, where nothing is said. `compare_dir` is another encoding to be compared,
+    `progress_dir` has what the stages before have said of their speed.
+    """
 
     encoding_dir: Path
     star_dir: Path
     out_dir: Path
     metrics_path: Path | None = None
+    scores_dir: Path | None = None
+    compare_dir: Path | None = None
+    progress_dir: Path | None = None
+
+    @cached_property
+    def scores(self) -> Path:
+        """Where the score catalog is."""
+        return self.scores_dir or self.out_dir.parent / "scores"
 
 
 def postprocess(
     paths: ReportPaths, settings: PostprocessSettings, num_workers: int = 1, progress_path: Path | None = None
 ) -> None:
-    """Write summary.json, anomalies.csv and the figures to `out_dir`, or nothing where the same are there already.
+    """Write the score catalog, and from it the report to `out_dir`; what is there already is not made again.
 
     The same bytes for any number of workers; memory does not grow with the number of stars. InputError where a catalog
-    is missing or of the wrong kind, StaleError where the encoding is of another star catalog or `out_dir` holds another
-    report, DamageError where a shard is not what its manifest says or the two catalogs differ in a star.
+    is missing or of the wrong kind, StaleError where the encoding is of another star catalog, or scores or report are
+    of something else, DamageError where a shard is not what its manifest says or the two catalogs differ in a star.
     """
-    encoding, stars = _open(paths.encoding_dir, ENCODING_FORMAT), _open(paths.star_dir, STAR_FORMAT)
-    out_dir = paths.out_dir
-    pairs = _pair_shards(encoding, stars)
-    fingerprint = _fingerprint(settings, encoding, stars)
-    if _is_done(out_dir, fingerprint):
+    survey = open_survey(paths.encoding_dir, paths.star_dir)
+    if _is_done(paths, settings, survey):
         return
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return
-        remove_debris(make_dir(out_dir))
-        with Progress("postprocess", encoding.num_stars, "stars", path=progress_path) as progress:
-            errors = _first_pass(mapper, pairs, settings.num_anomalies, progress)
-            grids, anomalies = _second_pass(mapper, pairs, errors, progress)
-        history = _read_history(paths.metrics_path)
-        files = {"anomalies.csv": anomalies_csv(anomalies, stars.bands, encoding.columns)}
-        files |= _draw(encoding, errors, grids, history)
-        for name, data in files.items():
-            publish_bytes(out_dir / name, data)
-        summary = {
-            "format": SUMMARY_FORMAT,
-            "version": 1,
-            "package": f"hpc_ae {hpc_ae.__version__}",
-            **_summarize(encoding, errors, grids, anomalies),
-            "notes": _notes(encoding, errors, history),
-            "files": {name: digest_bytes(data) for name, data in files.items()},
-            "inputs": {name: entry.get("digest") for name, entry in encoding.manifest["inputs"].items()}
-            | {"encoding": encoding.digest},
-            "fingerprint": fingerprint,
-        }
-        publish_json(out_dir / SUMMARY_NAME, seal(summary))
+        remove_debris(make_dir(paths.out_dir))
+        with Progress("postprocess", survey.encoding.num_stars, "stars", path=progress_path) as progress:
+            scored = score_survey(mapper, survey, paths.scores, progress)
+            if paths.compare_dir is not None:
+                progress.update(progress.done, "comparison")
+                compare_surveys(mapper, survey, paths.compare_dir, paths.out_dir)
+            progress.update(progress.done, "report")
+            anomalies = find_strangest(mapper, survey, paths.scores, scored, settings.num_anomalies)
+            report = Report(survey, scored, anomalies, _curves(scored), _read_history(paths.metrics_path))
+            _publish(mapper, paths, settings, report)
 
 
 def is_postprocessed(paths: ReportPaths, settings: PostprocessSettings) -> bool:
-    """Whether the report of these catalogs is there already; StaleError where another one is."""
+    """Whether scores and report of these catalogs are there already; StaleError where others are."""
     if not (paths.out_dir / SUMMARY_NAME).exists():
         return False
-    encoding, stars = _open(paths.encoding_dir, ENCODING_FORMAT), _open(paths.star_dir, STAR_FORMAT)
-    return _is_done(paths.out_dir, _fingerprint(settings, encoding, stars))
+    return _is_done(paths, settings, open_survey(paths.encoding_dir, paths.star_dir))
 
 
-def _fingerprint(settings: PostprocessSettings, encoding: Catalog, stars: Catalog) -> dict[str, Any]:
-    return {"settings": asdict(settings), "encoding": encoding.digest, "catalog": stars.digest}
-
-
-def _open(directory: Path, catalog_format: str) -> Catalog:
-    catalog = open_catalog(directory)
-    if catalog.format != catalog_format:
-        raise InputError("the wrong kind of catalog", where=directory, got=catalog.format, expected=catalog_format)
-    return catalog
-
-
-def _pair_shards(encoding: Catalog, stars: Catalog) -> list[ShardPair]:
-    """Shard by shard, after checking that the encoding was made from this star catalog."""
+def are_scores_of(scores_dir: Path, encoding_dir: Path, star_dir: Path) -> bool:
+    """Whether what is in `scores_dir`, finished or not, is of this encoding, so that it need not be made again."""
     try:
-        recorded = encoding.manifest["inputs"]["catalog"]["digest"]
-    except (KeyError, TypeError):
-        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from None
-    if recorded != stars.digest:
-        raise StaleError(
-            "the encoding was made from another star catalog",
-            where=encoding.directory,
-            got=recorded,
-            expected=f"{stars.digest}, that of {stars.directory}",
-            fix="name the star catalog that was encoded, or encode this one again (--redo encode)",
-        )
-    sizes = [[shard["num_stars"] for shard in catalog.shards] for catalog in (encoding, stars)]
-    if sizes[0] != sizes[1] or encoding.bands != stars.bands:
-        raise DamageError(
-            "the encoding and the star catalog differ in their shards or bands",
-            where=encoding.directory,
-            got=f"{encoding.num_stars} stars in {len(sizes[0])} shards, bands {encoding.bands}",
-            expected=f"{stars.num_stars} stars in {len(sizes[1])} shards, bands {stars.bands}",
-            fix="encode the catalog again (--redo encode)",
-        )
-    return [
-        ShardPair(_one_shard(encoding, index), _one_shard(stars, index), int(encoding.offsets[index]))
-        for index in range(len(encoding.shards))
-    ]
-
-
-def _one_shard(catalog: Catalog, index: int) -> Catalog:
-    shard = catalog.shards[index]
-    kept = {key: catalog.manifest[key] for key in ("format", "bands", "columns", "catalog_digest")}
-    counts = {key: shard[key] for key in ("num_stars", "num_good")}
-    return Catalog(catalog.directory, {**kept, **counts, "latent": _num_latent(catalog), "shards": [shard]})
-
-
-def _num_latent(catalog: Catalog) -> int:
-    return int(catalog.manifest.get("latent", 0))
-
-
-def _is_done(out_dir: Path, fingerprint: dict[str, Any]) -> bool:
-    """True where this report is complete already; StaleError where another one is there."""
-    path = out_dir / SUMMARY_NAME
-    if not path.exists():
+        is_scored(scores_dir, open_survey(encoding_dir, star_dir))
+    except HpcAeError:
         return False
-    recorded = read_json(path, sealed=True)
-    check_fingerprint(out_dir, recorded.get("fingerprint", {}), fingerprint, "postprocess")
-    return all((out_dir / name).is_file() for name in recorded.get("files", {}))
+    return True
 
 
-def _first_pass(mapper: Mapper, pairs: list[ShardPair], num_worst: int, progress: Progress) -> ErrorTally:
-    total = ErrorTally.none(_num_latent(pairs[0].encoding) if pairs else 1)
-    done = 0
-    for pair, tally in zip(pairs, mapper.map(partial(_tally_errors, num_worst), pairs), strict=True):
-        total.add(tally, num_worst)
-        done += pair.encoding.num_stars
-        progress.update(int(_FIRST_PASS_SHARE * done), "errors and latents")
-    return total
+def _fingerprint(settings: PostprocessSettings, survey: Survey) -> dict[str, Any]:
+    return {"settings": asdict(settings), "encoding": survey.encoding.digest, "catalog": survey.stars.digest}
 
 
-def _tally_errors(num_worst: int, pair: ShardPair) -> ErrorTally:
-    arrays = pair.encoding.read_shard(0, ["quality", "reconstruction_error", "latent"])
-    return ErrorTally.of(arrays["quality"], arrays["reconstruction_error"], arrays["latent"], pair.first_row, num_worst)
+def _is_done(paths: ReportPaths, settings: PostprocessSettings, survey: Survey) -> bool:
+    """True where this report is complete already; StaleError where another one is there, or scores of others."""
+    path = paths.out_dir / SUMMARY_NAME
+    recorded: dict[str, Any] = {}
+    if path.exists():
+        recorded = read_json(path, sealed=True)
+        wanted = _fingerprint(settings, survey)
+        check_fingerprint(paths.out_dir, recorded.get("fingerprint", {}), wanted, "postprocess")
+    if not is_scored(paths.scores, survey) or not recorded:
+        return False
+    if paths.compare_dir is not None and not _is_compared(paths, survey):
+        return False
+    return all((paths.out_dir / name).is_file() for name in recorded.get("files", {}))
 
 
-def _second_pass(
-    mapper: Mapper, pairs: list[ShardPair], errors: ErrorTally, progress: Progress
-) -> tuple[GridTally, Arrays]:
-    windows = errors.windows()
-    total = GridTally.none(len(pairs[0].stars.bands) if pairs else 1, len(windows))
-    parts = []
-    done = 0
-    tasks = list(_with_rows(pairs, errors.worst_rows))
-    for pair, (tally, part) in zip(pairs, mapper.map(partial(_tally_grids, windows), tasks), strict=True):
-        total.add(tally)
-        parts += [part] if part else []
-        done += pair.encoding.num_stars
-        share = _FIRST_PASS_SHARE * progress.total + (1 - _FIRST_PASS_SHARE) * done
-        progress.update(min(progress.total, round(share)), "maps and residuals")
-    return total, order_anomalies(parts)
+def _is_compared(paths: ReportPaths, survey: Survey) -> bool:
+    """Whether the comparison asked for is there; StaleError where it is with another encoding."""
+    path = paths.out_dir / COMPARE_NAME
+    if paths.compare_dir is None or not path.exists():
+        return False
+    recorded = read_json(path, sealed=True).get("fingerprint", {})
+    check_fingerprint(path, recorded, comparison_fingerprint(survey, paths.compare_dir), "postprocess")
+    return (paths.out_dir / TABLE_NAME).is_file()
 
 
-def _with_rows(pairs: list[ShardPair], rows: np.ndarray) -> Iterator[tuple[ShardPair, np.ndarray]]:
-    """Each pair with those of the catalog rows (n,) that lie in it, ascending, counted from its first row."""
-    ascending = np.sort(rows)
-    for pair in pairs:
-        low, high = np.searchsorted(ascending, [pair.first_row, pair.first_row + pair.encoding.num_stars])
-        yield pair, ascending[low:high] - pair.first_row
+def _publish(mapper: Mapper, paths: ReportPaths, settings: PostprocessSettings, report: Report) -> None:
+    """Write every file of the report and, last, its summary."""
+    survey = report.survey
+    summary = _summarize(report) | {"notes": _notes(report)}
+    comparison = paths.out_dir / COMPARE_NAME
+    compared = read_json(comparison, sealed=True) if comparison.exists() else None
+    files = make_files(mapper, report, summary, (compared, _read_speeds(paths.progress_dir)))
+    for name, data in files.items():
+        publish_bytes(paths.out_dir / name, data)
+    digests = {name: digest_bytes(data) for name, data in files.items()}
+    if compared is not None:
+        digests |= {name: digest_file(paths.out_dir / name) for name in (COMPARE_NAME, TABLE_NAME)}
+    inputs = {name: entry.get("digest") for name, entry in survey.encoding.manifest["inputs"].items()}
+    record = {
+        "format": SUMMARY_FORMAT,
+        "version": 1,
+        "package": f"hpc_ae {hpc_ae.__version__}",
+        **summary,
+        "files": digests,
+        "inputs": inputs | {"encoding": survey.encoding.digest, "scores": open_catalog(paths.scores).digest},
+        "fingerprint": _fingerprint(settings, survey),
+    }
+    publish_json(paths.out_dir / SUMMARY_NAME, seal(record))
 
 
-def _tally_grids(windows: list[LinearBins], task: tuple[ShardPair, np.ndarray]) -> tuple[GridTally, Arrays]:
-    pair, rows = task
-    names = ["reconstruction_error", "latent"]
-    has_model = "reconstruction" in pair.encoding.columns
-    encoded, stars = pair.read([*names, *(["reconstruction"] if has_model else [])], ["magnitude"])
-    usable = usable_rows(encoded["quality"], encoded["reconstruction_error"], encoded["latent"])
-    columns = [encoded["latent"], stars["magnitude"], encoded["reconstruction" if has_model else names[0]]]
-    if not usable.all():
-        columns = [values[usable] for values in columns]
-    latent, magnitude, model = columns
-    tally = GridTally.of(latent, magnitude, model, windows)
-    return tally, _describe_rows(pair, rows, {**encoded, "magnitude": stars["magnitude"]}) if len(rows) else {}
+def _curves(scored: ScoredSurvey) -> np.ndarray:
+    """Quantiles of |residual| by magnitude, (B, magnitude bins, curves) in mag."""
+    edges = RESIDUAL_BINS.edges()
+    grids = scored.tally.residuals.grids
+    return np.stack([column_quantiles(grid, edges, CURVE_LEVELS, _CURVE_STARS) for grid in grids])
 
 
-def _describe_rows(pair: ShardPair, rows: np.ndarray, arrays: Arrays) -> Arrays:
-    """What anomalies.csv says of rows (n,), ascending; only their part of the other columns is read."""
-    names = ("objid", "reconstruction_error", "magnitude", "reconstruction")
-    found = {name: arrays[name][rows] for name in names if name in arrays}
-    span = slice(int(rows[0]), int(rows[-1]) + 1)
-    more = pair.stars.read_shard(0, ["ra", "dec"], span)
-    if "chi2" in pair.encoding.columns:
-        more |= pair.encoding.read_shard(0, ["chi2"], span)
-    found |= {name: values[rows - rows[0]] for name, values in more.items()}
-    return {**found, "row": rows + pair.first_row}
-
-
-def _summarize(encoding: Catalog, errors: ErrorTally, grids: GridTally, anomalies: Arrays) -> dict[str, Any]:
+def _summarize(report: Report) -> dict[str, Any]:
+    survey, tally, anomalies = report.survey, report.scored.tally, report.anomalies
+    encoding, errors = survey.encoding, tally.errors
     has_model = "reconstruction" in encoding.columns
-    num_listed = len(anomalies["row"]) if anomalies else 0
-    pairs = itertools.combinations(range(1, len(errors.latent_keys) + 1), 2)
-    windows = [[bins.low, bins.high] for bins in errors.windows()]
-    outside = [errors.error.num - int(grid.sum()) for grid in grids.latent_grids]
+    num_listed = len(anomalies.get("row", ()))
+    pairs = itertools.combinations(range(1, len(report.scored.plan.windows) + 1), 2)
     return {
         "num_stars": encoding.num_stars,
         "num_good": errors.num_good,
@@ -279,56 +202,53 @@ def _summarize(encoding: Catalog, errors: ErrorTally, grids: GridTally, anomalie
         "flags": encoding.manifest["flags"],
         "error": summarize_error(errors),
         "squared_error": summarize_squared_error(errors),
-        "bands": summarize_bands(encoding.bands, grids, errors.error.num) if has_model else None,
+        "bands": summarize_bands(encoding.bands, tally.residuals, errors.error.num) if has_model else None,
         "latent": summarize_latent(errors),
         "latent_map": {
-            "windows": windows,
+            "windows": report.scored.plan.windows.tolist(),
             "panels": [list(pair) for pair in pairs] or [[1]],
-            "num_outside": outside,
+            "num_outside": [errors.error.num - int(counts.sum()) for counts in tally.maps.counts],
         },
+        "sky_map": {"order": report.scored.plan.shape.sky_order, "num_placed": int(tally.sky.counts.sum())},
+        "clusters": _clusters(report),
+        "tail_probability": summarize_tails(tally.tails),
         "anomalies": {
             "num": num_listed,
             "worst_objid": json_id(anomalies["objid"][0]) if num_listed else None,
-            "least_error_mag": float(anomalies["reconstruction_error"][-1]) if num_listed else None,
+            "least_error_mag": float(anomalies["reconstruction_error"].min()) if num_listed else None,
+            "least_score": float(anomalies["anomaly_score"][-1]) if num_listed else None,
         },
     }
 
 
-def _notes(encoding: Catalog, errors: ErrorTally, history: History) -> list[str]:
+def _clusters(report: Report) -> list[dict[str, Any]]:
+    """The clusters of the first map: stars and means of each."""
+    layers = [one for one in map_layers(report.survey, report.scored, 0) if one.scale != "category"]
+    counts = pooled(report.scored.tally.maps.counts[0], MEAN_CELLS)
+    return summarize_clusters(report.scored.plan.clusters, counts, {one.name: one.values for one in layers})
+
+
+def _notes(report: Report) -> list[str]:
     """What a reader would otherwise miss."""
+    errors = report.scored.tally.errors
     notes = [] if errors.error.num else ["no usable stars: every number is null"]
-    if "reconstruction" not in encoding.columns:
+    if "reconstruction" not in report.survey.encoding.columns:
         notes.append("bands is null: the encoding has no reconstruction (encode.reconstruction: false)")
-    if not history:
+    if not report.history:
         notes.append("loss_curve.png is left out: no metrics of the training were found")
     if lost := errors.num_good - errors.error.num:
         notes.append(f"{lost} good stars have an error or latent that is not finite; they enter no statistic")
     if len(errors.latent.mean) > MAX_SHOWN:
         notes.append(f"latent_density.png shows the first {MAX_SHOWN} latent dimensions")
+    if len(errors.latent.mean) > 2:
+        dims = " and ".join(str(dim + 1) for dim in shown_pairs(report.scored.plan.shape.num_shown)[0])
+        notes.append(f"clusters and locus are those of the plane of latent {dims}")
+    if report.scored.facts.num_stars < errors.error.num:
+        notes.append(
+            f"scores, clusters and locus are fitted to a sample of {report.scored.facts.num_stars:,} stars; "
+            "every star is scored and counted"
+        )
     return notes
-
-
-def _draw(encoding: Catalog, errors: ErrorTally, grids: GridTally, history: History) -> dict[str, bytes]:
-    """The figures as PNG bytes by file name."""
-    from hpc_ae.report import figures
-
-    edges = RESIDUAL_BINS.edges()
-    curves = np.stack([column_quantiles(grid, edges, CURVES, _CURVE_STARS) for grid in grids.magnitude_grids])
-    against = figures.MagnitudePanels(
-        bands=encoding.bands,
-        magnitude_edges=MAGNITUDE_BINS.edges(),
-        size_edges=edges,
-        counts=grids.magnitude_grids,
-        curves=curves,
-        label="|residual|" if "reconstruction" in encoding.columns else "reconstruction error",
-    )
-    drawn = {
-        "latent_density.png": figures.draw_latent_density(
-            grids.latent_grids, [bins.edges() for bins in errors.windows()]
-        ),
-        "error_vs_magnitude.png": figures.draw_error_vs_magnitude(against),
-    }
-    return drawn | ({"loss_curve.png": figures.draw_loss_curve(history)} if history else {})
 
 
 def _read_history(path: Path | None) -> History:
@@ -348,3 +268,15 @@ def _read_history(path: Path | None) -> History:
                     points[name].append(pair)
     arrays = {name: np.array(values, np.float64).T for name, values in points.items() if values}
     return {name: (steps, values) for name, (steps, values) in arrays.items()}
+
+
+def _read_speeds(directory: Path | None) -> list[dict[str, Any]]:
+    """What the stages before have said of their work: records with what, total, unit, rate and seconds."""
+    found = []
+    for name in ("simulate", "ingest", "train", "encode") if directory else ():
+        path = Path(directory or "") / f"{name}.json"
+        if path.is_file():
+            record = read_json(path)
+            if all(isinstance(record.get(key), int | float) for key in ("done", "rate", "seconds")):
+                found.append(record)
+    return found

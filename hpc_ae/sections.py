@@ -187,6 +187,9 @@ class EncodeSection(Section):
 
 
 class PostprocessSection(Section):
-    """Summary, anomalies and figures."""
+    """Scores, maps, anomalies and the report."""
 
     anomalies: Count = Field(1000, description="how many of the strangest stars are listed")
+    compare: PathText | None = Field(
+        None, description="another encoding of these stars: how its latents differ; null: nothing is compared"
+    )

@@ -17,7 +17,7 @@ from hpc_ae.catalog.check import (
     shard_checks,
 )
 from hpc_ae.catalog.manifest import MANIFEST_NAME
-from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
 from hpc_ae.catalog.view import VIEW_NAME
 from hpc_ae.config import RunConfig, load_config
@@ -32,7 +32,11 @@ from hpc_ae.runtime.progress import Progress
 
 STAR_CATALOG, ENCODING_CATALOG, MODEL, RUN = "star catalog", "encoding catalog", "model", "run"
 COMPRESSED_CATALOG = "compressed catalog"
-_SUMMARY_NAME = "summary.json"
+SCORE_CATALOG = "score catalog"
+_KINDS = {STAR_FORMAT: STAR_CATALOG, ENCODING_FORMAT: ENCODING_CATALOG, SCORE_FORMAT: SCORE_CATALOG}
+_SUMMARY_NAME, _COMPARISON_NAME = "summary.json", "compare.json"
+_RECORDS = {"report": "summary", SCORE_CATALOG: "manifest"}
+_USES = {"model": "encoded", "encoding": "was scored"}
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,14 @@ def _recognise(directory: Path) -> str:
 
 
 def _catalog_kind(directory: Path) -> str:
-    """Star or encoding, by the view, else by what the manifest says, damaged or not, else by the shards."""
+    """Of stars, an encoding or scores: by the view, else by what the manifest says, damaged or not, else by shards."""
     manifest = directory / MANIFEST_NAME
     if (directory / VIEW_NAME).exists():
-        encoding = True
-    elif manifest.is_file():
-        encoding = ENCODING_FORMAT.encode() in manifest.read_bytes()
-    else:
-        encoding = guess_format(directory) == ENCODING_FORMAT
-    return ENCODING_CATALOG if encoding else STAR_CATALOG
+        return ENCODING_CATALOG
+    if not manifest.is_file():
+        return _KINDS.get(guess_format(directory) or STAR_FORMAT, STAR_CATALOG)
+    text = manifest.read_bytes()
+    return next((kind for name, kind in _KINDS.items() if name != STAR_FORMAT and name.encode() in text), STAR_CATALOG)
 
 
 def _verify_catalog(result: Verification, directory: Path, stars: Path | None, mapper: Mapper) -> int:
@@ -135,6 +138,9 @@ def _verify_catalog(result: Verification, directory: Path, stars: Path | None, m
     star_catalog = None
     if manifest["format"] == ENCODING_FORMAT:
         result.add(check_view(directory, manifest))
+    if manifest["format"] == SCORE_FORMAT:
+        result.add(_check_files(directory / MANIFEST_NAME, manifest.get("files"), "score catalog"))
+    if manifest["format"] != STAR_FORMAT:
         run_dir = result.directory if result.what == RUN else None
         star_catalog, errors = _inspect_inputs(directory, manifest, stars, run_dir)
         result.add(errors)
@@ -168,11 +174,17 @@ def _verify_compressed(result: Verification, mapper: Mapper) -> None:
 def _inspect_inputs(
     directory: Path, manifest: dict[str, Any], stars: Path | None, run_dir: Path | None
 ) -> tuple[tuple[Path, dict[str, Any]] | None, list[HpcAeError]]:
-    """The star catalog of an encoding (directory, manifest; None where unusable) and what is wrong with its links."""
+    """The star catalog of an encoding or of scores (directory, manifest; None where unusable), and what is wrong with
+    the links to what it was made from.
+    """
     path = directory / MANIFEST_NAME
     try:
-        star_dir = stars or directory / manifest["inputs"]["catalog"]["path"]
-        errors = _check_model_link(directory, manifest["inputs"]["model"], run_dir)
+        inputs = manifest["inputs"]
+        star_dir = stars or directory / inputs["catalog"]["path"]
+        if manifest["format"] == ENCODING_FORMAT:
+            errors = _check_made_from(directory, (inputs["model"], "model.json", "digest"), run_dir)
+        else:
+            errors = _check_made_from(directory, (inputs["encoding"], MANIFEST_NAME, "catalog_digest"), run_dir)
         if not (star_dir / MANIFEST_NAME).is_file():
             what = "the star catalog of the encoding is not there; say where it is with --stars"
             return None, [*errors, DamageError(what, where=star_dir, expected="a star catalog")]
@@ -185,17 +197,21 @@ def _inspect_inputs(
         return None, [DamageError("the manifest does not say its inputs", where=path, got=repr(error))]
 
 
-def _check_model_link(directory: Path, model: dict[str, Any], run_dir: Path | None) -> list[HpcAeError]:
-    """Whether the model is the one that encoded; one that is not there is wrong only where it belongs to the run."""
-    path = directory / model["path"] / "model.json"
+def _check_made_from(directory: Path, link: tuple[dict[str, Any], str, str], run_dir: Path | None) -> list[HpcAeError]:
+    """Whether the model or encoding is the one that the output in `directory` was made from; one that is not there is
+    wrong only where it belongs to the run. `link`: what the manifest says, the record's name, its field.
+    """
+    recorded, name, field_name = link
+    what = "model" if name == "model.json" else "encoding"
+    path = directory / recorded["path"] / name
     if not path.is_file():
         inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
-        what = "the model that encoded is not there"
-        return [DamageError(what, where=path, expected=model["digest"])] if inside else []
+        text = f"the {what} that {_USES[what]} is not there"
+        return [DamageError(text, where=path, expected=recorded["digest"])] if inside else []
     record, errors = inspect_json(path)
-    if record is not None and record.get("digest") != model["digest"]:
-        what = "the model is another than the one that encoded"
-        errors.append(DamageError(what, where=path, got=record.get("digest"), expected=model["digest"]))
+    if record is not None and record.get(field_name) != recorded["digest"]:
+        text = f"the {what} is another than the one that {_USES[what]}"
+        errors.append(DamageError(text, where=path, got=record.get(field_name), expected=recorded["digest"]))
     return errors
 
 
@@ -212,6 +228,7 @@ def _verify_run(result: Verification, stars: Path | None, mapper: Mapper) -> Non
         _verify_catalog(result, directory / "encoding", stars, mapper)
     elif config:
         result.add([_absent("encoding", directory / "encoding")])
+    _verify_scores(result, stars, mapper)
     _verify_models(result, config)
     for checkpoint in sorted(directory.glob("checkpoints/step-*/")):
         result.add(check_checkpoint(checkpoint))
@@ -219,6 +236,17 @@ def _verify_run(result: Verification, stars: Path | None, mapper: Mapper) -> Non
         result.add(_check_report(directory / "report"))
     elif config:
         result.add([_absent("report", directory / "report" / _SUMMARY_NAME)])
+
+
+def _verify_scores(result: Verification, stars: Path | None, mapper: Mapper) -> None:
+    """The scores that postprocess wrote; a report of the package's first version has none."""
+    scores_dir, path = result.directory / "scores", result.directory / "report" / _SUMMARY_NAME
+    if _has_catalog(scores_dir):
+        _verify_catalog(result, scores_dir, stars, mapper)
+    elif path.is_file():
+        summary, _ = inspect_json(path)
+        if "scores" in ((summary or {}).get("inputs") or {}):
+            result.add([_absent("score catalog", scores_dir)])
 
 
 def _read_config(result: Verification) -> RunConfig | None:
@@ -251,21 +279,30 @@ def _verify_models(result: Verification, config: RunConfig | None) -> None:
 
 
 def _check_report(directory: Path) -> list[HpcAeError]:
-    """Everything that is wrong with a report: the seal of summary.json, the files whose digests it has, debris."""
-    path = directory / _SUMMARY_NAME
-    summary, errors = inspect_json(path)
-    files = {} if summary is None else summary.get("files")
+    """Everything that is wrong with a report: the seals of its records, the files whose digests they have, debris."""
+    errors: list[HpcAeError] = []
+    for path in (directory / name for name in (_SUMMARY_NAME, _COMPARISON_NAME)):
+        if path.name == _SUMMARY_NAME or path.exists():
+            record, found = inspect_json(path)
+            errors += [*found, *_check_files(path, {} if record is None else record.get("files"), "report")]
+    debris = sorted(directory.glob(f".*{TEMP_MARK}*"))
+    return [*errors, *(DamageError("debris of a killed writer", where=name) for name in debris)]
+
+
+def _check_files(path: Path, files: object, whole: str) -> list[HpcAeError]:
+    """Whether the files beside the record at `path` are those whose digests it has; `whole` says of what they are."""
+    directory = path.parent
     if not isinstance(files, dict) or any(Path(name).name != name for name in files):
-        return [*errors, DamageError("the summary does not say the files of the report", where=path, got=files)]
+        return [DamageError(f"the {_RECORDS[whole]} does not say the files of the {whole}", where=path, got=files)]
+    errors: list[HpcAeError] = []
     for name, recorded in files.items():
         try:
             digest = digest_file(directory / name)
         except (OSError, ValueError) as error:
-            what = "a file of the report is missing or cannot be read"
+            what = f"a file of the {whole} is missing or cannot be read"
             errors.append(DamageError(what, where=directory / name, got=str(error)))
             continue
         if digest != recorded:
-            what = "a file of the report is not the one that was written"
+            what = f"a file of the {whole} is not the one that was written"
             errors.append(DamageError(what, where=directory / name, got=digest, expected=recorded))
-    debris = sorted(directory.glob(f".*{TEMP_MARK}*"))
-    return [*errors, *(DamageError("debris of a killed writer", where=name) for name in debris)]
+    return errors

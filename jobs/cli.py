@@ -158,9 +158,16 @@ def encode(config: ConfigPath, overrides: Overrides = None) -> int:
 
 
 @app.command()
-def postprocess(config: ConfigPath, overrides: Overrides = None) -> int:
-    """Summary, anomalies and figures of the encoding catalog."""
-    return _run_stage("postprocess", _load(config, overrides)) or 0
+def postprocess(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="ENCODING", help="Compare the latents with another encoding of these stars.")
+    ] = None,
+) -> int:
+    """Scores of all stars, maps, anomalies and the report of the encoding catalog. The stars are read once."""
+    more = [f"postprocess.compare={compare.absolute()}"] if compare else []
+    return _run_stage("postprocess", _load(config, [*(overrides or []), *more])) or 0
 
 
 @app.command()

@@ -31,7 +31,9 @@ def discard(config: RunConfig, names: list[str]) -> None:
     stages = stages_of(config)
     for stage in stages[first_redone(config, names) :]:
         for path in stage.outputs(config):
-            if path.exists():
+            if path.exists() and stage.keeps(config, path):
+                say(f"keeping {path}: it does not depend on what was changed")
+            elif path.exists():
                 say(f"discarding {path}")
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

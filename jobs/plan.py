@@ -22,6 +22,7 @@ _RAW_BYTES_PER_STAR = 130.0
 _SORT_COPIES = 3  # of the stars while they are sorted: as read, in sorted runs, in the new shards
 _STAR_BYTES, _ENCODING_BYTES, _RECONSTRUCTION_BYTES, _UNCERTAINTY_BYTES = 72, 28, 20, 20
 _ROW_BYTES = 20  # of a training star's magnitudes, and of their errors
+_SCORE_BYTES = 22
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ def memory_gib(config: RunConfig, stage: str, num_stars: int, processes: int) ->
     if stage == "train":
         row_bytes = _ROW_BYTES * (2 if config.train.needs_errors else 1)
         return min(1 + row_bytes * num_stars / processes / 2**30, max(1.0, config.train.memory_limit_bytes / 2**30))
+    if stage == "postprocess":
+        return 0.7 + 500 * config.catalog.shard_rows / 2**30  # the sample is that of the process that leads
     return 0.3 + 500 * config.catalog.shard_rows / 2**30
 
 
@@ -150,7 +153,8 @@ def disk_gb(config: RunConfig, stage: str, num_stars: int) -> float:
     ingest = _STAR_BYTES * (_SORT_COPIES if config.catalog.order == "healpix" else 1)
     encoding = _ENCODING_BYTES + (_RECONSTRUCTION_BYTES if config.encode.reconstruction else 0)
     encoding += _UNCERTAINTY_BYTES if config.encode.uncertainty else 0
-    return {"simulate": _STAR_BYTES, "ingest": ingest, "encode": encoding}.get(stage, 0) * num_stars / 1e9
+    per_star = {"simulate": _STAR_BYTES, "ingest": ingest, "encode": encoding, "postprocess": _SCORE_BYTES}
+    return per_star.get(stage, 0) * num_stars / 1e9
 
 
 def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:

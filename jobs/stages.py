@@ -40,6 +40,8 @@ class Stage:
     done_so_far: Callable[[RunConfig], tuple[int, int, str]] = lambda _: (0, 0, "")
     # The ranks of so many that still have something to do; None: the stage cannot be cut into parts.
     ranks_left: Callable[[RunConfig, int], list[int]] | None = None
+    # Whether --redo leaves an output, as making it again would give the same.
+    keeps: Callable[[RunConfig, Path], bool] = lambda *_: False
 
 
 def progress_path(config: RunConfig, stage: str) -> Path:
@@ -245,8 +247,16 @@ def _is_verified(config: RunConfig) -> bool:
 def _report_of(config: RunConfig) -> tuple[Any, Any]:
     from hpc_ae.postprocess import PostprocessSettings, ReportPaths
 
-    run_dir = config.run_path
-    paths = ReportPaths(config.encoding_path, config.catalog_path, run_dir / "report", run_dir / "metrics.jsonl")
+    run_dir, other = config.run_path, config.postprocess.compare
+    paths = ReportPaths(
+        config.encoding_path,
+        config.catalog_path,
+        run_dir / "report",
+        run_dir / "metrics.jsonl",
+        run_dir / "scores",
+        Path(other) if other else None,
+        progress_path(config, "postprocess").parent,
+    )
     return paths, PostprocessSettings(config.postprocess.anomalies)
 
 
@@ -272,6 +282,15 @@ def _is_postprocessed(config: RunConfig) -> bool:
     from hpc_ae.postprocess import is_postprocessed
 
     return is_postprocessed(*_report_of(config))
+
+
+def _keeps_scores(config: RunConfig, path: Path) -> bool:
+    """Scores of the encoding that is there are what --redo would make again: nothing but the encoding decides them."""
+    if path.name != "scores":
+        return False
+    from hpc_ae.postprocess import are_scores_of
+
+    return are_scores_of(path, config.encoding_path, config.catalog_path)
 
 
 def limit_threads(config: RunConfig, stage: str) -> None:
@@ -303,7 +322,9 @@ ENCODE = Stage(
     "encode", "ranks", _run_encode, _is_encoded, _in_run("encoding"), _encoded_so_far, _ranks_with_shards_left
 )
 FINALISE = Stage("finalise", "single", _run_finalise, _is_verified, _in_run())
-POSTPROCESS = Stage("postprocess", "mapped", _run_postprocess, _is_postprocessed, _in_run("report", "scores"))
+POSTPROCESS = Stage(
+    "postprocess", "mapped", _run_postprocess, _is_postprocessed, _in_run("report", "scores"), keeps=_keeps_scores
+)
 STAGES = {stage.name: stage for stage in (SIMULATE, INGEST, TRAIN, ENCODE, FINALISE, POSTPROCESS)}
 
 

@@ -91,7 +91,8 @@ def _stop_after_failure(submitted: list[StageStatus]) -> None:
 def _stage_status(config: RunConfig, stage: Stage, job: Launched | None, answer: Answer | None) -> StageStatus:
     status = StageStatus(stage.name)
     if job is None:
-        if any((path / name).exists() for path in stage.outputs(config) for name in _LAST_WRITTEN):
+        outputs = [path for path in stage.outputs(config) if path.name != "scores"]  # the report comes after them
+        if any((path / name).exists() for path in outputs for name in _LAST_WRITTEN):
             status.state, status.why = "done", "its output was there before"
         return status
     markers = job.markers()

@@ -17,9 +17,11 @@ from hpc_ae.analysis.histogram import (
     count_against,
     quantiles,
 )
+from hpc_ae.analysis.maps import MEAN_CELLS, LatentMaps, fine_indices, pooled
+from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.statistics import Moments, worst
 from hpc_ae.analysis.summary import QUANTILES, json_id, json_number
-from hpc_ae.analysis.tally import ErrorTally, GridTally
+from hpc_ae.analysis.tally import NUM_KEPT, SurveyShape, SurveyTally, latent_windows
 
 
 @pytest.mark.parametrize("bins", [LogBins(-3, 2, 0), LogBins(-16, 4, 4), LogBins(-24, 16, 12)])
@@ -118,31 +120,62 @@ def test_windows_hold_nearly_all_and_ignore_outliers() -> None:
     latent = np.random.default_rng(7).normal(0, 1, (20_000, 2)).astype(np.float32)
     latent[5, 0] = 1e6
     latent[:, 1] = 3.0
-    tally = ErrorTally.of(np.zeros(20_000, np.uint16), np.ones(20_000, np.float32), latent, 0, 10)
-    first, second = tally.windows()
+    first, second = latent_windows(latent)
     assert -6 < first.low < -3 and 3 < first.high < 6
     assert second.low < 3.0 < second.high
-    assert all(bins.low < bins.high for bins in ErrorTally.none(3).windows())
-    grids = GridTally.of(latent, np.full((20_000, 1), 20, np.float32), np.ones(20_000, np.float32), [first, second])
-    assert grids.latent_grids[0].sum() >= 19_900
+    assert all(bins.low < bins.high for bins in latent_windows(np.empty((0, 3), np.float32)))
+    maps = LatentMaps.none(2, 0, has_redshift=False)
+    maps.count(fine_indices(latent, [first, second]))
+    assert maps.counts[0].sum() >= 19_900
+
+
+def make_survey(num: int) -> dict[str, np.ndarray]:
+    """Columns of usable stars, with many equal scores."""
+    rng = np.random.default_rng(8)
+    magnitude = rng.uniform(14, 24, (num, 5)).astype(np.float32)
+    return {
+        "row": np.arange(num),
+        "magnitude": magnitude,
+        "reconstruction": magnitude + rng.normal(0, 0.1, (num, 5)).astype(np.float32),
+        "reconstruction_error": rng.exponential(0.1, num).astype(np.float32),
+        "latent": rng.normal(0, 1, (num, 3)).astype(np.float32),
+        "redshift": np.where(rng.random(num) < 0.5, np.nan, rng.random(num)).astype(np.float32),
+        "anomaly_score": rng.integers(0, 50, num).astype(np.float32),
+        "tail_probability": rng.uniform(0, 1, num).astype(np.float32),
+    }
+
+
+def tally_of(stars: dict[str, np.ndarray], windows: list[LinearBins], pixels: np.ndarray) -> SurveyTally:
+    """The tally of some stars."""
+    tally = SurveyTally.none(SurveyShape(5, 3, True, 2, 2))
+    tally.count(stars, fine_indices(stars["latent"], windows), pixels, 2)
+    return tally
 
 
 def test_tallies_add_up_to_the_tally_of_all() -> None:
-    """Five shards counted apart give the counts of one, and the same worst stars; bad rows count for nothing."""
-    rng = np.random.default_rng(8)
-    quality = (rng.random(5000) < 0.1).astype(np.uint16)
-    error = np.where(quality, np.nan, rng.exponential(0.1, 5000)).astype(np.float32)
-    latent = np.where(quality[:, None], np.nan, rng.normal(0, 1, (5000, 3))).astype(np.float32)
-    whole = ErrorTally.of(quality, error, latent, 0, 50)
-    total = ErrorTally.none(3)
-    for start in range(0, 5000, 1000):
-        part = slice(start, start + 1000)
-        total.add(ErrorTally.of(quality[part], error[part], latent[part], start, 50), 50)
-    assert total.num_good == whole.num_good == np.count_nonzero(quality == 0) == total.error.num
-    assert np.array_equal(total.error_counts, whole.error_counts)
-    assert np.array_equal(total.latent_keys, whole.latent_keys)
-    assert np.array_equal(total.worst_rows, np.argsort(-np.nan_to_num(error), kind="stable")[:50])
-    assert total.windows() == whole.windows()
+    """Parts counted apart, written and read again, give the counts, means and strangest stars of all; and numpy's."""
+    stars = make_survey(30_000)
+    windows = latent_windows(stars["latent"])
+    pixels = np.random.default_rng(9).integers(0, 200, 30_000)  # 192 pixels: some stars have no position
+    total = SurveyTally.none(SurveyShape(5, 3, True, 2, 2))
+    for start in range(0, 30_000, 7000):
+        part = {name: values[start : start + 7000] for name, values in stars.items()}
+        counted = tally_of(part, windows, pixels[start : start + 7000])
+        total.add(unpack(SurveyTally.none(SurveyShape(5, 3, True, 2, 2)), read_npz(npz_bytes(pack(counted)))))
+    whole = pack(tally_of(stars, windows, pixels))
+    for name, values in pack(total).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-9, err_msg=name)
+    order = np.lexsort((stars["row"], -stars["anomaly_score"]))[:NUM_KEPT]
+    assert np.array_equal(total.strangest["row"], order)
+    inside = [np.digitize(stars["latent"][:, dim], windows[dim].edges()[::4]) - 1 for dim in (0, 1)]
+    chosen = (inside[0] == 128) & (inside[1] == 120)
+    assert chosen.sum() > 1 and pooled(total.maps.counts[0], MEAN_CELLS)[128, 120] == chosen.sum()
+    means = total.maps.means(0)[:, 128, 120]
+    assert means[1] == pytest.approx(stars["magnitude"][chosen, 1].mean(dtype=float))
+    assert means[-1] == pytest.approx(np.nanmean(stars["redshift"][chosen].astype(float)))
+    here = pixels == 77
+    assert total.sky.counts[77] == here.sum()
+    assert total.sky.means()[0, 77] == pytest.approx(stars["reconstruction_error"][here].mean(dtype=float))
 
 
 def test_json_forms() -> None:

@@ -19,7 +19,9 @@ GROUND = {"config", "cluster", "sections", "yaml_loader", "files", "errors", "pr
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()}
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
-ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog"), ("formats", "analysis")}
+ROOM_ARROWS = {("runtime", "model"), ("formats", "catalog"), ("formats", "analysis")} | {
+    ("survey", room) for room in ("catalog", "analysis", "report", "runtime")
+}
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "yaml_loader"),
@@ -41,6 +43,7 @@ DOORS = {
     "submitit": ("jobs/",),
     "typer": ("jobs/",),
     "matplotlib": ("hpc_ae/report/",),
+    "jinja2": ("hpc_ae/report/page.py",),
 }
 
 

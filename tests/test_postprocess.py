@@ -10,59 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from survey_factory import NUM_STARS, SHARD_ROWS, make_encoding, make_stars
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.manifest import write_manifest
-from hpc_ae.catalog.schema import ENCODING_FORMAT, shard_name
-from hpc_ae.catalog.shard import write_shard
+from hpc_ae.catalog.schema import shard_name
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
-from hpc_ae.simulate import SimulateSettings, simulate
 
-NUM_STARS, SHARD_ROWS = 5000, 1200
 PNG_START = b"\x89PNG\r\n\x1a\n"
-ALL_FILES = ["anomalies.csv", "error_vs_magnitude.png", "latent_density.png", "loss_curve.png", "summary.json"]
-
-
-def make_stars(directory: Path, bad_fraction: float = 0.03, seed: int = 1) -> Path:
-    """A simulated star catalog of several shards."""
-    simulate(directory, SimulateSettings(NUM_STARS, seed, bad_fraction, SHARD_ROWS))
-    return directory
-
-
-def make_encoding(directory: Path, star_dir: Path, num_latent: int = 2, optional: bool = True, **change: Any) -> Path:
-    """An encoding by principal components, with `change` of {column: function of its values}."""
-    stars = open_catalog(star_dir)
-    directory.mkdir()
-    magnitude, quality = stars["magnitude"][:].astype(float), stars["quality"][:]
-    good = quality == 0
-    mean = magnitude[good].mean(axis=0) if good.any() else np.zeros(5)
-    axes = np.linalg.eigh(np.cov(magnitude[good].T) if good.any() else np.eye(5))[1][:, ::-1][:, :num_latent]
-    latent = (magnitude - mean) @ axes
-    model = (latent @ axes.T + mean).astype(np.float32)
-    error = np.sqrt(((stars["magnitude"][:] - model) ** 2).mean(axis=1))
-    chi2 = (((magnitude - model) / stars["magnitude_error"][:]) ** 2).sum(axis=1)
-    columns = {"latent": latent, "reconstruction_error": np.round(error, 2)}  # rounded: many ties
-    columns |= {"reconstruction": model, "chi2": chi2} if optional else {}
-    columns = {name: np.where(good[(...,) + (None,) * (v.ndim - 1)], v, np.nan) for name, v in columns.items()}
-    columns |= {name: stars[name][:] for name in ("objid", "quality", "caution")}
-    columns |= {name: function(columns[name]) for name, function in change.items()}
-    shards = []
-    for index, (start, stop) in enumerate(itertools.pairwise(stars.offsets)):
-        arrays = {name: values[start:stop] for name, values in columns.items()}
-        path = directory / shard_name(index)
-        shards.append(write_shard(path, ENCODING_FORMAT, arrays, stars.bands, {}))
-    details = {
-        "bands": stars.bands,
-        "columns": list(columns),
-        "latent": num_latent,
-        "inputs": {
-            "catalog": {"path": "../stars", "digest": stars.digest},
-            "model": {"path": "../model", "digest": "sha256:abc"},
-        },
-    }
-    write_manifest(directory, ENCODING_FORMAT, shards, details)
-    return directory
+ALL_FILES = [
+    *("anomalies.csv", "error_vs_magnitude.png", "index.html", "latent_density.png", "latent_map.fits.gz", "locus.csv"),
+    *("loss_curve.png", "sky_map.fits", "summary.json"),
+]
 
 
 def write_metrics(path: Path) -> Path:
@@ -103,7 +62,10 @@ def report(folder: Path, num: int = 20, metrics_path: Path | None = None, num_wo
 
 
 def test_all_files_are_there_and_whole(made: Path) -> None:
-    """Every promised file exists, is what its name says, and no temporary file is left."""
+    """Every promised file exists, is what its name says, and nothing else is left."""
+    assert sorted(path.name for path in (made / "scores").iterdir()) == [
+        *("manifest.json", *(shard_name(index) for index in range(5)), "tallies.npz")
+    ]
     assert sorted(path.name for path in (made / "report").iterdir()) == ALL_FILES
     for path in (made / "report").glob("*.png"):
         assert path.read_bytes().startswith(PNG_START)
@@ -115,13 +77,14 @@ def test_all_files_are_there_and_whole(made: Path) -> None:
 def test_summary_counts_and_origin(made: Path) -> None:
     """Stars, flags and digests are those of the catalogs."""
     summary = read_summary(made / "report")
-    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
+    encoding, stars, scores = (open_catalog(made / name) for name in ("encoding", "stars", "scores"))
     num_good = int((stars["quality"][:] == 0).sum())
     assert 0 < num_good < NUM_STARS
     assert (summary["num_stars"], summary["num_good"]) == (NUM_STARS, num_good)
     assert summary["num_excluded"] == NUM_STARS - num_good and summary["num_not_finite"] == 0
     assert summary["flags"] == {"sentinel": NUM_STARS - num_good}
-    assert summary["inputs"] == {"catalog": stars.digest, "model": "sha256:abc", "encoding": encoding.digest}
+    made_from = {"catalog": stars.digest, "model": "sha256:abc", "encoding": encoding.digest, "scores": scores.digest}
+    assert summary["inputs"] == made_from
     assert summary["fingerprint"]["settings"] == {"num_anomalies": 100}
 
 
@@ -160,15 +123,19 @@ def test_summary_bands_and_latents_match_numpy(made: Path) -> None:
 
 def test_anomalies_are_the_exact_worst(made: Path) -> None:
     """The worst stars over all shards, ties by row, with their own columns and exact ids."""
-    encoding, stars = open_catalog(made / "encoding"), open_catalog(made / "stars")
-    error = encoding["reconstruction_error"][:]
-    order = np.lexsort((np.arange(NUM_STARS), -np.nan_to_num(error, nan=-1.0)))[:100]
+    encoding, stars, scores = (open_catalog(made / name) for name in ("encoding", "stars", "scores"))
+    score = scores["anomaly_score"][:]
+    order = np.lexsort((np.arange(NUM_STARS), -np.nan_to_num(score, nan=-np.inf)))[:100]
     with (made / "report" / "anomalies.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["row"]) for row in rows] == order.tolist()
     assert [int(row["rank"]) for row in rows] == list(range(1, 101))
     assert [int(row["objid"]) for row in rows] == stars["objid"][:][order].tolist()
-    for name, values in (("ra", stars["ra"]), ("dec", stars["dec"]), ("chi2", encoding["chi2"])):
+    for name, values in (
+        *((name, stars[name]) for name in ("ra", "dec")),
+        *((name, encoding[name]) for name in ("chi2", "reconstruction_error")),
+        *((name, scores[name]) for name in ("anomaly_score", "tail_probability", "cluster")),
+    ):
         assert np.array_equal(np.array([row[name] for row in rows], values[:].dtype), values[:][order]), name
     magnitude, model = stars["magnitude"][:][order], encoding["reconstruction"][:][order]
     for index, band in enumerate(stars.bands):
@@ -183,6 +150,10 @@ def test_two_workers_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
     """Nothing depends on the number of workers, figures included."""
     paths = (made / "encoding", made / "stars", tmp_path / "report")
     postprocess(ReportPaths(*paths, made / "metrics.jsonl"), PostprocessSettings(100), 2)
+    shards = [shard_name(index) for index in range(5)]
+    assert (tmp_path / "scores" / "tallies.npz").read_bytes() == (made / "scores" / "tallies.npz").read_bytes()
+    for name in shards:
+        assert (tmp_path / "scores" / name).read_bytes() == (made / "scores" / name).read_bytes(), name
     for name in ALL_FILES:
         assert (tmp_path / "report" / name).read_bytes() == (made / "report" / name).read_bytes(), name
 
@@ -247,7 +218,7 @@ def test_all_bad_catalog(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "anomalies.csv").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("num_latent", [1, 3, 5])
+@pytest.mark.parametrize("num_latent", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_other_numbers_of_latents(tmp_path: Path, num_latent: int) -> None:
     """One dimension, and more than two in pairs of the first four."""
     make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), num_latent)
@@ -268,24 +239,21 @@ def test_without_optional_columns_and_metrics(tmp_path: Path) -> None:
     assert any("loss_curve.png is left out" in note for note in summary["notes"])
     assert not (tmp_path / "report" / "loss_curve.png").exists()
     header = (tmp_path / "report" / "anomalies.csv").read_text().splitlines()[0]
-    assert header == "rank,row,objid,ra,dec,u,g,r,i,z,reconstruction_error"
+    scores = "anomaly_score,tail_probability,cluster,reasons,explore,normal_objid,normal_ra,normal_dec"
+    assert header == f"rank,row,objid,ra,dec,u,g,r,i,z,reconstruction_error,{scores}"
 
 
 def test_good_stars_without_finite_outputs_are_counted(tmp_path: Path) -> None:
-    """An infinite error of a good star enters no statistic and is said."""
+    """An infinite error of a good star enters no statistic and is said; where more anomalies are asked for than there
+    are stars, every other good one is listed once.
+    """
 
     def overflow(values: np.ndarray) -> np.ndarray:
         values[np.flatnonzero(np.isfinite(values))[:3]] = np.inf
         return values
 
     make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), reconstruction_error=overflow)
-    summary = report(tmp_path)
-    assert summary["num_not_finite"] == 3 and summary["error"]["max"] < 100
-    assert any(note.startswith("3 good stars") for note in summary["notes"])
-
-
-def test_more_anomalies_than_stars(tmp_path: Path) -> None:
-    """Every good star is listed once where more are asked for than there are."""
-    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"))
     summary = report(tmp_path, 10 * NUM_STARS)
-    assert summary["anomalies"]["num"] == summary["num_good"]
+    assert summary["num_not_finite"] == 3 and summary["error"]["max"] < 100
+    assert summary["anomalies"]["num"] == summary["num_good"] - 3
+    assert any(note.startswith("3 good stars") for note in summary["notes"])

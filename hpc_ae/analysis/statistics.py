@@ -70,14 +70,15 @@ def worst(values: np.ndarray, rows: np.ndarray, num: int) -> tuple[np.ndarray, n
 
     `rows` (N,) ascends among equal values, as it does where parts are joined in order.
     """
-    if len(values) > num:
-        limit = np.partition(values, len(values) - num)[len(values) - num]
-        chosen = np.flatnonzero(values >= limit)
-        if len(chosen) > num:
-            tied = np.flatnonzero(values[chosen] == limit)
-            keep = np.ones(len(chosen), bool)
-            keep[tied[np.argsort(rows[chosen[tied]], kind="stable")][num - len(chosen) :]] = False
-            chosen = chosen[keep]
-        values, rows = values[chosen], rows[chosen]
-    order = np.lexsort((rows, -values))
+    order = worst_places(values, rows, num)
     return values[order], rows[order]
+
+
+def worst_places(values: np.ndarray, rows: np.ndarray, num: int) -> np.ndarray:
+    """Where in finite values (N,) the `num` largest are, largest first; equal values by ascending row."""
+    if len(values) <= num:
+        return np.lexsort((rows, -values))
+    limit = np.partition(values, len(values) - num)[len(values) - num] if num else np.inf
+    chosen = np.flatnonzero(values >= limit)
+    places: np.ndarray = chosen[np.lexsort((rows[chosen], -values[chosen]))][:num]
+    return places

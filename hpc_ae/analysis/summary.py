@@ -5,15 +5,17 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hpc_ae.analysis.histogram import ERROR_BINS
 from hpc_ae.analysis.statistics import Moments
-from hpc_ae.analysis.tally import ErrorTally, GridTally
+from hpc_ae.analysis.tally import BRIGHT_MAG, TAIL_BINS, ErrorTally, ResidualTally
 
 QUANTILES = (0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999)
 _EXACT_INTEGER = 1 << 53
@@ -68,50 +70,81 @@ def _describe(moments: Moments) -> list[dict[str, Any]]:
     ]
 
 
-def summarize_bands(bands: Sequence[str], tally: GridTally, num: int) -> dict[str, Any] | None:
+def summarize_bands(bands: Sequence[str], tally: ResidualTally, num: int) -> dict[str, Any] | None:
     """Per band the root mean square and the mean of (magnitude - reconstruction), in mag, over `num` stars."""
     if not num:
         return None
     return {
         band: {
-            "rms_mag": json_number(math.sqrt(tally.residual_square[index] / num)),
-            "mean_residual_mag": json_number(tally.residual_sum[index] / num),
+            "rms_mag": json_number(math.sqrt(tally.square[index] / num)),
+            "mean_residual_mag": json_number(tally.total[index] / num),
         }
         for index, band in enumerate(bands)
     }
 
 
-def order_anomalies(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Join the rows that shards gave for the worst stars, worst first, equal errors by ascending row."""
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-    if not joined:
-        return {}
-    order = np.lexsort((joined["row"], -joined["reconstruction_error"]))
-    return {name: values[order] for name, values in joined.items()}
+def summarize_clusters(clusters: np.ndarray, counts: np.ndarray, means: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Each cluster of a map: its number, stars and means.
+
+    `clusters` and `counts`: (K,) or (K, K); `means`: the mean per cell of named quantities, NaN where there is no star.
+    """
+    found = []
+    for number in range(int(clusters.max(initial=-1)) + 1):
+        inside = clusters == number
+        stars = counts[inside]
+        known = {name: np.nansum(values[inside] * stars) / max(1, stars.sum()) for name, values in means.items()}
+        found.append(
+            {"cluster": number, "num_stars": int(stars.sum())}
+            | {name: json_number(value) if stars.any() else None for name, value in known.items()}
+        )
+    return found
 
 
-def anomalies_csv(anomalies: dict[str, np.ndarray], bands: Sequence[str], columns: Sequence[str]) -> bytes:
-    """The lines of anomalies.csv. `columns`: those of the encoding, which decide on chi2 and the residuals.
+def summarize_tails(counts: np.ndarray) -> dict[str, Any]:
+    """How often the survey's stars have a tail probability of at most 1/2, 1/4, ...: what is stated against what is.
+
+    `counts`: all stars and the bright ones by TAIL_BINS, (2, bins).
+    """
+    edges = TAIL_BINS.edges()
+    below = np.cumsum(counts, axis=1) / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    shown = [index for index in range(len(edges) - 1) if edges[index + 1] <= 0.5 and counts[0, : index + 1].any()]
+    return {
+        "definition": "fraction of stars whose tail probability is below `stated`",
+        "stated": [float(edges[index + 1]) for index in shown],
+        "all": [float(below[0, index]) for index in shown],
+        "bright": [float(below[1, index]) for index in shown] if counts[1].any() else None,
+        "bright_limit_mag": BRIGHT_MAG,
+    }
+
+
+def table_csv(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> bytes:
+    """Columns of equal length as CSV: a number's shortest text that reads back the same, nothing for NaN and None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(_texts(values) for values in columns.values()), strict=True))
+    return text.getvalue().encode()
+
+
+def anomaly_columns(anomalies: dict[str, np.ndarray], bands: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """The columns of anomalies.csv that are known of every star; `columns`: those of the encoding.
 
     rank, row (counted from 0), objid, ra and dec in deg, one magnitude per band, reconstruction_error in mag, chi2,
-    and per band `residual_<band>` = magnitude - reconstruction in mag. Empty where a value is not known (NaN).
+    per band `residual_<band>` = magnitude - reconstruction in mag, anomaly_score, tail_probability, cluster.
     """
     has_chi2, has_model = "chi2" in columns, "reconstruction" in columns
-    header = ["rank", "row", "objid", "ra", "dec", *bands, "reconstruction_error"]
-    header += ["chi2"] * has_chi2 + [f"residual_{band}" for band in bands] * has_model
-    lines = [",".join(header)]
-    if anomalies:
-        fields = [[str(rank) for rank in range(1, len(anomalies["row"]) + 1)]]
-        fields += [_texts(anomalies[name]) for name in ("row", "objid", "ra", "dec")]
-        fields += [_texts(values) for values in anomalies["magnitude"].T]
-        fields.append(_texts(anomalies["reconstruction_error"]))
-        fields += [_texts(anomalies["chi2"])] if has_chi2 else []
-        residual = (anomalies["magnitude"] - anomalies["reconstruction"]).T if has_model else ()
-        fields += [_texts(values) for values in residual]
-        lines += [",".join(row) for row in zip(*fields, strict=True)]
-    return ("\n".join(lines) + "\n").encode()
+    num = len(anomalies.get("row", ()))
+    nothing: Any = np.empty((0, len(bands)))
+    magnitude = anomalies.get("magnitude", nothing)
+    found: dict[str, Any] = {"rank": range(1, num + 1)}
+    found |= {name: anomalies.get(name, ()) for name in ("row", "objid", "ra", "dec")}
+    found |= {band: magnitude[:, index] for index, band in enumerate(bands)}
+    found |= {name: anomalies.get(name, ()) for name in ("reconstruction_error", *(["chi2"] if has_chi2 else []))}
+    if has_model:
+        residual = magnitude - anomalies.get("reconstruction", nothing)
+        found |= {f"residual_{band}": residual[:, index] for index, band in enumerate(bands)}
+    return found | {name: anomalies.get(name, ()) for name in ("anomaly_score", "tail_probability", "cluster")}
 
 
-def _texts(values: np.ndarray) -> list[str]:
-    """Shortest text that reads back as the same number; nothing for NaN."""
-    return ["" if value != value else str(value) for value in values]
+def _texts(values: Sequence[Any] | np.ndarray) -> list[str]:
+    return ["" if value is None or value != value else str(value) for value in values]

@@ -25,6 +25,8 @@ from hpc_ae.catalog.schema import (
     COLUMNS,
     ENCODING_FORMAT,
     MAGNITUDE_RANGE,
+    NO_CLUSTER,
+    SCORE_FORMAT,
     STAR_FORMAT,
     Quality,
     columns_of,
@@ -46,7 +48,9 @@ _EVERY_SHARD = ("objid", "quality", "caution")
 _WITH_VALUES = {
     STAR_FORMAT: ("magnitude",),
     ENCODING_FORMAT: ("latent", "reconstruction_error", "reconstruction", "reconstruction_uncertainty", "chi2"),
+    SCORE_FORMAT: ("anomaly_score", "tail_probability", "cluster"),
 }
+_MAY_BE_NAN = ("chi2", "anomaly_score", "tail_probability")  # where a star is good, but an error is no number
 
 
 def inspect_manifest(directory: Path) -> tuple[dict[str, Any] | None, list[HpcAeError]]:
@@ -273,8 +277,10 @@ def _check_values(check: ShardCheck, name: str, values: np.ndarray, quality: np.
             usable = _in_all_bands((values >= low) & (values <= high))
         wrong = (usable != good) & (quality & np.uint16(Quality.MISSING) == 0)
         expected = f"{low:g} to {high:g} mag in all bands where quality is 0, and only there"
-    elif name == "chi2":  # NaN too where a magnitude error is not finite and positive
+    elif name in _MAY_BE_NAN:
         wrong, expected = ~good & ~np.isnan(values), "NaN where quality is not 0"
+    elif name == "cluster":
+        wrong, expected = ~good & (values != NO_CLUSTER), f"{NO_CLUSTER} where quality is not 0"
     else:
         finite = np.isfinite(values).all() if good.all() else False
         wrong = (

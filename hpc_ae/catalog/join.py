@@ -1,4 +1,4 @@
-"""An encoding catalog together with the star catalog that it encodes, read as one table.
+"""An encoding or score catalog together with the star catalog that it is of, read as one table.
 
 Shape letters: N stars.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.manifest import MANIFEST_NAME
-from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT, Column, columns_of
+from hpc_ae.catalog.schema import STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, InputError, StaleError
 
@@ -32,7 +32,7 @@ class JoinedCatalog(Catalog):
     @property
     def schema(self) -> dict[str, Column]:
         """The columns of both catalogs by name."""
-        return {**columns_of(ENCODING_FORMAT), **columns_of(STAR_FORMAT)}
+        return {**columns_of(self.format), **columns_of(STAR_FORMAT)}
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of one shard, of both catalogs; DamageError where their ids differ."""

@@ -14,6 +14,7 @@ import numpy as np
 STAR_FORMAT = "hpc_ae/star-catalog"
 ENCODING_FORMAT = "hpc_ae/encoding-catalog"
 COMPRESSED_FORMAT = "hpc_ae/compressed-catalog"  # read in the room formats
+SCORE_FORMAT = "hpc_ae/score-catalog"
 FORMAT_VERSION = 1
 DEFAULT_SHARD_ROWS = 500_000
 MAX_SHARD_ROWS = 4_000_000
@@ -106,7 +107,16 @@ ENCODING_COLUMNS = (
     ),
     Column("chi2", "<f4", ucd="stat.fit.chi2", optional=True),
 )
-COLUMNS = {STAR_FORMAT: STAR_COLUMNS, ENCODING_FORMAT: ENCODING_COLUMNS}
+SCORE_COLUMNS = (
+    _OBJID,
+    _QUALITY,
+    _CAUTION,
+    Column("anomaly_score", "<f4", ucd="stat.value"),
+    Column("tail_probability", "<f4", ucd="stat.probability"),
+    Column("cluster", "<i2", ucd="meta.code.class"),
+)
+NO_CLUSTER = -1
+COLUMNS = {STAR_FORMAT: STAR_COLUMNS, ENCODING_FORMAT: ENCODING_COLUMNS, SCORE_FORMAT: SCORE_COLUMNS}
 
 
 def shard_name(index: int) -> str:

@@ -57,8 +57,8 @@ def has_position(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         return np.asarray((ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90))
 
 
-def healpix_of(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """HEALPix numbers (nested, order 29) int64 (N,) of positions in degrees; NO_POSITION where there is none."""
+def healpix_of(ra: np.ndarray, dec: np.ndarray, level: int = HEALPIX_LEVEL) -> np.ndarray:
+    """HEALPix numbers (nested, of a level) int64 (N,) of positions in degrees; NO_POSITION where there is none."""
     from astropy.coordinates import Latitude, Longitude
     from cdshealpix.nested import lonlat_to_healpix
 
@@ -66,7 +66,7 @@ def healpix_of(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     placed = has_position(ra, dec)
     if placed.any():
         lon, lat = Longitude(ra[placed], "deg"), Latitude(dec[placed], "deg")
-        numbers[placed] = lonlat_to_healpix(lon, lat, HEALPIX_LEVEL, num_threads=1)  # the processes are the threads
+        numbers[placed] = lonlat_to_healpix(lon, lat, level, num_threads=1)  # the processes are the threads
     return numbers
 
 

@@ -1,0 +1,117 @@
+// The grids of one latent plane at all resolutions. Index of cell (x, y): x * side + y.
+
+const COARSEST = 32;
+
+class Plane {
+  /** Unpack counts and layers, and sum the counts to coarser and coarser cells. */
+  static async load(spec) {
+    const plane = new Plane();
+    const [counts, ...layers] = await Promise.all([spec.counts, ...spec.layers].map(unpack));
+    plane.spec = spec;
+    plane.side = spec.counts.shape[0];
+    plane.counts = new Map([[plane.side, Float64Array.from(counts)]]);
+    for (let side = plane.side; side % 2 === 0 && side > COARSEST; side /= 2) {
+      plane.counts.set(side / 2, sumFours(plane.counts.get(side), side));
+    }
+    plane.layers = spec.layers.map((layer, i) => new Map([[layer.shape[0], layers[i]]]));
+    return plane;
+  }
+
+  /** The finest resolution whose cells are at least `pixels` wide where `across` pixels show the whole plane. */
+  sideFor(across, pixels) {
+    const sides = [...this.counts.keys()];
+    return sides.find((side) => across / side >= pixels) || sides[sides.length - 1];
+  }
+
+  /** Values of a layer at a resolution: means over coarser cells; a finer cell with stars has its parent's. */
+  layer(index, side) {
+    const known = this.layers[index];
+    if (!known.has(side)) {
+      const finest = this.spec.layers[index].shape[0];
+      if (side > finest) known.set(side, this.refine(known.get(finest), finest, side));
+      else {
+        const twice = this.layer(index, side * 2);
+        known.set(side, this.coarsen(twice, side * 2, this.spec.layers[index].scale));
+      }
+    }
+    return known.get(side);
+  }
+
+  refine(values, coarse, side) {
+    const counts = this.counts.get(side);
+    const times = side / coarse;
+    const fine = new Float32Array(side * side).fill(NaN);
+    for (let x = 0; x < side; x++) {
+      const row = Math.floor(x / times) * coarse;
+      for (let y = 0; y < side; y++) {
+        if (counts[x * side + y]) fine[x * side + y] = values[row + Math.floor(y / times)];
+      }
+    }
+    return fine;
+  }
+
+  coarsen(values, side, scale) {
+    const counts = this.counts.get(side);
+    const half = side / 2;
+    const coarse = new Float32Array(half * half).fill(NaN);
+    for (let x = 0; x < half; x++) {
+      for (let y = 0; y < half; y++) {
+        let [total, weight, largest, of] = [0, 0, 0, NaN];
+        for (const cell of [2 * x * side + 2 * y, 2 * x * side + 2 * y + 1, (2 * x + 1) * side + 2 * y, (2 * x + 1) * side + 2 * y + 1]) {
+          if (values[cell] !== values[cell]) continue;
+          const stars = counts[cell] || 1e-9;
+          total += stars * values[cell];
+          weight += stars;
+          if (stars > largest) [largest, of] = [stars, values[cell]];
+        }
+        if (weight) coarse[x * half + y] = scale === "category" ? of : total / weight;
+      }
+    }
+    return coarse;
+  }
+
+  /** The colouring of the density (index -1) or a layer. */
+  colouring(index, side, mapName) {
+    if (index < 0) {
+      const area = this.cellArea(side);
+      const density = Float64Array.from(this.counts.get(side), (num) => (num ? num / area : NaN));
+      return { ...makeColouring(density, "log", mapName, true), area };
+    }
+    const { shape, scale } = this.spec.layers[index];
+    return makeColouring(this.layers[index].get(shape[0]), scale, mapName);
+  }
+
+  cellArea(side) {
+    const [[x0, x1], [y0, y1]] = this.spec.window;
+    return ((x1 - x0) * (y1 - y0)) / (side * side);
+  }
+
+  /** The whole plane as a picture of side x side pixels, the second dimension upwards. */
+  paint(index, side, colouring) {
+    const picture = new OffscreenCanvas(side, side);
+    const context = picture.getContext("2d");
+    const image = context.createImageData(side, side);
+    const pixels = new Uint32Array(image.data.buffer);
+    const values = index < 0 ? this.counts.get(side) : this.layer(index, side);
+    for (let x = 0; x < side; x++) {
+      for (let y = 0; y < side; y++) {
+        const value = values[x * side + y];
+        if (index < 0 ? value : value === value) {
+          pixels[(side - 1 - y) * side + x] = colourOf(colouring, index < 0 ? value / colouring.area : value);
+        }
+      }
+    }
+    context.putImageData(image, 0, 0);
+    return picture;
+  }
+}
+
+function sumFours(counts, side) {
+  const half = side / 2;
+  const coarse = new Float64Array(half * half);
+  for (let x = 0; x < side; x++) {
+    const row = (x >> 1) * half;
+    for (let y = 0; y < side; y++) coarse[row + (y >> 1)] += counts[x * side + y];
+  }
+  return coarse;
+}

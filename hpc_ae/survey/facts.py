@@ -1,0 +1,90 @@
+"""What the report shows of the sample: stars to click on, normal stars, pulls, the locus.
+
+Shape letters: N stars, B bands, L latent dimensions, R points of the ridge, C colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_ae.analysis.locus import colours_of, locus_quantiles
+from hpc_ae.analysis.maps import MEAN_CELLS, coarse_indices, fine_indices, plane_cells, shown_pairs
+from hpc_ae.catalog.shard import Arrays
+from hpc_ae.survey.pairs import Survey
+from hpc_ae.survey.plan import SurveyPlan
+
+PULL_EDGES = np.linspace(-6.0, 6.0, 97)
+MOST_SHOWN = 20_000
+MOST_NORMAL = 100_000
+_NORMAL_TAIL = 0.1  # nine of ten stars are normal
+_LOCUS_STARS = 200_000
+_CELLS = 128  # along a side, of which each gives some stars to click on
+
+
+@dataclass
+class SampleFacts:
+    """`shown`: columns of stars that cover the latent plane. `normal`: row, objid, ra, dec and latent of stars that are
+    not strange. `pulls`: counts (B, bins) of residual / error in PULL_EDGES. `locus`: colours along the ridge:
+    `quantiles` (3, C, R) at 16, 50, 84 %, `num_stars` (R,). The last two are empty where they cannot be known.
+    """
+
+    num_stars: int
+    shown: Arrays
+    normal: Arrays
+    pulls: np.ndarray
+    locus: Arrays
+
+    @classmethod
+    def none(cls) -> SampleFacts:
+        """Facts of nothing, to unpack into."""
+        return cls(0, {}, {}, np.empty((0, 0)), {})
+
+
+def gather_facts(survey: Survey, plan: SurveyPlan, sample: Arrays) -> SampleFacts:
+    """Facts of a sample of usable stars, all columns of them."""
+    if not sample or not len(sample["row"]):
+        return SampleFacts.none()
+    stars = {**sample, **plan.scorer.score(sample)}
+    order = np.random.default_rng(0).permutation(len(stars["row"]))  # the first of the catalog would be neighbours
+    shown = np.sort(_covering(plan, sample["latent"], order))
+    normal = order[stars["tail_probability"][order] >= _NORMAL_TAIL][:MOST_NORMAL]
+    names = ("row", "objid", "ra", "dec", "latent")
+    return SampleFacts(
+        num_stars=len(order),
+        shown={name: values[shown] for name, values in stars.items() if name not in ("quality", "caution")},
+        normal={name: stars[name][np.sort(normal)] for name in names},
+        pulls=_count_pulls(sample),
+        locus=_locus(plan, sample, order[:_LOCUS_STARS]),
+    )
+
+
+def _covering(plan: SurveyPlan, latent: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """At most MOST_SHOWN rows, a few of every occupied cell of the first map: all first ones, then all second ones."""
+    fine = coarse_indices(fine_indices(latent[order], plan.bins), _CELLS)
+    cells = plane_cells(fine, shown_pairs(len(fine))[0], _CELLS)
+    by_cell = np.argsort(cells, kind="stable")
+    ordered = cells[by_cell]
+    starts = np.flatnonzero(np.append(True, np.diff(ordered) != 0))
+    rank = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))
+    chosen: np.ndarray = order[by_cell[np.argsort(rank, kind="stable")[:MOST_SHOWN]]]
+    return chosen
+
+
+def _count_pulls(sample: Arrays) -> np.ndarray:
+    if not {"magnitude_error", "reconstruction"} <= sample.keys():
+        return np.empty((0, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pulls = ((sample["magnitude"] - sample["reconstruction"]) / sample["magnitude_error"]).T
+    return np.stack([np.histogram(band[np.isfinite(band)], PULL_EDGES)[0] for band in pulls])
+
+
+def _locus(plan: SurveyPlan, sample: Arrays, rows: np.ndarray) -> Arrays:
+    if not len(plan.ridge.points):
+        return {}
+    num_dims = plan.ridge.points.shape[1]
+    low, high = plan.windows[:num_dims].T
+    places = (sample["latent"][rows, :num_dims] - low) / (high - low) * MEAN_CELLS - 0.5
+    counts, found = locus_quantiles(plan.ridge, places, colours_of(sample["magnitude"][rows]))
+    return {"num_stars": counts, "quantiles": found}
