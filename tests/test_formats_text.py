@@ -66,6 +66,7 @@ def aligned(content: str, width: int = 25) -> str:
         (f"# {HEADER.replace(',', ' ')}\n# {UNITS}\n" + BLANKS.partition("\n")[2], "whitespace-separated table"),
         (BLANKS.replace("\n", f"\n# {UNITS}\n", 1), "whitespace-separated table"),
         (BLANKS + "# 3 rows\n   \n\n", "whitespace-separated table"),
+        (BLANKS.replace("\n", "\n  \r\n\n \t\n", 1), "whitespace-separated table"),
         ("% made by another program\n!\n" + BLANKS, "whitespace-separated table"),
         (BLANKS.upper(), "whitespace-separated table"),
         (TSV, "TSV"),
