@@ -132,7 +132,7 @@ def _ecsv(entries: str, names: str = "u g r i z") -> str:
         (_ecsv("# - {name: u, unit: !!python/object/apply:os.getcwd []}\n"), "no text"),
         (_ecsv("# - &a [lol, lol]\n# - &b [*a, *a]\n# - {name: *b, datatype: float32}\n"), "not understood"),
         (_ecsv("# - {name: u, unit: &a [x, x]}\n# - {name: g, unit: [*a, *a]}\n"), "no text"),
-        (_ecsv("# - " + "[" * 5_000 + "\n"), "not understood"),
+        (_ecsv("# - " + "{a: " * 5_000 + "\n"), "not understood"),
         (_ecsv("# - {name: u}\n# - {name: u.mask}\n", "u u.mask g r i").replace("16", "True"), "column u.mask"),
         (_ecsv("# - {name: u, unit: Jy/beam}\n"), "Jy/beam"),
     ],
