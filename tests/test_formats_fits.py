@@ -19,12 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import refused, run, write
 
+from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.readers.batches import read_batches
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.fits import open_fits
 from hpc_ae.catalog.readers.rawfile import Mark, Piece, RawFile
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
+from hpc_ae.export import ExportSettings, export
+from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.inspect import findings_text, inspect_files
 from jobs.__main__ import run_command
 
@@ -299,6 +302,22 @@ def test_sweep_of_sdss_in_astropy(tmp_path: Path) -> None:
     np.testing.assert_allclose(catalog["magnitude_error"][:], error, rtol=1e-6)
     assert catalog["ra"][:].tolist() == table["RA"].tolist() and catalog.manifest["objid"] == "generated"
     assert any("within a field" in note for note in catalog.manifest["inputs"]["raw"][0]["notes"])
+
+
+@pytest.mark.parametrize(
+    "name", ["raw/skyserver_table1_header.csv", pytest.param("sdss_photometric_stars.parquet", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_from_raw_to_fits_and_back(name: str, pack: Any, shared_data: Path, tmp_path: Path) -> None:
+    """Real stars: raw file -> catalog -> sky order -> FITS -> catalog, without a changed bit in any column."""
+    first = run(tmp_path, shared_data / name, order="healpix", shard_rows=100_000)
+    export(first.directory, tmp_path / "stars.fits", ExportSettings("fits"))
+    packed = write(tmp_path / "packed", pack((tmp_path / "stars.fits").read_bytes()))
+    ingest([packed], tmp_path / "again", IngestSettings(shard_rows=100_000))
+    second = open_catalog(tmp_path / "again")
+    assert second.columns == first.columns and len(first) == second.num_stars > 300
+    for column in first.columns:
+        assert first[column][:].tobytes() == second[column][:].tobytes(), column
 
 
 def _same(ours: Any, theirs: Any) -> bool:

@@ -297,11 +297,12 @@ def test_command_line_and_config_say_the_same(tmp_path: Path) -> None:
     )
     out = tmp_path / "by-hand"
     options = ["--keep", "clean=1", "--keep", "r<18.5", "--cuts", "lecture", "--angles", "deg", "--magnitudes", "ugriz"]
+    options += ["--table", "any"]  # a CSV has but one
     assert run_command(["ingest", str(path), "--out", str(out), *options]) == 0
     config = write(
         tmp_path / "run.yaml",
         f"run_dir: {tmp_path / 'run'}\ncatalog: {{source: {{raw: [{path}], keep: [clean=1, r<18.5], cuts: lecture, "
-        "angles: deg, magnitudes: ugriz}}\ntrain: {epochs: 1, batch_size: 4, partitions: 1}\n",
+        "angles: deg, magnitudes: ugriz, table: any}}\ntrain: {epochs: 1, batch_size: 4, partitions: 1}\n",
     )
     from hpc_ae.config import load_config
     from jobs.stages import STAGES

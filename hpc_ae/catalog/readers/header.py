@@ -22,6 +22,7 @@ _TAIL_BYTES = 1 << 16
 _DELIMITERS = (",", "\t", ";", "|")
 _WORDS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |", BLANK: "whitespace-separated table"}
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.eE+-]*")
+_BLANK_LINES = re.compile(rb"(?:[ \t]*\r?\n)+")
 _COMMENT = (b"#", b"%", b"!")
 _ECSV = re.compile(rb"# %ECSV ")
 _YAML_LIST = re.compile(r"^datatype:\n((?:[- ].*\n)+)", re.MULTILINE)
@@ -43,6 +44,8 @@ def open_text(path: Path, data_path: Path) -> RawFile:
         units_line, data_start = _skip_units(head, data_start, len(_fields(line)))
     first_row = _line_at(head, data_start)
     delimiter = _choose_delimiter(path, text, first_row)
+    if delimiter == BLANK and (found := _BLANK_LINES.match(head, data_start)):
+        data_start = found.end()
     columns = tuple(name.strip() for name in split_line(text, delimiter))
     if 2 * sum(_NUMBER.fullmatch(name) is not None for name in columns) > len(columns):
         fix = "put a line of names before the first star, which would be lost otherwise"
