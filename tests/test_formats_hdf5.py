@@ -469,7 +469,7 @@ def any_columns(draw: st.DrawFn) -> dict[str, np.ndarray]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(columns=any_columns(), compound=st.booleans(), user_block=st.sampled_from([0, 512, 4096]))
 def test_any_table_comes_back(columns: dict[str, np.ndarray], compound: bool, user_block: int, tmp_path: Path) -> None:
     """Whatever types and values a table has, they are read as they were written."""
