@@ -114,9 +114,15 @@ def test_ids_as_text(kind: Any, tmp_path: Path) -> None:
         file.create_dataset("objid", data=np.array(ids, kind), dtype=kind)
         for name in BANDS:
             file[name] = COLUMNS[name]
-    catalog = run(tmp_path, path)
-    assert catalog["objid"][:].tolist() == [*STARS["objid"][:2], -1, *STARS["objid"][3:]]
-    assert catalog["caution"][2] & Caution.ID_MISSING
+    made = np.zeros(NUM, [("objid", kind), *((name, "f4") for name in BANDS)])
+    for name in made.dtype.names or ():
+        made[name] = ids if name == "objid" else COLUMNS[name]
+    compound = write_h5(tmp_path / "b.h5", {"t": made})
+    for one in (path, compound):
+        (tmp_path / f"of-{one.name}").mkdir()
+        catalog = run(tmp_path / f"of-{one.name}", one)
+        assert catalog["objid"][:].tolist() == [*STARS["objid"][:2], -1, *STARS["objid"][3:]]
+        assert catalog["caution"][2] & Caution.ID_MISSING
 
 
 def test_our_own_catalog(tmp_path: Path) -> None:
@@ -128,9 +134,12 @@ def test_our_own_catalog(tmp_path: Path) -> None:
         "1.24E+18,2,3,nan,18,17,16,15",
         "2.5,2,3,-9999,18,17,16,15",
         "4.1E15,2,3,15,15,15,15,15",
+        "8,1,1,,nan,17,inf,15",
+        "9,1,1,16,,17,nan,15",
     ]
     more = [f"{2**60 + index},{index},1,19,18,17,16,{15 + index / 7}" for index in range(20)]
     first = run(source, lines(*rows, *more, "1,9,9,inf,18,17,16,0"), shard_rows=9)
+    assert first["quality"][:][5] == Quality.MISSING | Quality.NON_FINITE
     assert (first["caution"][:] & Caution.ID_DAMAGED != 0).sum() == 3
     for index, paths in enumerate([[first.directory], sorted(first.directory.glob("shard-*.h5"))]):
         work_dir = tmp_path / str(index)
@@ -399,6 +408,13 @@ def test_a_chunk_bomb(tmp_path: Path) -> None:
     assert "refused: chunks of 536,870,912 bytes" in refused(tmp_path, path)
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """A name of bytes that are no UTF-8 is said to be one."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[b"we\xffird"] = COLUMNS["u"]
+    assert "no UTF-8" in refused(tmp_path, tmp_path / "a.h5")
+
+
 def test_too_many_names_and_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group inside itself, and more names than any table has, end in a message."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -453,7 +469,7 @@ def any_columns(draw: st.DrawFn) -> dict[str, np.ndarray]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(columns=any_columns(), compound=st.booleans(), user_block=st.sampled_from([0, 512, 4096]))
 def test_any_table_comes_back(columns: dict[str, np.ndarray], compound: bool, user_block: int, tmp_path: Path) -> None:
     """Whatever types and values a table has, they are read as they were written."""

@@ -355,7 +355,7 @@ def test_directories_are_expanded_once(tmp_path: Path) -> None:
 KINDS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "?"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_table_comes_back(data: st.DataObject, tmp_path: Path) -> None:
     """Whatever types, nulls, row groups, dictionaries and vectors a file has, it is read as pyarrow reads it."""

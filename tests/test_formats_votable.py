@@ -388,7 +388,7 @@ def any_table(draw: st.DrawFn, with_masks: bool) -> Table:
 
 
 @pytest.mark.parametrize("serialization", SERIALIZATIONS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings(f"ignore::{VOWarning.__module__}.VOWarning")
 def test_any_table_comes_back(serialization: str, data: st.DataObject, tmp_path: Path) -> None:

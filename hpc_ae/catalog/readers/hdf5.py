@@ -115,7 +115,11 @@ def _walk(path: Path, file: h5py.File) -> Iterator[tuple[h5py.Group, dict[str, h
     while waiting:
         group, depth = waiting.pop(0)
         datasets = {}
-        for name in (name for name in group if not name.startswith("_i_")):  # PyTables' indexes
+        for name in group:
+            if isinstance(name, bytes):
+                raise unreadable(path, f"a name in {group.name} that is no UTF-8: {name!r}", "rename it")
+            if name.startswith("_i_"):  # PyTables' indexes
+                continue
             num_objects += 1
             if num_objects > _MOST_OBJECTS or depth > _MOST_DEPTH:
                 raise unreadable(path, f"more than {_MOST_OBJECTS:,} names, or groups deeper than {_MOST_DEPTH}")

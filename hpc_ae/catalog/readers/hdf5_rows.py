@@ -76,13 +76,23 @@ class _Rows:
         if column.flagged:
             if column.dataset == "/objid":
                 return self._own_ids(values)
-            missing = np.isnan(values) & ((self._read("/quality") & np.uint16(Quality.MISSING)) != 0)
+            missing = self._own_missing(self._read(column.dataset), column.element or 0)
         if values.dtype.kind == "S":
             return text_array(values, missing)
         if values.dtype.kind == "O":
             texts = [None if item is None else _text(item) for item in values.tolist()]
             return pa.array(texts, pa.string(), mask=missing)
         return number_array(values, missing)
+
+    def _own_missing(self, values: np.ndarray, element: int) -> np.ndarray:
+        """Which (n,) of the magnitudes (n, B) of a shard of our own had no value; where it flagged NaN beside that, and
+        nothing else tells them apart, the first one of a star.
+        """
+        quality, nan = self._read("/quality"), np.isnan(values)
+        missing = nan & ((quality & np.uint16(Quality.MISSING)) != 0)[:, None]
+        both = ((quality & np.uint16(Quality.NON_FINITE)) != 0) & ~np.isinf(values).any(1)
+        missing[both] &= np.arange(values.shape[1]) == nan[both].argmax(1)[:, None]
+        return np.asarray(missing[:, element])
 
     def _own_ids(self, values: np.ndarray) -> pa.Array:
         """Ids of a shard of our own; in text, those that lost digits once say so: 1240000000000000000E0."""
