@@ -174,7 +174,8 @@ def real(folder: Path, epochs: int) -> None:
                 "reconstruction": risk(rebuilt).rms,
                 "its uncertainty": expected.rms,
                 "combined": risk(best).rms,
-                "mean deviation": risk(rebuilt).mean,
+                "mean deviation": Deviations.of((rebuilt - second)[known], keys, EDGES).mean,
+                "without wild": risk(rebuilt).mean,
             },
             bins(EDGES),
         )
