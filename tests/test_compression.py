@@ -146,6 +146,40 @@ def test_star_catalog_comes_back(packed: Path, places: tuple[Path, Path, Path], 
         decompress(packed, places[1], overwrite=True)
 
 
+def all_bad(arrays: Arrays) -> None:
+    """No star is good."""
+    arrays["magnitude"][:] = np.nan
+    arrays["quality"][:] = 2
+
+
+def test_no_good_star(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """A catalog without a good star comes back bit for bit, and its file of many planes of nothing is verified."""
+    stars = change_catalog(places[1], tmp_path / "stars", all_bad)
+    encoding = encode_here(tmp_path / "run", stars, places[2])
+    done = compress(encoding, tmp_path / "z", CompressSettings((0.01,) * 5, 3))
+    assert done is not None and set(done.most.values()) == {0.0} and verify(tmp_path / "z").ok
+    catalog = open_compressed(tmp_path / "z")
+    assert catalog["magnitude"][:].tobytes() == open_catalog(stars)["magnitude"][:].tobytes()
+
+
+def test_many_blocks(places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of several blocks, the last one shorter: the same stars, and slices across blocks and shards."""
+    monkeypatch.setattr("hpc_ae.compress.BLOCK_ROWS", 500)
+    compress(places[0], tmp_path / "z", CompressSettings(MIXED, 2))
+    catalog, stars = open_compressed(tmp_path / "z"), open_catalog(places[1])
+    assert [block["num_stars"] for block in catalog.shards[0]["blocks"]] == [500, 500, 200]
+    assert_same(catalog, stars, MIXED)
+    assert_array_equal(catalog["objid"][499:1_701], stars["objid"][499:1_701])
+    assert verify(tmp_path / "z").ok
+    path = tmp_path / "z" / "shard-00000.zst"
+    data = bytearray(path.read_bytes())
+    data[8 + catalog.shards[0]["blocks"][0]["num_bytes"] + 100] ^= 1  # in the second block
+    path.write_bytes(data)
+    assert catalog["objid"][:500].shape == (500,)
+    with pytest.raises(DamageError, match="block 1"):
+        catalog["objid"][400:600]
+
+
 def test_any_number_of_workers(packed: Path, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Two processes write the same bytes as one."""
     compress(places[0], tmp_path / "z", CompressSettings(MIXED, latent_bits=3), num_workers=2)
