@@ -87,8 +87,7 @@ def main() -> None:
     tables("real stars, held-out sky", real, encoding)
     for name, seed in (("simulated_train", "1"), ("simulated_test", "2")):
         hpc_ae("simulate", str(folder / name), "--stars", "200000", "--seed", seed)
-    path = {"path": str(folder / "simulated_train")}
-    simulated = stage(folder, "simulated", "train", catalog=path, train={"epochs": 20})
+    simulated = stage(folder, "simulated", "train", catalog={"path": str(folder / "simulated_train")})
     encode = {"model": str(simulated / "model")}
     path = {"path": str(folder / "simulated_test")}
     encoding = stage(folder, "simulated_out", "encode", catalog=path, encode=encode) / "encoding"

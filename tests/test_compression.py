@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -146,6 +148,40 @@ def test_star_catalog_comes_back(packed: Path, places: tuple[Path, Path, Path], 
         decompress(packed, places[1], overwrite=True)
 
 
+def all_bad(arrays: Arrays) -> None:
+    """No star is good."""
+    arrays["magnitude"][:] = np.nan
+    arrays["quality"][:] = 2
+
+
+def test_no_good_star(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """A catalog without a good star comes back bit for bit, and its file of many planes of nothing is verified."""
+    stars = change_catalog(places[1], tmp_path / "stars", all_bad)
+    encoding = encode_here(tmp_path / "run", stars, places[2])
+    done = compress(encoding, tmp_path / "z", CompressSettings((0.01,) * 5, 3))
+    assert done is not None and set(done.most.values()) == {0.0} and verify(tmp_path / "z").ok
+    catalog = open_compressed(tmp_path / "z")
+    assert catalog["magnitude"][:].tobytes() == open_catalog(stars)["magnitude"][:].tobytes()
+
+
+def test_many_blocks(places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of several blocks, the last one shorter: the same stars, and slices across blocks and shards."""
+    monkeypatch.setattr("hpc_ae.compress.BLOCK_ROWS", 500)
+    compress(places[0], tmp_path / "z", CompressSettings(MIXED, 2))
+    catalog, stars = open_compressed(tmp_path / "z"), open_catalog(places[1])
+    assert [block["num_stars"] for block in catalog.shards[0]["blocks"]] == [500, 500, 200]
+    assert_same(catalog, stars, MIXED)
+    assert_array_equal(catalog["objid"][499:1_701], stars["objid"][499:1_701])
+    assert verify(tmp_path / "z").ok
+    path = tmp_path / "z" / "shard-00000.zst"
+    data = bytearray(path.read_bytes())
+    data[8 + catalog.shards[0]["blocks"][0]["num_bytes"] + 100] ^= 1  # in the second block
+    path.write_bytes(data)
+    assert catalog["objid"][:500].shape == (500,)
+    with pytest.raises(DamageError, match="block 1"):
+        catalog["objid"][400:600]
+
+
 def test_any_number_of_workers(packed: Path, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Two processes write the same bytes as one."""
     compress(places[0], tmp_path / "z", CompressSettings(MIXED, latent_bits=3), num_workers=2)
@@ -200,17 +236,34 @@ def test_wrong_inputs(packed: Path, places: tuple[Path, Path, Path], tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
 
 
-def test_command_line(places: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands compress, say the errors, and restore; options of other formats end with status 2."""
-    words = ("--to", "compressed", "--max-error", "0.02", "--latent-bits", "3", "--workers", "1")
-    status, said = in_process(capsys, "export", places[0], tmp_path / "z", *words)
-    assert status == 0 and "latents of 3 bits" in said and "star by star" in said
-    assert_same(open_compressed(tmp_path / "z"), open_catalog(places[1]), (0.02,) * 5)
-    status, said = in_process(capsys, "export", tmp_path / "z", tmp_path / "s", "--to", "catalog", "--workers", "1")
-    assert status == 0 and "3,000 stars" in said and verify(tmp_path / "s").ok
-    for more in (("--to", "compressed", "--good"), ("--to", "fits", "--max-error", "0.1"), ("--to", "catalog")):
-        status, said = in_process(capsys, "export", places[0], tmp_path / "y", *more)
-        assert status == 2 and not (tmp_path / "y").exists()
+def test_examples_of_the_page(
+    places: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands and the Python code of docs/export.md compress, verify and restore, and say the errors."""
+    page = (REPOSITORY / "docs" / "export.md").read_text().partition("## Compressed")[2]
+    commands = re.findall(r"^hpc-ae (.*?)(?:#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 5
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        one = shlex.split(words.replace("runs/quickstart/encoding", str(places[0])))
+        status, said = in_process(capsys, *one, "--workers", "1")
+        assert status == 0, said
+        assert "compressed" not in one or ("latents of" in said and "star by star" in said)
+    assert verify(tmp_path / "stars").ok and len(Table.read("stars.fits")) == 3_000
+    assert_same(open_compressed("stars.z"), open_catalog(places[1]), (0.05, 0.01, 0.01, 0.01, 0.02))
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        exec(code, {})
+
+
+@pytest.mark.parametrize(
+    "words", ["--to compressed --good", "--to fits --max-error 0.1", "--to catalog", "--to compressed --max-error 2"]
+)
+def test_wrong_options(
+    places: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    """Options of other formats, errors that cannot be kept and a catalog that is not compressed end with status 2."""
+    status, _ = in_process(capsys, "export", places[0], tmp_path / "y", *words.split())
+    assert status == 2 and not (tmp_path / "y").exists()
 
 
 def changed(packed: Path, target: Path) -> Path:

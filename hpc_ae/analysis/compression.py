@@ -175,7 +175,8 @@ class BandPredictor:
         spread = self.spread[cell].T.reshape(-1)
         places = np.argsort(spread, kind="stable")
         classes, starts = np.unique(spread[places], return_index=True)
-        return {f"residual_{one}": part for one, part in zip(classes, np.split(places, starts[1:]), strict=True)}
+        stops = [*starts[1:], len(places)]
+        return {f"residual_{one}": places[low:high] for one, low, high in zip(classes, starts, stops, strict=False)}
 
     def _spreads(self, difference: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Class of the mean size of what is left, half an octave each, uint8 (C, B)."""
@@ -351,7 +352,7 @@ class MagnitudeCoder:
         left = np.empty(predicted.size, np.uint64)
         for name, places in self.predictor.classes(cell).items():
             left[places] = from_planes(streams[name], len(places))
-        left = np.ascontiguousarray(unzigzag(left).reshape(-1, len(latent)).T)
+        left = np.ascontiguousarray(unzigzag(left).reshape(predicted.shape[::-1]).T)
         return self.grid.to_magnitudes(self._guess(predicted) + self.predictor.decode(left, cell))
 
     def _packed(self, latent: np.ndarray) -> list[np.ndarray]:
