@@ -37,13 +37,15 @@ def make_model(directory: Path) -> Path:
     return directory
 
 
-def make_encoding(directory: Path, star_dir: Path, model_dir: Path) -> Path:
-    """An encoding catalog of `star_dir`, its manifest and its view."""
+def make_encoding(directory: Path, star_dir: Path, model_dir: Path, *, uncertainty: bool = False) -> Path:
+    """An encoding catalog of `star_dir`, its manifest and its view; with `uncertainty` that of reconstructions too."""
     make_dir(directory)
     stars = open_catalog(star_dir)
     shards = []
     for index, record in enumerate(stars.shards):
         arrays = encode_rows(stars.read_shard(index, ["objid", "quality", "caution", "magnitude"]))
+        if uncertainty:
+            arrays["reconstruction_uncertainty"] = np.abs(arrays["reconstruction"]) * np.float32(0.001)
         shards.append(write_shard(directory / record["file"], ENCODING_FORMAT, arrays, BANDS, {}))
     columns = list(arrays)
     details: dict[str, Any] = {

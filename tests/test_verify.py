@@ -32,7 +32,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_config(run_dir)
     make_stars(run_dir / "catalog")
     make_model(run_dir / "model")
-    make_encoding(run_dir / "encoding", run_dir / "catalog", run_dir / "model")
+    make_encoding(run_dir / "encoding", run_dir / "catalog", run_dir / "model", uncertainty=True)
     step_dir = run_dir / "checkpoints" / "step-000000010"
     step_dir.mkdir(parents=True)
     data = save({"weight": np.ones((3, 2), np.float32)})
