@@ -32,6 +32,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from hpc_ae.analysis.anomaly import Arrays, ScoreModel, fit_score_model
+from hpc_ae.analysis.anomaly_reasons import find_kinds
 from hpc_ae.model.files import read_model
 from hpc_ae.model.forward import make_forward
 
@@ -166,6 +167,18 @@ def calibration(model: ScoreModel, magnitude: np.ndarray, name: str) -> None:
     report(f"anomalies, tail probability, {name}", stars=len(found), **values)
 
 
+def kinds(model: ScoreModel, mixed: Mix) -> None:
+    """Stars and quasars among the strangest tenth of their brightness, and those of the kind "u brighter"."""
+    values = {}
+    for name, arrays in {"stars": mixed.stars, "quasars": mixed.hidden["quasars"]}.items():
+        magnitude = arrays["magnitude"]
+        found = find_kinds(model, {**model.score(arrays), "magnitude": magnitude}, BANDS)
+        num = {kind.label: kind.num for kind in found}
+        values[name] = sum(num.values()) / len(magnitude)
+        values[f"{name}_u_brighter"] = num["u brighter"] / len(magnitude)
+    report("anomalies, kinds", **{key: round(value, 4) for key, value in values.items()})
+
+
 def speed(model: ScoreModel, stars: Arrays) -> dict[str, Any]:
     """Processor time of a score, microseconds a star."""
     model.score(stars)
@@ -207,6 +220,7 @@ def main() -> None:
     calibration(some, train["magnitude"][rows[2 * len(rows) // 3 :]], "unseen stars of the same sky")
     calibration(model, mixed.stars["magnitude"], "stars of other sky")
     calibration(model, mixed.stars["magnitude"][mixed.off_plane], "stars of other sky off the plane")
+    kinds(model, mixed)
     report("anomalies, time", fit_seconds=fit_seconds, **speed(model, mixed.stars))
 
 

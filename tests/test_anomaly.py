@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal, rankdata
 from threadpoolctl import threadpool_limits
 
 from hpc_ae.analysis.anomaly import FLOOR_MAG, Arrays, BandScales, ScoreModel, fit_score_model
-from hpc_ae.analysis.anomaly_reasons import deviations, reasons
+from hpc_ae.analysis.anomaly_reasons import deviations, find_kinds, reasons
 from hpc_ae.analysis.score_mixture import Mixture, fit_mixture
 from hpc_ae.analysis.score_tail import Tail
 from hpc_ae.photometry import BANDS, simulate_stars
@@ -120,6 +120,21 @@ def test_reason_of_a_failed_measurement_states_its_error(fitted: ScoreModel, mag
     texts = reasons(fitted, {**of_magnitude(star), "magnitude_error": np.full((2, 5), 0.61)}, BANDS)
     assert "perhaps a failed measurement of z, whose error is 0.61 mag" in texts[0]
     assert texts[1].startswith("not scored")
+
+
+def test_kinds_gather_what_is_alike(fitted: ScoreModel, magnitude: np.ndarray) -> None:
+    """Forty stars that are too bright in u are a kind of their own, strangest first, whatever else is strange."""
+    stars = magnitude[40_000:45_000].copy()
+    planted = np.flatnonzero((stars[:, 0] > 18) & (stars[:, 0] < 20))[:40]
+    stars[planted, 0] -= 1.5
+    scored = {**fitted.score(of_magnitude(stars)), "magnitude": stars}
+    found = {kind.label: kind for kind in find_kinds(fitted, scored, BANDS)}
+    assert sum(kind.num for kind in found.values()) == np.count_nonzero(scored["tail_probability"] < 0.1)
+    kind = found["u brighter"]
+    assert kind.num >= 30 and kind.excess[0] < -0.5
+    assert len(np.intersect1d(kind.rows, planted)) >= 8
+    assert np.all(np.diff(scored["tail_probability"][kind.rows]) >= 0)
+    assert find_kinds(fitted, {name: values[:0] for name, values in scored.items()}, BANDS) == []
 
 
 def test_unusable_rows_have_no_score(fitted: ScoreModel, magnitude: np.ndarray) -> None:

@@ -14,10 +14,14 @@ import numpy as np
 
 from hpc_ae.analysis.anomaly import Arrays, ScoreModel
 
-_SIGMA = 3.0
+_SIGMA = 2.5
 _FAILED_MAG = 1.0
 _RARE = 0.05
 _COUNTED = 1e-6  # rarer than that no sample can tell
+_STRANGE = 0.1
+_SHOWN_STARS = 10
+_BLOCK_ROWS = 4096
+SEVERAL, COMBINATION = "several bands", "combination"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,59 @@ def deviations(model: ScoreModel, magnitude: np.ndarray) -> Deviations:
             surprisal = -mixture.marginal(others).log_density(stretched[others].astype(np.float32))
             rest[:, band] = surprisal < model.limits[band]
     return Deviations(excess, sigma, rest)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Strange stars of one kind: `label`, how many, `excess` (B,) the median of what their bands differ by in mag,
+    `magnitude` (B,) their median one, and `rows` of the strangest of them, strangest first.
+    """
+
+    label: str
+    num: int
+    excess: np.ndarray
+    magnitude: np.ndarray
+    rows: np.ndarray
+
+
+def find_kinds(model: ScoreModel, stars: Arrays, bands: Sequence[str]) -> list[Kind]:
+    """The kinds of strange stars among some usable ones, the most frequent first.
+
+    Strange is the tenth with the lowest `tail_probability`. The list of the strangest is full of failed measurements;
+    here each kind has its place: quasars, of which a survey has thousands, are those with u alone brighter.
+    """
+    probability, magnitude = stars["tail_probability"], stars["magnitude"]
+    rows = np.flatnonzero(probability < _STRANGE)
+    rows = rows[np.argsort(probability[rows], kind="stable")]
+    blocks = [deviations(model, magnitude[rows[start : start + _BLOCK_ROWS]]) for start in _starts(len(rows))]
+    labels = np.array([label for block in blocks for label in kinds_of(block, bands)], dtype=object)
+    found = []
+    for label in dict.fromkeys(labels.tolist()):
+        some = labels == label
+        excess = np.concatenate([block.excess for block in blocks])[some]
+        middles = np.median(excess, axis=0), np.median(magnitude[rows[some]], axis=0)
+        found.append(Kind(str(label), int(some.sum()), *middles, rows[some][:_SHOWN_STARS]))
+    return sorted(found, key=lambda kind: -kind.num)
+
+
+def kinds_of(found: Deviations, bands: Sequence[str]) -> list[str]:
+    """For each star "u brighter" (that band alone; or fainter, and so on), `SEVERAL` or `COMBINATION`."""
+    size = np.abs(found.sigma)
+    alone = np.where(found.rest & (size > _SIGMA), size, 0.0)
+    band = alone.argmax(axis=1)
+    rows = np.arange(len(band))
+    several = (size > _SIGMA).any(axis=1)
+    fainter = found.excess[rows, band] > 0
+    return [
+        f"{bands[band[row]]} {'fainter' if fainter[row] else 'brighter'}"
+        if alone[row, band[row]] > 0
+        else (SEVERAL if several[row] else COMBINATION)
+        for row in rows.tolist()
+    ]
+
+
+def _starts(num: int) -> range:
+    return range(0, num, _BLOCK_ROWS)
 
 
 def reasons(model: ScoreModel, arrays: Arrays, bands: Sequence[str]) -> list[str]:
