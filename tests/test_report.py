@@ -703,7 +703,15 @@ def test_table_filters(shown: Browser, report: ReportData) -> None:
     assert shown_ranks(shown) == wanted
     assert shown.text("anomaly-count") == f"{len(wanted)} of 200 stars"
     assert shown.picture("atlas") != before
-    shown.driver.find_element(By.CSS_SELECTOR, "#anomaly-filter button[type=reset]").click()
+    clear = shown.driver.find_element(By.CSS_SELECTOR, "#anomaly-filter button[type=reset]")
+    clear.click()
+    shown.wait("document.getElementById('anomaly-text').value === ''")
+    shown.choose("anomaly-column", "u − g")
+    shown.find("anomaly-high").send_keys("0.6")
+    blue = np.flatnonzero(np.diff(-report.anomalies.magnitude[:, :2])[:, 0] <= 0.6) + 1
+    assert 0 < len(blue) < 200 and shown.text("anomaly-count") == f"{len(blue)} of 200 stars"
+    assert shown_ranks(shown) == blue[:25].tolist()
+    clear.click()
     shown.wait("document.getElementById('anomaly-count').textContent === '200 stars'")
     shown.find("anomaly-text").send_keys(HOSTILE[0])
     assert shown_ranks(shown) == [1]

@@ -59,7 +59,7 @@ def _residual_chart(residuals: Residuals, band: int, span: tuple[float, float] |
 
 def say_levels(levels: tuple[float, ...]) -> str:
     """The areas of a chart of residuals in words, the darkest first."""
-    spans = [f"{100 * (levels[-1 - i] - levels[i]):g} %" for i in range(len(levels) // 2)]
+    spans = [f"{100 * (levels[-1 - i] - levels[i]):g}\u00a0%" for i in range(len(levels) // 2)]
     return " and ".join(f"the middle {span}" for span in reversed(spans))
 
 

@@ -9,6 +9,7 @@ class Plane {
     const [counts, ...layers] = await Promise.all([spec.counts, ...spec.layers].map(unpack));
     plane.spec = spec;
     plane.side = spec.counts.shape[0];
+    plane.spans = new Map();
     plane.counts = new Map([[plane.side, Float64Array.from(counts)]]);
     for (let side = plane.side; side % 2 === 0 && side > COARSEST; side /= 2) {
       plane.counts.set(side / 2, sumFours(plane.counts.get(side), side));
@@ -70,15 +71,22 @@ class Plane {
     return coarse;
   }
 
-  /** The colouring of the density (index -1) or a layer. */
+  /** The colouring of the density (index -1), of all cells of a resolution, or of a layer, of nearly all stars. */
   colouring(index, side, mapName) {
     if (index < 0) {
       const area = this.cellArea(side);
-      const density = Float64Array.from(this.counts.get(side), (num) => (num ? num / area : NaN));
-      return { ...makeColouring(density, "log", mapName, true), area };
+      let [low, high] = [Infinity, 0];
+      for (const num of this.counts.get(side)) {
+        if (num && num < low) low = num;
+        if (num > high) high = num;
+      }
+      return { ...makeColouring(high ? [low / area, high / area] : null, "log", mapName), area };
     }
     const { shape, scale } = this.spec.layers[index];
-    return makeColouring(this.layers[index].get(shape[0]), scale, mapName);
+    if (!this.spans.has(index)) {
+      this.spans.set(index, ends(this.layers[index].get(shape[0]), scale, 0.004, this.counts.get(shape[0])));
+    }
+    return makeColouring(this.spans.get(index), scale, mapName);
   }
 
   cellArea(side) {

@@ -103,13 +103,32 @@ function categoryTable() {
   });
 }
 
-/** How values of a layer become colours: {scale, low, high, table}; ends are low and high percentiles. */
-function makeColouring(values, scale, mapName, whole = false) {
+/** The values that a share `cut` of the whole weight lies below and above; null where nothing is known. */
+function ends(values, scale, cut, weights) {
+  const known = [];
+  let whole = 0;
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isFinite(values[i]) && (scale !== "log" || values[i] > 0)) {
+      known.push(i);
+      whole += weights ? weights[i] : 1;
+    }
+  }
+  if (!known.length) return null;
+  const order = Uint32Array.from(known).sort((one, two) => values[one] - values[two]);
+  const first = (from, step) => {
+    let seen = 0;
+    for (let k = from; ; k += step) {
+      seen += weights ? weights[order[k]] : 1;
+      if (seen > cut * whole || k === order.length - 1 - from) return values[order[k]];
+    }
+  };
+  return [first(0, 1), first(order.length - 1, -1)];
+}
+
+/** How values become colours: {scale, low, high, table}, from the ends of their range. */
+function makeColouring(span, scale, mapName) {
   if (scale === "category") return { scale, low: 0, high: 0, table: categoryTable() };
-  const known = values.filter((value) => Number.isFinite(value) && (scale !== "log" || value > 0)).sort();
-  const at = (share) => known[Math.round(share * (known.length - 1))];
-  const cut = whole ? 0 : scale === "diverging" ? 0.05 : 0.01;
-  let [low, high] = known.length ? [at(cut), at(1 - cut)] : [1, 2];
+  let [low, high] = span || [1, 2];
   if (scale === "diverging") [low, high] = [-Math.max(-low, high, 1e-9), Math.max(-low, high, 1e-9)];
   if (!(high > low)) high = scale === "log" ? low * 10 : low + 1;
   const map = scale === "diverging" ? page.colours.diverging : mapName;

@@ -95,7 +95,7 @@ class Sky {
     const context = fit(this.canvas, this.height);
     const layer = page.sky.layers[this.index];
     const values = this.values[this.index];
-    const colouring = makeColouring(values, layer.scale, this.mapName);
+    const colouring = makeColouring(ends(values, layer.scale, 0.01), layer.scale, this.mapName);
     const [width, height] = [this.canvas.width, this.canvas.height];
     const picture = new OffscreenCanvas(width, height);
     const drawing = picture.getContext("2d");

@@ -23,7 +23,8 @@ class AnomalyTable {
       button.addEventListener("click", () => this.sort(column));
     });
     const numeric = this.heads.map((head, i) => [i, head]).filter(([, head]) => head.dataset.kind === "number");
-    fillSelect(byId("anomaly-column"), numeric.map(([i, head]) => [i, head.textContent]));
+    const colours = page.bands.slice(1).map((band, k) => [`colour ${k}`, `${page.bands[k]} − ${band}`]);
+    fillSelect(byId("anomaly-column"), [...numeric.map(([i, head]) => [i, head.textContent]), ...colours]);
     byId("anomaly-filter").hidden = false;
     byId("anomaly-filter").addEventListener("submit", (event) => event.preventDefault());
     byId("anomaly-filter").addEventListener("reset", () => setTimeout(() => this.filter()));
@@ -55,15 +56,23 @@ class AnomalyTable {
     this.filter();
   }
 
+  /** What a choice of the list means: a column's number, or the difference of two neighbouring bands; NaN: not known. */
+  values(choice) {
+    const number = (text) => (text === "" ? NaN : Number(text));
+    if (!choice.startsWith("colour ")) return (keys) => number(keys[Number(choice)]);
+    const first = this.heads.findIndex((head) => head.dataset.band !== undefined) + Number(choice.slice(7));
+    return (keys) => number(keys[first]) - number(keys[first + 1]);
+  }
+
   filter() {
     const text = byId("anomaly-text").value.trim().toLowerCase();
-    const column = Number(byId("anomaly-column").value);
+    const value = this.values(byId("anomaly-column").value);
     const bound = (id, none) => (byId(id).value === "" ? none : Number(byId(id).value));
     const [low, high] = [bound("anomaly-low", -Infinity), bound("anomaly-high", Infinity)];
     const bounded = low > -Infinity || high < Infinity;
     this.chosen = this.rows.filter(({ text: own, keys }) => {
       if (text && !own.includes(text)) return false;
-      return !bounded || (keys[column] !== "" && Number(keys[column]) >= low && Number(keys[column]) <= high);
+      return !bounded || (value(keys) >= low && value(keys) <= high);
     });
     this.limit = SHOWN;
     this.show();
