@@ -31,7 +31,7 @@ from hpc_ae.survey.plan import SurveyPlan
 PARTS_NAME = ".parts"
 _PARTS = 16  # at the least, where there are shards enough: for so many workers
 _MOST_PART_STARS = 4_000_000
-_FEW_STARS = 2_000_000  # leave most of the maps empty, which compress to a hundredth; more would cost time
+_FEW_STARS = 200_000  # leave most of the maps empty, which compress to a hundredth; of more it would cost time
 _BLOCK_ROWS = 8 * CHUNK_ROWS  # of a shard in memory: one of the usual size is read at once
 
 
