@@ -17,8 +17,8 @@ from encode import make_inputs, write_config
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 PLAIN_BYTES = 12  # a star: latent, reconstruction_error
-READ_BYTES = 66  # a star: 14 in the first pass, 52 in the second
-RECONSTRUCTION_BYTES = 20  # more in the second pass, where the encoding has them
+READ_BYTES = 94  # a star, of both catalogs; 23 are written
+RECONSTRUCTION_BYTES = 20  # more where the encoding has them
 
 
 def plain_rate(encoding_dir: Path, most_stars: int = 20_000_000) -> float:
@@ -54,7 +54,8 @@ def main() -> None:
     plain = plain_rate(run_dir / "encoding")
     report("postprocess, h5py + NumPy", stars_per_second=plain, gb_per_second=plain * PLAIN_BYTES / 1e9)
     for workers in (1, 2):
-        shutil.rmtree(run_dir / "report", ignore_errors=True)
+        for name in ("report", "scores"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
         usage = measured("postprocess", str(config), f"cluster.ranks_per_node={workers}")
         num_bytes = arguments.stars * (READ_BYTES + RECONSTRUCTION_BYTES)
         values = usage.rates(arguments.stars, num_bytes, work_seconds(run_dir, "postprocess"))

@@ -284,6 +284,12 @@ def _is_postprocessed(config: RunConfig) -> bool:
     return is_postprocessed(*_report_of(config))
 
 
+def _scored_so_far(config: RunConfig) -> tuple[int, int, str]:
+    """By the names alone: postprocess itself looks whether they are of this encoding."""
+    num = len(list((config.run_path / "scores").glob("shard-*.h5")))
+    return num, max(num, len(list(config.encoding_path.glob("shard-*.h5")))), "shard"
+
+
 def _keeps_scores(config: RunConfig, path: Path) -> bool:
     """Scores of the encoding that is there are what --redo would make again: nothing but the encoding decides them."""
     if path.name != "scores":
@@ -323,7 +329,13 @@ ENCODE = Stage(
 )
 FINALISE = Stage("finalise", "single", _run_finalise, _is_verified, _in_run())
 POSTPROCESS = Stage(
-    "postprocess", "mapped", _run_postprocess, _is_postprocessed, _in_run("report", "scores"), keeps=_keeps_scores
+    "postprocess",
+    "mapped",
+    _run_postprocess,
+    _is_postprocessed,
+    _in_run("report", "scores"),
+    _scored_so_far,
+    keeps=_keeps_scores,
 )
 STAGES = {stage.name: stage for stage in (SIMULATE, INGEST, TRAIN, ENCODE, FINALISE, POSTPROCESS)}
 

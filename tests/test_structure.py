@@ -329,3 +329,22 @@ def test_large_shards_are_scored_in_blocks(made: Path, tmp_path: Path, monkeypat
         assert np.array_equal(open_catalog(tmp_path / "scores")[name][:], open_catalog(made / "scores")[name][:])
     scores = [open_catalog(path)["anomaly_score"][:] for path in (tmp_path / "scores", made / "scores")]
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-4)
+
+
+def test_verify_of_a_run_covers_scores_and_comparison(made: Path, tmp_path: Path) -> None:
+    """Whole ones are no finding; a changed comparison is one, and so are scores that are gone but have a report."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(made, run_dir)
+    (run_dir / "config.yaml").write_text(f"run_dir: {run_dir}\ncatalog: {{path: {run_dir / 'stars'}}}\n")
+    compare_surveys(
+        SerialMapper(), open_survey(run_dir / "encoding", run_dir / "stars"), run_dir / "encoding", run_dir / "report"
+    )
+    assert {finding.what for finding in verify(run_dir).findings} <= {
+        "unfinished: there is no model",
+        "the model that encoded is not there",
+    }
+    (run_dir / "report" / "compare.csv").write_text("rank")
+    shutil.rmtree(run_dir / "scores")
+    found = [finding.what for finding in verify(run_dir).findings]
+    assert "a file of the report is not the one that was written" in found
+    assert "unfinished: there is no score catalog" in found

@@ -177,6 +177,7 @@ def _about(
     headline += [("clusters", str(len(summary["clusters"]))), ("anomalies listed", f"{num:,}")]
     return {
         "title": f"{encoding.num_stars:,} stars in {report.survey.num_latent} latent dimensions",
+        "summary": tuple(_sentences(summary)),
         "headline": tuple(headline),
         "provenance": tuple(_facts(report.survey)),
         "config_text": yaml.safe_dump(config, sort_keys=False) if config else "",
@@ -185,6 +186,23 @@ def _about(
         "throughput": _throughput_table(speeds),
         "notes": tuple(summary["notes"]),
     }
+
+
+def _sentences(summary: dict[str, Any]) -> list[str]:
+    """The result in words."""
+    if summary["error"]["mean"] is None:
+        return ["There is no usable star."]
+    quantile = summary["error"]["quantiles"]
+    text = f"Half of the stars are reconstructed to {quantile['0.5']:.3f} mag, 99 % to {quantile['0.99']:.3f} mag."
+    found = [text]
+    if num := summary["anomalies"]["num"]:
+        found.append(f"The {num:,} strangest are listed; scores/ has the score of every star.")
+    if clusters := summary["clusters"]:
+        share = clusters[0]["num_stars"] / max(1, summary["num_good"])
+        found.append(
+            f"The density of the latent plane has {len(clusters)} clumps, the largest with {share:.1%} of the stars."
+        )
+    return found
 
 
 def _facts(survey: Survey) -> list[Fact]:

@@ -24,13 +24,14 @@ from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, write_shard
 from hpc_ae.catalog.sky import healpix_of
 from hpc_ae.errors import DamageError
 from hpc_ae.files import digest_bytes, publish_bytes
+from hpc_ae.runtime.memory import keep_freed_memory
 from hpc_ae.survey.pairs import ShardPair, Survey
 from hpc_ae.survey.plan import SurveyPlan
 
 PARTS_NAME = ".parts"
 _PARTS = 16  # at the least, where there are shards enough: for so many workers
 _MOST_PART_STARS = 4_000_000
-_FEW_STARS = 2_000_000  # leave most of the maps empty, which compress to a hundredth; more would cost time
+_FEW_STARS = 200_000  # leave most of the maps empty, which compress to a hundredth; of more it would cost time
 _BLOCK_ROWS = 8 * CHUNK_ROWS  # of a shard in memory: one of the usual size is read at once
 
 
@@ -110,6 +111,7 @@ def make_parts(survey: Survey) -> list[ScanPart]:
 
 def scan_part(scan: Scan, part: ScanPart) -> None:
     """Score the stars of a part, write its score shards, then its result."""
+    keep_freed_memory()
     tally = SurveyTally.none(scan.plan.shape)
     with ThreadPoolExecutor(1, "writer") as writer:  # the disk has time until the next shard is scored
         written = [writer.submit(_write, scan, pair, _scan_shard(scan.plan, pair, tally)) for pair in part.pairs]
