@@ -3,7 +3,7 @@
 python benchmarks/compression.py [--folder DIR] [--big 10000000]     needs ../shared/data; about 10 minutes
 
 Real stars: the model is trained on 82 % of the sky and judged on the rest. Simulated stars: others than trained on.
-The tables are printed as JSON lines (and rows), `docs/results_compression.md` has them as Markdown.
+The tables are printed as JSON lines (and rows), `docs/results.md` has them as Markdown.
 """
 
 from __future__ import annotations

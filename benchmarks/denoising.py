@@ -1,7 +1,7 @@
 """Noise removal: reconstructions against the truth of simulated stars, and against held-out noise of real ones.
 
 python benchmarks/denoising.py [--epochs 12] [--stars 200000] [--part simulated|real|speed|all] [--folder DIR]
-Prints the tables of docs/results_denoising.md on standard error and a JSON line for each on standard output.
+Prints the tables of docs/results.md on standard error and a JSON line for each on standard output.
 The real part needs ../shared/data.
 """
 
