@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hpc_ae.report.data import (
     SkyLayer,
     SkyMap,
     StarSample,
+    StrangeKind,
     Table,
     TrainingCurve,
 )
@@ -138,6 +140,17 @@ def sample(survey: Survey, panel: AtlasPanel, num: int) -> StarSample:
     )  # fmt: skip
 
 
+def kinds(survey: Survey) -> tuple[StrangeKind, ...]:
+    """Two kinds of strange stars."""
+    some = tuple((str(1237645879551066262 + one), 150.0 + one, 2.0) for one in range(10))
+    middle = survey.magnitude.mean(axis=0)
+    excess = np.linspace(-0.8, 0.1, len(middle))
+    unplaced = (("1237645879551066262", math.nan, math.nan),)
+    return StrangeKind("u brighter", 1559, 0.0054, middle, excess, some), StrangeKind(
+        "combination", 2, 0.1, middle, excess, unplaced
+    )
+
+
 def anomalies(survey: Survey, num: int) -> Anomalies:
     """The stars of largest chi^2 with a reason each."""
     rows = np.argsort(-survey.chi2)[:num]
@@ -243,6 +256,7 @@ def make_report(
         locus=locus(survey),
         clusters=Table(("cluster", "stars", "u−g"), ((0, 81_220, 1.21), (1, 6_023, 2.4)), "Clusters of the density."),
         anomalies=anomalies(survey, num_anomalies),
+        kinds=kinds(survey),
         denoising=Table(
             ("band", "RMS to truth before [mag]", "after [mag]", "bias [mag]"),
             (("u", 0.124, 0.0531, -0.0012), ("g", 0.0211, 0.0122, 0.0003), ("r", 0.0193, 0.0101, None)),

@@ -70,6 +70,7 @@ def report(survey: Survey) -> ReportData:
     return replace(
         plain,
         title=f"Stars {HOSTILE[1]}",
+        kinds=(replace(plain.kinds[0], stars=tuple((text, 10.0, 2.0) for text in HOSTILE)), *plain.kinds[1:]),
         anomalies=replace(plain.anomalies, objid=names, reason=reasons),
         provenance=(*plain.provenance, *(Fact(text, text, "Texts") for text in HOSTILE)),
         config_text="</pre>" + "\n".join(HOSTILE),

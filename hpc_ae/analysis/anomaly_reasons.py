@@ -19,7 +19,7 @@ _FAILED_MAG = 1.0
 _RARE = 0.05
 _COUNTED = 1e-6  # rarer than that no sample can tell
 _STRANGE = 0.1
-_SHOWN_STARS = 10
+SHOWN_STARS = 10
 _BLOCK_ROWS = 4096
 SEVERAL, COMBINATION = "several bands", "combination"
 
@@ -80,7 +80,7 @@ def find_kinds(model: ScoreModel, stars: Arrays, bands: Sequence[str]) -> list[K
         some = labels == label
         excess = np.concatenate([block.excess for block in blocks])[some]
         middles = np.median(excess, axis=0), np.median(magnitude[rows[some]], axis=0)
-        found.append(Kind(str(label), int(some.sum()), *middles, rows[some][:_SHOWN_STARS]))
+        found.append(Kind(str(label), int(some.sum()), *middles, rows[some][:SHOWN_STARS]))
     return sorted(found, key=lambda kind: -kind.num)
 
 

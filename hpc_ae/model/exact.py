@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpc_ae.errors import DamageError
+from hpc_ae.files import digest_bytes, read_json
 
 _TILE = 1024  # (H, tile) in double precision stays in a core's cache
 _LAYER = re.compile(r"decoder\.([0-9]{1,9})\.(weight|bias)")
@@ -71,6 +73,22 @@ def load_decoder(model_dir: Path, digest: str) -> ExactDecoder:
         what = "the model is another than the one asked for"
         raise DamageError(what, where=model_dir, got=record["digest"], expected=digest)
     return ExactDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+
+
+def decoder_of(model_dir: Path, digest: str) -> tuple[ExactDecoder, dict[str, Any]]:
+    """The exact decoder of a model directory and its `model.json`, without PyTorch; DamageError where it is another."""
+    from safetensors.numpy import load
+
+    record = read_json(model_dir / "model.json", sealed=True)
+    if record.get("digest") != digest:
+        what = "the model is another than the one asked for"
+        raise DamageError(what, where=model_dir, got=record.get("digest"), expected=digest)
+    path = model_dir / "model.safetensors"
+    data = path.read_bytes()
+    if digest_bytes(data) != record["weights_digest"]:
+        what = "a file does not have its recorded digest"
+        raise DamageError(what, where=path, got=digest_bytes(data), expected=record["weights_digest"])
+    return ExactDecoder(load(data)), record
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray, values: np.ndarray) -> np.ndarray:

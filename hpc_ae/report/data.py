@@ -183,6 +183,18 @@ class Anomalies:
 
 
 @dataclass(frozen=True, eq=False)
+class StrangeKind:
+    """Strange stars of one kind: what is strange about them, how many, their medians, and some of them."""
+
+    label: str  # "u brighter"
+    num: int
+    share: float  # of all stars that were looked at
+    magnitude: np.ndarray  # (B,) mag
+    excess: np.ndarray  # (B,) magnitude less what the other bands let expect, mag
+    stars: tuple[tuple[str, float, float], ...]  # objid, ra and dec in deg, strangest first
+
+
+@dataclass(frozen=True, eq=False)
 class ReportData:
     """The whole page. `explore_url` is formatted with `ra` and `dec` in deg, for every link to SkyServer."""
 
@@ -206,6 +218,7 @@ class ReportData:
     locus: Locus | None = None
     clusters: Table | None = None
     anomalies: Anomalies | None = None
+    kinds: tuple[StrangeKind, ...] = ()
     compression: Table | None = None
     denoising: Table | None = None
     comparison: Table | None = None  # with another run: postprocess --compare

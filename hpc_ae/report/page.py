@@ -36,7 +36,7 @@ from hpc_ae.report.data import (
     StarSample,
 )
 from hpc_ae.report.pack import Packed, halve_panel, pack, pack_counts, pack_floats
-from hpc_ae.report.rows import anomaly_rows, number_columns
+from hpc_ae.report.rows import anomaly_rows, explore_link, number_columns
 from hpc_ae.report.words import is_number, number_text
 
 ATLAS_BYTES = 10_000_000  # of text, all panels together
@@ -76,6 +76,10 @@ def render_page(data: ReportData) -> bytes:
             num_sky_layers=len(sky["layers"]) if sky else 0,
             anomaly_columns=number_columns(data.anomalies, data.bands) if data.anomalies else [],
             anomaly_rows=anomaly_rows(data.anomalies, data.bands, data.explore_url) if data.anomalies else [],
+            kind_stars=[
+                [(objid, explore_link(data.explore_url, ra, dec)) for objid, ra, dec in kind.stars]
+                for kind in data.kinds
+            ],
             max_anomalies=MAX_ANOMALIES,
             facts=[(group, list(facts)) for group, facts in groupby(data.provenance, key=lambda fact: fact.group)],
             payload=store.texts,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_ae.analysis.anomaly_reasons import SHOWN_STARS, find_kinds
 from hpc_ae.analysis.locus import colours_of, locus_quantiles
 from hpc_ae.analysis.maps import MEAN_CELLS, coarse_indices, fine_indices, plane_cells, shown_pairs
 from hpc_ae.catalog.shard import Arrays
@@ -20,6 +21,10 @@ MOST_SHOWN = 20_000
 MOST_NORMAL = 100_000
 _NORMAL_TAIL = 0.1  # nine of ten stars are normal
 _LOCUS_STARS = 200_000
+MOST_DRAWN = 20_000
+_DRAWN = ("magnitude", "magnitude_error", "latent", "reconstruction")
+_KIND_STARS = 300_000
+_OF_KINDS = ("objid", "ra", "dec", "magnitude", "tail_probability")
 _CELLS = 128  # along a side, of which each gives some stars to click on
 
 
@@ -27,7 +32,9 @@ _CELLS = 128  # along a side, of which each gives some stars to click on
 class SampleFacts:
     """`shown`: columns of stars that cover the latent plane. `normal`: row, objid, ra, dec and latent of stars that are
     not strange. `pulls`: counts (B, bins) of residual / error in PULL_EDGES. `locus`: colours along the ridge:
-    `quantiles` (3, C, R) at 16, 50, 84 %, `num_stars` (R,). The last two are empty where they cannot be known.
+    `quantiles` (3, C, R) at 16, 50, 84 %, `num_stars` (R,). These two are empty where they cannot be known. `drawn`:
+    columns of stars drawn by chance. `kinds`: of the kinds of strange stars `label`, `num`, `share`, `magnitude` and
+    `excess` (kinds, B), and `objid`, `ra`, `dec` (kinds, K) of the strangest of each, of which there are `num_shown`.
     """
 
     num_stars: int
@@ -35,11 +42,13 @@ class SampleFacts:
     normal: Arrays
     pulls: np.ndarray
     locus: Arrays
+    drawn: Arrays
+    kinds: Arrays
 
     @classmethod
     def none(cls) -> SampleFacts:
         """Facts of nothing, to unpack into."""
-        return cls(0, {}, {}, np.empty((0, 0)), {})
+        return cls(0, {}, {}, np.empty((0, 0)), {}, {}, {})
 
 
 def gather_facts(survey: Survey, plan: SurveyPlan, sample: Arrays) -> SampleFacts:
@@ -57,7 +66,31 @@ def gather_facts(survey: Survey, plan: SurveyPlan, sample: Arrays) -> SampleFact
         normal={name: stars[name][np.sort(normal)] for name in names},
         pulls=_count_pulls(sample),
         locus=_locus(plan, sample, order[:_LOCUS_STARS]),
+        drawn={name: sample[name][np.sort(order[:MOST_DRAWN])] for name in _DRAWN if name in sample},
+        kinds=_kinds(survey, plan, {name: stars[name][order[:_KIND_STARS]] for name in _OF_KINDS}),
     )
+
+
+def _kinds(survey: Survey, plan: SurveyPlan, stars: Arrays) -> Arrays:
+    found = [kind for kind in find_kinds(plan.scorer, stars, survey.stars.bands) if len(kind.rows)]
+    if not found:
+        return {}
+    places = {name: np.full((len(found), SHOWN_STARS), np.nan) for name in ("ra", "dec")}
+    objid = np.zeros((len(found), SHOWN_STARS), np.int64)
+    for one, kind in enumerate(found):
+        objid[one, : len(kind.rows)] = stars["objid"][kind.rows]
+        for name, values in places.items():
+            values[one, : len(kind.rows)] = stars[name][kind.rows]
+    return {
+        "label": np.array([kind.label for kind in found]),
+        "num": np.array([kind.num for kind in found]),
+        "num_shown": np.array([len(kind.rows) for kind in found]),
+        "share": np.array([kind.num for kind in found]) / len(stars["objid"]),
+        "magnitude": np.stack([kind.magnitude for kind in found]),
+        "excess": np.stack([kind.excess for kind in found]),
+        "objid": objid,
+        **places,
+    }
 
 
 def _covering(plan: SurveyPlan, latent: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from hpc_ae.survey.page import History, Shown, fill_page, map_layers
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.scores import ScoredSurvey
 from hpc_ae.survey.strangest import nearest_normal
+from hpc_ae.survey.tables import model_tables
 
 _FINER = (512, 1024)  # counts are shown at these numbers of cells too
 
@@ -52,7 +53,7 @@ def make_files(
     about = _about(report, summary, *more)
     tasks: list[Callable[[], dict[str, bytes]]] = [
         partial(_draw_errors, report),
-        partial(_render, shown, report.history, about),
+        partial(_render, shown, report.history, about | model_tables(survey, scored.facts.drawn)),
         partial(_draw_density, report),
         partial(_maps, survey, scored),
         partial(_draw_losses, report.history),

@@ -88,7 +88,32 @@ def fill_page(shown: Shown, history: History, about: dict[str, Any]) -> page.Rep
         calibration=_calibration(tally.tails),
         locus=_locus(survey, scored),
         anomalies=_anomalies(shown),
+        kinds=_kinds(facts.kinds),
         **about,
+    )
+
+
+def _kinds(found: Arrays) -> tuple[page.StrangeKind, ...]:
+    stars = (
+        [
+            tuple((str(objid), float(ra), float(dec)) for objid, ra, dec in zip(*columns, strict=True))[:num]
+            for num, *columns in zip(
+                *(found[name].tolist() for name in ("num_shown", "objid", "ra", "dec")), strict=True
+            )
+        ]
+        if found
+        else []
+    )
+    return tuple(
+        page.StrangeKind(
+            str(found["label"][one]),
+            int(found["num"][one]),
+            float(found["share"][one]),
+            found["magnitude"][one],
+            found["excess"][one],
+            some,
+        )
+        for one, some in enumerate(stars)
     )
 
 
