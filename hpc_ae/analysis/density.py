@@ -17,7 +17,7 @@ _LEVELS_PER_OCTAVE = 4
 _PROMINENCE = 2.0  # a peak is twice as high as the saddle to a higher one, and
 _SIGMAS = 5.0  # higher than it by so many standard deviations of its Poisson noise
 _LEAST_STARS = 10.0  # effectively under the smoothing kernel: less is no density
-_BODY = 1e-3  # of the highest density: the main body that the ridge runs through
+_BODY_STARS = 0.9  # the densest cells with so many of the stars are the main body, which the ridge runs through
 _COLOUR_ENDS = 0.01  # of the stars are the bluest, and the reddest
 _RIDGE_SMOOTH_CELLS = 4.0
 
@@ -145,13 +145,13 @@ class Ridge:
 def trace_ridge(counts: np.ndarray, colour: np.ndarray | None = None, num_points: int = 64) -> Ridge:
     """The ridge of counts (K,) or (K, K): no points where there is no density.
 
-    The main body is what lies above `_BODY` of the highest density, in one piece. The ridge leads from where it is
+    The main body is the densest cells that hold nine of ten stars, in one piece. The ridge leads from where it is
     densest among its bluest stars to where it is among its reddest, by the mean `colour` per cell (NaN: not known);
     without colours between the two cells that are farthest apart inside it. A step costs its length over the density
     (Dijkstra 1959).
     """
     density = smoothed(counts)
-    floor = max(_LEAST_STARS / _kernel_cells(counts), _BODY * density.max(initial=0.0))
+    floor = max(_LEAST_STARS / _kernel_cells(counts), _level_holding(_BODY_STARS, density, counts))
     body = _main_body(density, floor, counts)
     cells, width = np.argwhere(body), 2.0 * kernel_width(int(counts.sum()))
     if len(cells) < 2:
@@ -163,6 +163,14 @@ def trace_ridge(counts: np.ndarray, colour: np.ndarray | None = None, num_points
     if ends is None and path[0, 0] > path[-1, 0]:
         path = path[::-1]
     return Ridge(_evenly(_smooth_path(path), num_points), width)
+
+
+def _level_holding(share: float, density: np.ndarray, counts: np.ndarray) -> float:
+    """The density above which the cells hold this share of the stars. Beyond it colours are those of a few strays."""
+    order = np.argsort(-density, axis=None, kind="stable")
+    above = np.cumsum(counts.ravel()[order])
+    last = min(int(np.searchsorted(above, share * above[-1])), above.size - 1)
+    return float(density.ravel()[order[last]])
 
 
 def _main_body(density: np.ndarray, floor: float, counts: np.ndarray) -> np.ndarray:

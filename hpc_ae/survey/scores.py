@@ -32,7 +32,7 @@ from hpc_ae.survey.scan import PARTS_NAME, Scan, ScanPart, make_parts, scan_part
 
 TALLIES_NAME = "tallies.npz"
 _MAKING_NAME = "making.json"
-METHOD = 2
+METHOD = 3
 """Of the scores and tallies: another number makes those that are there stale."""
 
 
