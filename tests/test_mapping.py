@@ -294,6 +294,13 @@ def test_units_in_brackets(tmp_path: Path) -> None:
     np.testing.assert_allclose(catalog["magnitude"][0], [22.5, 20, 17.5, 15, 22.5], atol=1e-6)
 
 
+def test_a_column_is_one_thing() -> None:
+    """z as the redshift leaves no z band, g as u no g: each is asked for; who says both gets both."""
+    assert "--map z=COLUMN" in asked("ra,dec,u,g,r,i,z", redshift="z")
+    assert "--map g=COLUMN" in asked("ra,dec,u,g,r,i,z", u="g")
+    assert taken("ra,dec,u,g,r,i,z", u="g", g="g")["u"] == "g"
+
+
 def test_inverse_variances_by_hand() -> None:
     """Errors mapped by hand are inverse variances where their names say so, and then all of them."""
     header = f"{five('psfflux_{b}')},{five('my_ivar_{b}')},{five('my_err_{b}')}"

@@ -62,6 +62,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
     choose_positions(columns, mapping)
     _choose_others(columns, mapping)
     _check_redshift_unit(columns, mapping)
+    _check_taken_once(columns, mapping)
     ra_factor, dec_factor = angle_factors(columns, reading, head)
     factors = _choose_extinctions(columns, bands) if reading.deredden else ()
     conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
@@ -165,6 +166,20 @@ def _check_redshift_unit(columns: Columns, mapping: Mapping[str, str]) -> None:
     what = f"column {columns.names[index]} is in {columns.unit(index)}, which is a velocity"
     fix = "say another column with --map redshift=COLUMN, or --map redshift= to do without"
     raise columns.error(what, "redshift", "a redshift, which has no unit", fix)
+
+
+def _check_taken_once(columns: Columns, mapping: Mapping[str, str]) -> None:
+    """InputError where a column is two things and not both were said: `--map redshift=z` leaves no z for the band."""
+    taken: dict[int, str] = {}
+    for target in (*DEFAULT_BANDS, *NAMES):
+        index = columns.wanted.get(target)
+        if index is None:
+            continue
+        other = taken.setdefault(index, target)
+        if other != target and not (mapping.get(other) and mapping.get(target)):
+            name = target if mapping.get(other) else other
+            what = f"column {columns.names[index]} is taken for {other} and for {target}"
+            raise columns.error(what, name, f"a column for {other} and another one for {target}")
 
 
 def _resolve(columns: Columns, condition: Condition) -> Condition:
