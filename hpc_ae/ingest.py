@@ -373,7 +373,9 @@ def _finish(
     write_manifest(plan.out_dir, STAR_FORMAT, records, details)
     _print_counts(files)
     not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
-    print(f"ingest: {num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}", file=sys.stderr)
+    ids = "" if "objid" in plan.names else "; no column of ids: they are row numbers"
+    counts = f"{num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}{ids}"
+    print(f"ingest: {counts}", file=sys.stderr)
 
 
 def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

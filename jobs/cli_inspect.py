@@ -51,11 +51,14 @@ Cuts = Annotated[Literal["lecture"] | None, typer.Option(help="Keep the lecture'
 
 
 def parse_mapping(entries: list[str]) -> dict[str, str]:
-    """`name=column` entries of the command line as a mapping; InputError where one is none, or a name comes twice."""
+    """`name=column` entries of the command line as a mapping; InputError where one is none, or a name comes twice.
+
+    An empty column says that the file has none, as in `objid=`.
+    """
     mapping = {}
     for entry in entries:
         name, separator, column = entry.partition("=")
-        if not separator or not name or not column:
+        if not separator or not name:
             raise InputError("not a mapping", where="--map", got=entry, expected="name=column, such as u=psfMag_u")
         if name in mapping:
             raise InputError("a name is mapped twice", where="--map", got=entry, expected=f"one column for {name}")

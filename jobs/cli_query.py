@@ -54,6 +54,9 @@ def query(
     from hpc_ae.query import open_query
 
     asked = open_query(directory, _selection(cone, objid or [], columns or [], more or [], join), stars)
+    for place in [directory, *([stars] if stars else [])]:
+        if out is not None and out.resolve().is_relative_to(place.resolve()):
+            raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
     kind = "json" if json else to or ("csv" if out or not sys.stdout.isatty() else "table")
     return _answer(asked, kind, out, workers)
 

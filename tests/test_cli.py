@@ -18,10 +18,11 @@ import torch
 import yaml
 from commands import environment, hpc_ae, in_process, write_config
 
-from hpc_ae import __version__
+from hpc_ae import __version__, open_catalog
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.model.autoencoder import Architecture, make_autoencoder
 from hpc_ae.simulate import SimulateSettings, simulate
+from jobs.__main__ import run_command
 
 COMMANDS = ["simulate", "ingest", "inspect", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
 COMMANDS += ["status", "logs", "cancel", "init", "doctor", "model", "model import"]
@@ -371,11 +372,18 @@ def test_map_to_a_column_that_is_not_there(tmp_path: Path, refused: Callable[...
     refused(2, words, "ingest", raw, "--out", tmp_path / "out", "--map", "u=psfMag_u")
 
 
-@pytest.mark.parametrize(("entry", "words"), [("u", ["not a mapping", "--map"]), ("u=", ["not a mapping"])])
+@pytest.mark.parametrize(("entry", "words"), [("u", ["not a mapping", "--map"]), ("u=", ["a wrong column mapping"])])
 def test_wrong_map(entry: str, words: list[str], tmp_path: Path, refused: Callable[..., str]) -> None:
     """An entry of `--map` that is not name=column is status 2."""
     raw = write_text(tmp_path / "raw.csv", HEADER + ROW)
     refused(2, [*words, "name=column"], "ingest", raw, "--out", tmp_path / "out", "--map", entry)
+
+
+def test_map_to_nothing(tmp_path: Path) -> None:
+    """`--map objid=` does without the file's ids, as the page on formats says."""
+    raw = write_text(tmp_path / "raw.csv", HEADER + ROW)
+    assert run_command(["ingest", str(raw), "--out", str(tmp_path / "out"), "--map", "objid=", "--workers", "1"]) == 0
+    assert open_catalog(tmp_path / "out").manifest["objid"] == "generated"
 
 
 def test_text_in_a_number(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +389,19 @@ def test_any_table_comes_back(data: st.DataObject, tmp_path: Path) -> None:
             got, expected = found[name].to_pandas(), column.to_pandas()
             pd.testing.assert_series_equal(got, expected.astype(got.dtype), check_names=False)
     assert raw.num_rows == num
+
+
+def test_text_views_and_decimals_are_read(tmp_path: Path) -> None:
+    """Ids, magnitudes and classes as string_view, and magnitudes as decimals, come out as from plain columns."""
+    magnitudes = np.random.default_rng(1).integers(140_000, 220_000, 500)
+    words = [f"{value / 10_000:.4f}" for value in magnitudes]
+    columns: dict[str, pa.Array] = {band: pa.array(words, pa.string_view()) for band in "uri"}
+    columns |= {band: pa.array([Decimal(word) for word in words], pa.decimal128(10, 4)) for band in "gz"}
+    columns["objid"] = pa.array([str(2**60 + row) for row in range(500)], pa.string_view())
+    columns["class"] = pa.array(["STAR", " GALAXY"] * 250, pa.string_view())
+    pq.write_table(pa.table(columns), tmp_path / "stars")
+    assert inspect_files([tmp_path / "stars"], {}, Reading(), 100)
+    catalog = run(tmp_path, tmp_path / "stars", reading=Reading(keep=("class=STAR",)))
+    assert catalog["objid"][:].tolist() == [2**60 + row for row in range(0, 500, 2)]
+    expected = np.array([float(word) for word in words[::2]], np.float32)
+    np.testing.assert_array_equal(catalog["magnitude"][:], np.repeat(expected[:, None], 5, axis=1))

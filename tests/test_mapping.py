@@ -268,7 +268,11 @@ def test_units_of_the_file_decide() -> None:
         ("---", False),
         ("Mags", False),
         ("luptitude", False),
+        ("mag_AB", False),
         ("mag/arcsec2", True),
+        ("mag arcsec-2", True),
+        ("mmag", True),
+        ("0.001 mag", True),
         ("deg", True),
         ("m/s", True),
     ],
@@ -288,6 +292,13 @@ def test_units_in_brackets(tmp_path: Path) -> None:
     catalog = run(tmp_path, lines("7,3,-1,1,10,100,1000,1", header=header))
     assert catalog["ra"][0] == pytest.approx(np.degrees(3)) and catalog["dec"][0] == pytest.approx(-np.degrees(1))
     np.testing.assert_allclose(catalog["magnitude"][0], [22.5, 20, 17.5, 15, 22.5], atol=1e-6)
+
+
+def test_a_column_is_one_thing() -> None:
+    """z as the redshift leaves no z band, g as u no g: each is asked for; who says both gets both."""
+    assert "--map z=COLUMN" in asked("ra,dec,u,g,r,i,z", redshift="z")
+    assert "--map g=COLUMN" in asked("ra,dec,u,g,r,i,z", u="g")
+    assert taken("ra,dec,u,g,r,i,z", u="g", g="g")["u"] == "g"
 
 
 def test_inverse_variances_by_hand() -> None:

@@ -96,6 +96,8 @@ def test_mistakes_are_said(stars: Catalog) -> None:
     """Rows outside, masks of another length, chunks without rows, iterating star by star."""
     with pytest.raises(IndexError):
         stars.take([2500])
+    with pytest.raises(IndexError, match="float64"):
+        stars["objid"][[1.5, 2.5]]
     with pytest.raises(IndexError, match="mask"):
         stars["objid"][np.ones(3, bool)]
     with pytest.raises(InputError, match="chunk"):

@@ -27,6 +27,7 @@ from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.order import order
 from hpc_ae.query import Selection, open_query, run_query
 from hpc_ae.simulate import SimulateSettings, simulate
+from jobs.__main__ import run_command
 
 NUM_STARS, SHARD_ROWS = 30_000, 1_000
 
@@ -267,6 +268,14 @@ def test_formats_read_back_bit_by_bit(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and rows_of((tmp_path / "stars.csv").read_text()) == found
     assert list(tmp_path.iterdir()) == [tmp_path / "stars.csv"] and done.stdout == ""
     assert hpc_ae(*words, "--out", "/dev/stdout").returncode == 2
+
+
+def test_an_answer_replaces_no_part_of_the_catalog(folder: Path) -> None:
+    """`--out` inside the catalog is refused: its manifest would be gone."""
+    manifest = (folder / "sky" / "manifest.json").read_bytes()
+    words = ["query", str(folder / "sky"), "--cone", "1", "2", "3", "--out", str(folder / "sky" / "manifest.json")]
+    assert run_command(words) == 2
+    assert (folder / "sky" / "manifest.json").read_bytes() == manifest
 
 
 def test_words_after_the_options(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units
+from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, refused, run
@@ -19,6 +20,7 @@ from hpc_ae.catalog.flux import (
     angle_factor,
     error_of_inverse_variance,
     flux_unit,
+    magnitude_factor,
     to_asinh,
     to_pogson,
 )
@@ -107,10 +109,54 @@ def test_angles_are_astropys(name: str) -> None:
 def test_units_that_are_none() -> None:
     """Another unit is neither an angle nor a flux."""
     assert angle_factor("km/s") is None and flux_unit("mag") is None
+    assert flux_unit("MJy") is None and flux_unit("mJy") == "mJy"  # 1e15 times as much
     assert (flux_unit("nanomaggies"), flux_unit("nmgy"), flux_unit("uJy")) == ("nanomaggy", "nanomaggy", "uJy")
 
 
+def test_fractions_of_a_magnitude() -> None:
+    """VizieR writes mmag, cmag, 0.01mag and 10-3mag; words before mag name a system; densities are none."""
+    shown = ["mag", "ABmag", "mmag", "cmag", "0.01mag", "10-3mag", "10**-3 mag", "uag", "mag2", "mag.arcsec-2", "Mmag"]
+    assert [magnitude_factor(unit) for unit in shown] == [1, 1, 1e-3, 1e-2, 0.01, 1e-3, 1e-3, None, None, None, None]
+
+
 # whole files
+
+
+@pytest.mark.parametrize("kind", ["fits", "votable", "ascii.ecsv"])
+def test_errors_have_units_of_their_own(kind: str, tmp_path: Path) -> None:
+    """Errors in mmag beside magnitudes, and in uJy beside fluxes in nJy, come out in mag; -9999 there is no value."""
+    magnitudes, fluxes = Table(), Table()
+    for band in "ugriz":
+        magnitudes[band], fluxes[f"flux_{band}"] = [18.0, 19.0] * units.mag, [1000.0, 2000.0] * units.nJy
+        magnitudes[f"e_{band}"], fluxes[f"e_flux_{band}"] = [25.0, -9999.0] * units.mmag, [0.01, 0.1] * units.uJy
+    magnitudes.write(tmp_path / "magnitudes", format=kind)
+    fluxes.write(tmp_path / "fluxes", format=kind)
+    found = run(tmp_path, tmp_path / "magnitudes", tmp_path / "fluxes")["magnitude_error"][:]
+    np.testing.assert_allclose(found[0], 0.025, rtol=1e-6)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[2:, 0], 2.5 / np.log(10) * np.array([0.01, 0.05]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("header", "reading", "word"),
+    [
+        ("u,g,r,i,z," + ",".join(f"e_{band} [%]" for band in "ugriz"), Reading(), "no magnitude"),
+        (FLUX_HEADER + "," + ",".join(f"psfFluxErr_{band} [mag]" for band in "ugriz"), Reading(), "no flux"),
+        ("u,g,r,i,z," + ",".join(f"a_{band} [K]" for band in "ugriz"), Reading(deredden=True), "no magnitude"),
+        ("u,g,r,i,z,a,b,c,d,redshift [km/s]", Reading(), "velocity"),
+    ],
+)
+def test_units_that_cannot_be_are_refused(header: str, reading: Reading, word: str, tmp_path: Path) -> None:
+    """Errors, extinctions and redshifts whose unit says that they are something else are not taken."""
+    assert word in refused(tmp_path, lines("18,18,18,18,18,1,1,1,1,1", header=header), reading=reading)
+
+
+def test_extinctions_may_be_in_mmag(tmp_path: Path) -> None:
+    """The file's unit of an extinction, or of E(B-V), counts."""
+    rows = "20,20,20,20,20,100,100,100,100,100"
+    header = "u,g,r,i,z," + ",".join(f"a_{band} [mmag]" for band in "ugriz")
+    catalog = run(tmp_path, lines(rows, header=header), reading=Reading(deredden=True))
+    np.testing.assert_allclose(catalog["magnitude"][0], 19.9, rtol=1e-6)
 
 
 def test_sdss_fluxes_are_nanomaggies(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

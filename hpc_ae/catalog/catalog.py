@@ -148,7 +148,10 @@ class Catalog:
 
     def take(self, rows: np.ndarray | Sequence[int], columns: Sequence[str] | None = None) -> Arrays:
         """Columns (all by default) of single stars by row number (n,), in the order given; IndexError outside."""
-        names, wanted = self._chosen(columns), np.asarray(rows, np.int64)
+        names, numbers = self._chosen(columns), np.asarray(rows)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise IndexError(f"rows by numbers of type {numbers.dtype}, not whole ones")
+        wanted = numbers.astype(np.int64)
         wanted = np.where(wanted < 0, wanted + self.num_stars, wanted)
         if ((wanted < 0) | (wanted >= self.num_stars)).any():
             raise IndexError(f"a row outside 0 to {self.num_stars - 1}")

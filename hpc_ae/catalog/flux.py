@@ -10,6 +10,8 @@ Oke & Gunn 1983, ApJ 266, 713 (AB: magnitude 0 is 10^(-48.6/2.5) erg/s/cm^2/Hz, 
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 POGSON = 2.5 / np.log(10.0)  # mag of a relative change by e
@@ -60,7 +62,30 @@ def angle_factor(unit: str) -> float | None:
 
 def flux_unit(unit: str) -> str | None:
     """The name in `ZERO_POINTS` of a unit of flux as files write it; None where it is none of them."""
-    return _FLUXES.get(unit.strip().lower())
+    word = unit.strip()
+    return None if word.startswith("MJ") else _FLUXES.get(word.lower())  # MJy is a megajansky, 1e9 mJy
+
+
+def magnitude_factor(unit: str) -> float | None:
+    """How many mag one `unit` of magnitude is, as files write it: mag, ABmag, mag(AB) 1, mmag 0.001; None: no such."""
+    found = _MAGNITUDE.fullmatch(unit.strip())
+    if found is None or _POWER.search(found["behind"]):  # mag arcsec-2 is a surface brightness
+        return None
+    scale = found["scale"].strip(" *.")
+    if scale in _SCALES or scale.lower() not in _SCALES:
+        return _SCALES.get(scale) or _number(scale)
+    return None
+
+
+def _number(scale: str) -> float | None:
+    """The number that stands before a unit, such as 0.001, 1e-3, 10-3 or 10**-3; 1 where words do (AB, Vega)."""
+    if not any(letter.isdigit() for letter in scale):
+        return 1.0
+    power = _POWER_OF_TEN.fullmatch(scale)
+    try:
+        return 10.0 ** int(power[1]) if power else float(scale)
+    except ValueError:
+        return None
 
 
 _ANGLES = {
@@ -69,6 +94,17 @@ _ANGLES = {
     **dict.fromkeys(("h", "hr", "hour", "hours", "hourangle"), 15.0),
     **dict.fromkeys(("arcmin",), 1.0 / 60.0),
     **dict.fromkeys(("arcsec",), 1.0 / 3600.0),
+}
+_MAGNITUDE = re.compile(
+    r"(?P<scale>[^/]*?)(mag|luptitude)(s|nitudes?)?(?![a-z0-9])(?P<behind>[^/]*)", re.IGNORECASE
+)  # not mag/arcsec2, not mag2
+_POWER = re.compile(r"[-+^*]\s*\d")
+_POWER_OF_TEN = re.compile(r"10(?:\^|\*\*)?([-+]\d{1,2})")
+_SCALES = {
+    **dict.fromkeys(("d", "deci"), 1e-1),
+    **dict.fromkeys(("c", "centi"), 1e-2),
+    **dict.fromkeys(("m", "milli"), 1e-3),
+    **dict.fromkeys(("u", "µ", "μ", "micro"), 1e-6),
 }
 _FLUXES = {
     **dict.fromkeys(("nanomaggy", "nanomaggies", "nmgy", "nanomgy", "nmaggy", "1e-9 mgy"), "nanomaggy"),

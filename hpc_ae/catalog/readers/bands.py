@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpc_ae.catalog.flux import ZERO_POINTS, flux_unit
+from hpc_ae.catalog.flux import ZERO_POINTS, flux_unit, magnitude_factor
 from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.readers.known import Columns
 from hpc_ae.catalog.readers.names import (
@@ -23,17 +22,18 @@ from hpc_ae.catalog.readers.names import (
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 
-_MAGNITUDE_UNIT = re.compile(r"^[^/]*(mag|luptitude)(s|nitudes?)?\b[^/]*$", re.IGNORECASE)  # mag(AB), not mag/arcsec2
-
 
 @dataclass(frozen=True)
 class Bands:
-    """What the bands are: their family, the pattern of their names, the zero points of fluxes (B,), in mag."""
+    """What the bands are: their family, the pattern of their names, the zero points of fluxes (B,), in mag,
+    and what the errors' values are to be multiplied by (B,), () where by nothing.
+    """
 
     family: Family
     pattern: str
     zero_points: tuple[float, ...] = ()
     inverse_variance: bool = False
+    error_factors: tuple[float, ...] = ()
 
 
 def choose_bands(columns: Columns, mapping: Mapping[str, str], reading: Reading) -> Bands:
@@ -44,7 +44,8 @@ def choose_bands(columns: Columns, mapping: Mapping[str, str], reading: Reading)
         columns.take(band, columns.find(pattern.format(b=band), band), _why(columns, family, pattern, band))
     zero_points = _zero_points(columns, family, mapping, reading)
     is_inverse = _choose_errors(columns, family, pattern, mapping, is_flux=bool(zero_points))
-    return Bands(family, pattern, zero_points, is_inverse)
+    factors = () if is_inverse else _error_factors(columns, mapping, zero_points)
+    return Bands(family, pattern, zero_points, is_inverse, factors)
 
 
 def _why(columns: Columns, family: Family, pattern: str, band: str) -> str:
@@ -197,9 +198,44 @@ def _note_other(columns: Columns, units: Mapping[str, str], said: Mapping[str, s
 def _check_magnitude_units(columns: Columns, units: Mapping[str, str], mapping: Mapping[str, str]) -> None:
     """InputError where the file says that a column is something else than magnitudes; the mapping is believed."""
     for band, unit in units.items():
-        if unit and not _MAGNITUDE_UNIT.search(unit) and not mapping.get(band):
-            raise columns.error(
-                f"column {columns.names[columns.wanted[band]]} is in {unit}, which is no magnitude",
-                band,
-                "a unit of mag",
-            )
+        factor = magnitude_factor(unit) if unit else 1.0
+        if factor == 1.0 or (factor is None and mapping.get(band)):
+            continue
+        name = columns.names[columns.wanted[band]]
+        if factor is None:
+            raise columns.error(f"column {name} is in {unit}, which is no magnitude", band, "a unit of mag")
+        raise columns.error(f"column {name} is in {unit}, not mag", band, "a unit of mag", "convert the file to mag")
+
+
+def _error_factors(columns: Columns, mapping: Mapping[str, str], zero_points: tuple[float, ...]) -> tuple[float, ...]:
+    """What the errors' values (B,) are multiplied by, to be in mag or in the unit of the fluxes; () is 1.
+
+    By the file's units; InputError where these say that a column is something else, unless it was mapped by hand.
+    """
+    if not set(ERRORS) <= columns.wanted.keys():
+        return ()  # a catalog has the errors of all bands or none
+    factors, said = [], []
+    for place, target in enumerate(ERRORS):
+        index = columns.wanted[target]
+        unit, band_unit = columns.unit(index), columns.unit(columns.wanted[target.removeprefix(ERROR_PREFIX)])
+        if unit in ("", band_unit):
+            factor: float | None = 1.0
+        else:
+            factor = _flux_factor(unit, band_unit, zero_points[place]) if zero_points else magnitude_factor(unit)
+        if factor is None and not mapping.get(target):
+            what = f"column {columns.names[index]} is in {unit}, which is no {'flux' if zero_points else 'magnitude'}"
+            raise columns.error(what, target, "a unit of flux" if zero_points else "a unit of mag")
+        factors.append(factor or 1.0)
+        said.append(unit)
+    if all(factor == 1.0 for factor in factors):
+        return ()
+    columns.notes.append(f"the errors are in {', '.join(dict.fromkeys(said))} by the file's units, and converted")
+    return tuple(factors)
+
+
+def _flux_factor(unit: str, band_unit: str, zero_point: float) -> float | None:
+    """How many units of a flux (of `zero_point`, where its own is not known) one unit of its error is, else None."""
+    error, flux = flux_unit(unit), flux_unit(band_unit)
+    if error is None:
+        return None
+    return float(10.0 ** (0.4 * ((ZERO_POINTS[flux] if flux else zero_point) - ZERO_POINTS[error])))

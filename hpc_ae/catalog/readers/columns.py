@@ -85,7 +85,7 @@ def read_numbers(name: str, column: pa.ChunkedArray, dtype: np.dtype) -> tuple[n
     if is_text(column.type):
         column = _clean(name, column).cast(wanted)
     elif not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
-        column = column.cast(wanted, safe=False)
+        column = column.cast(pa.float64(), safe=False)  # of decimals; float32 at once is off by a bit
     missing = column.is_null().to_numpy() if column.null_count else None
     with np.errstate(over="ignore"):
         return _plain(column, np.nan).astype(dtype, copy=False), missing
@@ -149,6 +149,8 @@ def _clean(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def clean_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Text trimmed, without a leading plus, null for the words of no value; and which of it reads as a number."""
+    if pa.types.is_string_view(column.type):  # which Arrow can trim and compare as text of offsets alone
+        column = column.cast(pa.large_string())
     text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"^\+", "")
     text = pc.if_else(pc.is_in(text, pa.array(NULL_WORDS, text.type)), pa.scalar(None, text.type), text)
     return text, pc.match_substring_regex(text, _NUMBER)

@@ -96,6 +96,7 @@ class Conversion:
     zero_points: tuple[float, ...] = ()
     asinh: bool = False
     inverse_variance: bool = False
+    error_factors: tuple[float, ...] = ()  # (B,): error = factor * the file's value; () is 1
     extinction_factors: tuple[float, ...] = ()  # (B,): extinction = factor * the file's value; () is no correction
     conditions: tuple[Condition, ...] = ()
 
@@ -105,6 +106,9 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
     if conversion.ra_factor != 1.0 or conversion.dec_factor != 1.0:
         rows.ra[part] *= conversion.ra_factor
         rows.dec[part] *= conversion.dec_factor
+    if conversion.error_factors:
+        errors = rows.magnitude_error[part]
+        np.multiply(errors, np.array(conversion.error_factors, np.float32), out=errors, where=~find_sentinels(errors))
     if conversion.zero_points:
         _convert_fluxes(conversion, rows, part)
     if conversion.extinction_factors:

@@ -12,7 +12,7 @@ from hpc_ae.errors import InputError
 _SHOWN = 60
 _NUMBER = re.compile(r"#(\d{1,6})")
 _WITH_UNIT = re.compile(r"\s*(.*\S)\s*(?:\[([^\[\]]*)\]|\(([^()]*)\))\s*")
-_NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless")
+_NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless", "b-v")  # E(B-V) is a name
 
 
 @dataclass

@@ -8,10 +8,11 @@ and where both could be it is an error that asks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING
+from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING, magnitude_factor
 from hpc_ae.catalog.readers.bands import Bands, choose_bands
 from hpc_ae.catalog.readers.conversion import Conversion, Reading
 from hpc_ae.catalog.readers.known import Columns
@@ -29,6 +30,8 @@ from hpc_ae.catalog.readers.positions import Head, angle_factors, choose_positio
 from hpc_ae.catalog.readers.selection import Condition
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+
+_VELOCITY = re.compile(r"/\s*s\b|s(\^|\*\*)?\(?-1", re.IGNORECASE)  # km/s, km s-1, km.s**-1
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
         columns.notes.append("--asinh changes nothing: the bands are magnitudes already")
     choose_positions(columns, mapping)
     _choose_others(columns, mapping)
+    _check_redshift_unit(columns, mapping)
+    _check_taken_once(columns, mapping)
     ra_factor, dec_factor = angle_factors(columns, reading, head)
     factors = _choose_extinctions(columns, bands) if reading.deredden else ()
     conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
@@ -68,6 +73,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
         bands.zero_points,
         reading.asinh,
         bands.inverse_variance,
+        bands.error_factors,
         factors,
         conditions,
     )
@@ -125,17 +131,55 @@ def _choose_extinctions(columns: Columns, bands: Bands) -> tuple[float, ...]:
             for band in DEFAULT_BANDS:
                 name = pattern.format(b=band)
                 columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"named {name}")
-            return (1.0,) * len(DEFAULT_BANDS)
+            return tuple(_mag_of_one(columns, band) for band in DEFAULT_BANDS)
     for name in REDDENINGS:
         if name in columns:
             for band in DEFAULT_BANDS:
                 columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"reddening {name}")
             factors = ", ".join(map(str, EXTINCTION_OF_REDDENING))
             columns.notes.append(f"the extinction in u to z is {name} times {factors} (Schlafly & Finkbeiner 2011)")
-            return EXTINCTION_OF_REDDENING
+            return tuple(
+                factor * _mag_of_one(columns, band)
+                for factor, band in zip(EXTINCTION_OF_REDDENING, DEFAULT_BANDS, strict=True)
+            )
     examples = ", ".join(pattern.format(b="u") for pattern in EXTINCTIONS)
     expected = f"five columns such as {examples}, or a reddening {', '.join(REDDENINGS)}"
     raise columns.error("there is no extinction of every band", "--deredden", expected, "leave --deredden out")
+
+
+def _mag_of_one(columns: Columns, band: str) -> float:
+    """How many mag one unit of a band's extinction is, by the file's unit. InputError where that is no magnitude."""
+    index = columns.wanted[EXTINCTION_PREFIX + band]
+    unit = columns.unit(index)
+    factor = magnitude_factor(unit) if unit else 1.0
+    if factor is None:
+        what = f"column {columns.names[index]} is in {unit}, which is no magnitude"
+        raise columns.error(what, "--deredden", "a unit of mag", "leave --deredden out, or correct the file's unit")
+    return factor
+
+
+def _check_redshift_unit(columns: Columns, mapping: Mapping[str, str]) -> None:
+    """InputError where the redshift that was found is a velocity by the file's unit; the mapping is believed."""
+    index = columns.wanted.get("redshift")
+    if index is None or mapping.get("redshift") or not _VELOCITY.search(columns.unit(index)):
+        return
+    what = f"column {columns.names[index]} is in {columns.unit(index)}, which is a velocity"
+    fix = "say another column with --map redshift=COLUMN, or --map redshift= to do without"
+    raise columns.error(what, "redshift", "a redshift, which has no unit", fix)
+
+
+def _check_taken_once(columns: Columns, mapping: Mapping[str, str]) -> None:
+    """InputError where a column is two things and not both were said: `--map redshift=z` leaves no z for the band."""
+    taken: dict[int, str] = {}
+    for target in (*DEFAULT_BANDS, *NAMES):
+        index = columns.wanted.get(target)
+        if index is None:
+            continue
+        other = taken.setdefault(index, target)
+        if other != target and not (mapping.get(other) and mapping.get(target)):
+            name = target if mapping.get(other) else other
+            what = f"column {columns.names[index]} is taken for {other} and for {target}"
+            raise columns.error(what, name, f"a column for {other} and another one for {target}")
 
 
 def _resolve(columns: Columns, condition: Condition) -> Condition:
