@@ -27,6 +27,7 @@ from hpc_ae.survey.scores import ScoredSurvey
 from hpc_ae.survey.strangest import nearest_normal
 from hpc_ae.survey.tables import model_tables
 
+_MOST_RAW = 20  # raw files that the page names
 _FINER = (512, 1024)  # counts are shown at these numbers of cells too
 
 
@@ -209,9 +210,10 @@ def _sentences(summary: dict[str, Any]) -> list[str]:
 def _facts(survey: Survey) -> list[Fact]:
     stars, encoding = survey.stars.manifest, survey.encoding.manifest
     facts = [Fact("star catalog", survey.stars.digest, "Inputs")]
-    for entry in stars.get("inputs") or [] if isinstance(stars.get("inputs"), list) else []:
-        if isinstance(entry, dict):
-            facts.append(Fact("raw file", f"{entry.get('name')}, {entry.get('digest')}", "Inputs"))
+    raw = (stars.get("inputs") or {}).get("raw") or []
+    facts += [Fact("raw file", f"{entry.get('name')}, {entry.get('digest')}", "Inputs") for entry in raw[:_MOST_RAW]]
+    if len(raw) > _MOST_RAW:
+        facts.append(Fact("raw files", f"{len(raw):,} in all; the star catalog's manifest has every one", "Inputs"))
     facts.append(Fact("encoding", survey.encoding.digest, "Inputs"))
     facts.append(Fact("model", str(encoding["inputs"].get("model", {}).get("digest")), "Inputs"))
     for what, manifest in (("star catalog", stars), ("encoding", encoding)):
