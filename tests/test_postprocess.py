@@ -17,6 +17,7 @@ from hpc_ae.catalog.schema import shard_name
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
+from hpc_ae.survey.outputs import throughput_table
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ALL_FILES = [
@@ -274,3 +275,10 @@ def test_page_names_raw_files_as_text(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "index.html").read_text()
     assert "00&lt;img src=x onerror=alert(1)&gt;.csv, sha256:" in page and "<img" not in page
     assert page.count("onerror=") == 20 and "22 in all" in page
+
+
+def test_throughput_of_a_resumed_stage() -> None:
+    """Stars, seconds and rate are those of the same process; a stage that had nothing to do is left out."""
+    speed = {"what": "encode", "done": 100, "first": 60, "seconds": 4.0, "rate": 10.0}
+    table = throughput_table([speed, {**speed, "what": "train", "first": 100, "rate": 0.0}])
+    assert table is not None and table.rows == (("encode", 40, 4.0, 10.0),)

@@ -185,7 +185,7 @@ def _about(
         "config_text": yaml.safe_dump(config, sort_keys=False) if config else "",
         "clusters": _cluster_table(summary["clusters"]),
         "comparison": _comparison_table(compared),
-        "throughput": _throughput_table(speeds),
+        "throughput": throughput_table(speeds),
         "notes": tuple(summary["notes"]),
     }
 
@@ -244,6 +244,10 @@ def _comparison_table(compared: dict[str, Any] | None) -> Table | None:
     return Table(("quantity", "value"), tuple(rows), "compare.csv has the stars that moved most")
 
 
-def _throughput_table(speeds: list[dict[str, Any]]) -> Table | None:
-    rows = tuple((str(one.get("what")), one["done"], one["seconds"], one["rate"]) for one in speeds)
+def throughput_table(speeds: list[dict[str, Any]]) -> Table | None:
+    """Stars, seconds and rate of each stage: of one that was resumed, what its last process did; None without any."""
+    done = [one["done"] - one.get("first", 0) for one in speeds]
+    rows = tuple(
+        (str(one.get("what")), num, one["seconds"], one["rate"]) for num, one in zip(done, speeds, strict=True) if num
+    )
     return Table(("stage", "stars", "seconds", "stars/s"), rows, "As each stage measured itself") if rows else None
