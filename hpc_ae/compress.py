@@ -95,6 +95,7 @@ def parse_max_error(text: str, bands: Sequence[str]) -> tuple[float, ...] | None
         else:
             pairs = [part.split("=") for part in text.split(",")]
             found = {name.strip(): float(value) for name, value in pairs}
+            found = found if len(found) == len(pairs) else {}  # a band twice
     except ValueError:
         found = {}
     if set(found) != set(bands) or not all(np.isfinite(list(found.values()))):

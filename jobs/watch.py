@@ -145,4 +145,6 @@ def summary_line(record: dict[str, Any]) -> str:
     """What a finished stage's progress file says, in one line."""
     unit = record["unit"]
     num = record["done"] - record["first"]
+    if not num and record["done"]:  # a report made again from the scores that are there
+        return f"{record['what']}: done in {record['seconds']:.1f} s, from what was there"
     return f"{record['what']}: {num:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"

@@ -228,7 +228,7 @@ def test_wrong_inputs(packed: Path, places: tuple[Path, Path, Path], tmp_path: P
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match="no earlier export"):
         compress(encoding, tmp_path / "mine", CompressSettings((0.01,) * 5, 3, overwrite=True))
-    for text in ("0.01,0.02", "u=0.1", "-1", "2", "nan", "1e-7", "u=a,g=1,r=1,i=1,z=1", ""):
+    for text in ("0.01,0.02", "u=0.1", "-1", "2", "nan", "1e-7", "u=a,g=1,r=1,i=1,z=1", "u=1,u=1,g=1,r=1,i=1,z=1", ""):
         with pytest.raises(InputError):
             parse_max_error(text, BANDS)
     assert parse_max_error("u=0.05,g=0.01,r=0,i=0.02,z=0.001", BANDS) == MIXED

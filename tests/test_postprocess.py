@@ -15,7 +15,9 @@ from survey_factory import NUM_STARS, SHARD_ROWS, make_encoding, make_stars
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.schema import shard_name
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
+from hpc_ae.survey.outputs import throughput_table
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ALL_FILES = [
@@ -257,3 +259,26 @@ def test_good_stars_without_finite_outputs_are_counted(tmp_path: Path) -> None:
     assert summary["num_not_finite"] == 3 and summary["error"]["max"] < 100
     assert summary["anomalies"]["num"] == summary["num_good"] - 3
     assert any(note.startswith("3 good stars") for note in summary["notes"])
+
+
+def test_page_names_raw_files_as_text(tmp_path: Path) -> None:
+    """The raw files are in the provenance, twenty of them by name; markup in a name stays text."""
+    lines = (
+        "objid,ra,dec,u,g,r,i,z,err_u,err_g,err_r,err_i,err_z\n" + "1,10,20,19,18,17,16.5,16.2,.1,.1,.1,.1,.1\n" * 30
+    )
+    raws = [tmp_path / f"{index:02d}<img src=x onerror=alert(1)>.csv" for index in range(22)]
+    for path in raws:
+        path.write_text(lines)
+    ingest(raws, tmp_path / "stars", IngestSettings())
+    make_encoding(tmp_path / "encoding", tmp_path / "stars")
+    report(tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "00&lt;img src=x onerror=alert(1)&gt;.csv, sha256:" in page and "<img" not in page
+    assert page.count("onerror=") == 20 and "22 in all" in page
+
+
+def test_throughput_of_a_resumed_stage() -> None:
+    """Stars, seconds and rate are those of the same process; a stage that had nothing to do is left out."""
+    speed = {"what": "encode", "done": 100, "first": 60, "seconds": 4.0, "rate": 10.0}
+    table = throughput_table([speed, {**speed, "what": "train", "first": 100, "rate": 0.0}])
+    assert table is not None and table.rows == (("encode", 40, 4.0, 10.0),)

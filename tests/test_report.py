@@ -837,6 +837,8 @@ def test_print(chromium: Browser, page_path: Path) -> None:
     )
     assert shown == []
     assert chromium.run("return document.documentElement.scrollWidth") <= 680
+    cut = "return [...document.querySelectorAll('.scroll')].filter((e) => getComputedStyle(e).overflowX !== 'visible')"
+    assert chromium.run(f"{cut}.length") == 0  # paper cannot be scrolled
     box = chromium.run("return document.getElementById('atlas').getBoundingClientRect().toJSON()")
     assert box["width"] > 300 and 0.9 < box["height"] / box["width"] < 1.2
     assert (

@@ -17,6 +17,7 @@ from hpc_ae.files import make_dir, publish_json
 from jobs.launched import Launched
 from jobs.status import StageStatus, _array_counts, _state
 from jobs.table import status_table
+from jobs.watch import summary_line
 from jobs.worker import marker_path
 
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
@@ -198,3 +199,10 @@ def test_table_on_any_terminal(tmp_path: Path, width: int) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     words = ("postprocess", "38148490", "running", "00:06:06", "of 15" if width > 76 else "44 %")
     assert [word for word in words if word not in text] == []
+
+
+def test_summary_line_of_nothing_new() -> None:
+    """A report made again from kept scores does not say that no star was worked on, at no speed."""
+    record = {"what": "postprocess", "unit": "stars", "done": 5, "first": 5, "seconds": 1.0, "rate": 0.0}
+    assert summary_line(record) == "postprocess: done in 1.0 s, from what was there"
+    assert summary_line({**record, "first": 0, "rate": 5.0}) == "postprocess: 5 stars in 1.0 s, 5 stars/s"

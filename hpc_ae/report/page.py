@@ -37,7 +37,7 @@ from hpc_ae.report.data import (
 )
 from hpc_ae.report.pack import Packed, halve_panel, pack, pack_counts, pack_floats
 from hpc_ae.report.rows import anomaly_rows, explore_link, number_columns
-from hpc_ae.report.words import is_number, number_text
+from hpc_ae.report.words import is_number, number_text, true_minus
 
 ATLAS_BYTES = 10_000_000  # of text, all panels together
 SKY_BYTES = 4_000_000  # of text, all layers together
@@ -273,6 +273,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": number_text, "element_id": _element_id, "thousands": "{:,}".format}
+    environment.filters["true_minus"] = true_minus
     environment.tests["numeric"] = is_number
     return environment
 

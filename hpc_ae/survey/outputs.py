@@ -27,6 +27,7 @@ from hpc_ae.survey.scores import ScoredSurvey
 from hpc_ae.survey.strangest import nearest_normal
 from hpc_ae.survey.tables import model_tables
 
+_MOST_RAW = 20  # raw files that the page names
 _FINER = (512, 1024)  # counts are shown at these numbers of cells too
 
 
@@ -184,7 +185,7 @@ def _about(
         "config_text": yaml.safe_dump(config, sort_keys=False) if config else "",
         "clusters": _cluster_table(summary["clusters"]),
         "comparison": _comparison_table(compared),
-        "throughput": _throughput_table(speeds),
+        "throughput": throughput_table(speeds),
         "notes": tuple(summary["notes"]),
     }
 
@@ -209,9 +210,10 @@ def _sentences(summary: dict[str, Any]) -> list[str]:
 def _facts(survey: Survey) -> list[Fact]:
     stars, encoding = survey.stars.manifest, survey.encoding.manifest
     facts = [Fact("star catalog", survey.stars.digest, "Inputs")]
-    for entry in stars.get("inputs") or [] if isinstance(stars.get("inputs"), list) else []:
-        if isinstance(entry, dict):
-            facts.append(Fact("raw file", f"{entry.get('name')}, {entry.get('digest')}", "Inputs"))
+    raw = (stars.get("inputs") or {}).get("raw") or []
+    facts += [Fact("raw file", f"{entry.get('name')}, {entry.get('digest')}", "Inputs") for entry in raw[:_MOST_RAW]]
+    if len(raw) > _MOST_RAW:
+        facts.append(Fact("raw files", f"{len(raw):,} in all; the star catalog's manifest has every one", "Inputs"))
     facts.append(Fact("encoding", survey.encoding.digest, "Inputs"))
     facts.append(Fact("model", str(encoding["inputs"].get("model", {}).get("digest")), "Inputs"))
     for what, manifest in (("star catalog", stars), ("encoding", encoding)):
@@ -242,6 +244,10 @@ def _comparison_table(compared: dict[str, Any] | None) -> Table | None:
     return Table(("quantity", "value"), tuple(rows), "compare.csv has the stars that moved most")
 
 
-def _throughput_table(speeds: list[dict[str, Any]]) -> Table | None:
-    rows = tuple((str(one.get("what")), one["done"], one["seconds"], one["rate"]) for one in speeds)
+def throughput_table(speeds: list[dict[str, Any]]) -> Table | None:
+    """Stars, seconds and rate of each stage: of one that was resumed, what its last process did; None without any."""
+    done = [one["done"] - one.get("first", 0) for one in speeds]
+    rows = tuple(
+        (str(one.get("what")), num, one["seconds"], one["rate"]) for num, one in zip(done, speeds, strict=True) if num
+    )
     return Table(("stage", "stars", "seconds", "stars/s"), rows, "As each stage measured itself") if rows else None

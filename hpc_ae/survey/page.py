@@ -85,7 +85,7 @@ def fill_page(shown: Shown, history: History, about: dict[str, Any]) -> page.Rep
         sky=_sky(scored) if tally.sky.counts.any() else None,
         residuals=_residuals(shown) if tally.errors.error.num else None,
         pulls=page.Pulls(tuple(survey.stars.bands), PULL_EDGES, facts.pulls) if facts.pulls.any() else None,
-        calibration=_calibration(tally.tails),
+        calibration=_calibration(tally.tails, survey.stars.bands[survey.reference_band]),
         locus=_locus(survey, scored),
         anomalies=_anomalies(shown),
         kinds=_kinds(facts.kinds),
@@ -181,14 +181,14 @@ def _residuals(shown: Shown) -> page.Residuals:
     )
 
 
-def _calibration(tails: np.ndarray) -> page.Calibration | None:
+def _calibration(tails: np.ndarray, band: str) -> page.Calibration | None:
     from hpc_ae.analysis.summary import summarize_tails
 
     found = summarize_tails(tails)
     if not found["stated"]:
         return None
     curves = [("all", np.array(found["all"]))]
-    curves += [(f"brighter than {BRIGHT_MAG:g}", np.array(found["bright"]))] if found["bright"] else []
+    curves += [(f"{band} < {BRIGHT_MAG:g}", np.array(found["bright"]))] if found["bright"] else []
     return page.Calibration(np.array(found["stated"]), tuple(curves))
 
 
