@@ -29,6 +29,7 @@ from hpc_ae.files import make_dir, publish_json, read_json
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
 _SAVE_SECONDS = 30.0
 _END_SECONDS = 120.0
+_LOST_SECONDS = 3.0  # in which the rank that went says why, or is found dead: that is the error
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ class Marker:
         try:
             outcome = work()
         except LostConnection as error:
+            if not self.has_aftermath:
+                time.sleep(_LOST_SECONDS)
             self._fail(str(error), error.exit_status, "disconnected" if self.has_aftermath else "failed")
         except HpcAeError as error:
             self._fail(str(error), error.exit_status)

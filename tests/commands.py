@@ -15,11 +15,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LAUNCHED = ("SLURM", "PMI", "OMPI", "MPI_", "HPC_AE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
 
 
+PASSED_ON = ("PYTHONPATH", "PATH", "MPIR_CVAR_CH4_NETMOD")  # of it, what a job must be told that has not inherited it
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's variables without a launcher's; this checkout is importable, this interpreter comes first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**kept, "PYTHONPATH": str(REPOSITORY), "PATH": path, "COLUMNS": "200", **more}
+    # MPICH's UCX now and then hands Slurm a broken address (pmodels/mpich issue 7417); its other network has not.
+    network = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
+    return {**kept, **network, "PYTHONPATH": str(REPOSITORY), "PATH": path, "COLUMNS": "200", **more}
 
 
 def command(*arguments: object) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import command, environment, hpc_ae, run_processes, write_config
+from commands import PASSED_ON, command, environment, hpc_ae, run_processes, write_config
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
@@ -102,7 +102,7 @@ def test_srun_in_an_allocation(
 ) -> None:
     """Inside an allocation of two nodes `srun` starts ranks of train and encode, and MPI tasks of postprocess."""
     config = make_config(tmp_path, star_dir)
-    exports = "\n".join(f"export {name}='{environment()[name]}'" for name in ("PYTHONPATH", "PATH"))
+    exports = "\n".join(f"export {name}='{environment()[name]}'" for name in PASSED_ON)
     lines = [
         ("srun --nodes=2 --ntasks=2", "train"),
         ("srun --nodes=2 --ntasks=2", "encode"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import command, environment, hpc_ae, write_config
+from commands import PASSED_ON, command, environment, hpc_ae, write_config
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
@@ -161,7 +161,7 @@ def test_no_wait_from_inside_another_job(any_slurm: SlurmCluster, star_dir: Path
     """Submitted from inside a job, with its SLURM_* variables set, `--no-wait` prints the jobs and they complete."""
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=SLURM)
     words = " ".join(f"'{word}'" for word in command("run", config, "--no-wait"))
-    exports = "\n".join(f"export {name}='{environment()[name]}'" for name in ("PYTHONPATH", "PATH"))
+    exports = "\n".join(f"export {name}='{environment()[name]}'" for name in PASSED_ON)
     outer = any_slurm.submit(f"{exports}\n{words}", "--nodes=1", "--ntasks=3", "--mem=100")
     assert any_slurm.wait(outer, timeout=60) == "COMPLETED", any_slurm.output(outer)
     jobs = submitted(any_slurm.output(outer))

@@ -140,24 +140,35 @@ def process_group(ranks: Ranks, device: torch.device, meeting_dir: Path | None =
     if ranks.world_size == 1:
         yield Group(ranks, device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    with _names_lost_connections(ranks):
+        _join(ranks, "nccl" if device.type == "cuda" else "gloo", meeting_dir)
+        try:
+            yield Group(ranks, device)
+        finally:
+            dist.destroy_process_group()
+            gc.collect()  # DDP's cycles hold Gloo's threads, one of which may else abort the process at its exit
+
+
+def _join(ranks: Ranks, backend: str, meeting_dir: Path | None) -> None:
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         _choose_interface(os.environ["MASTER_ADDR"])
         dist.init_process_group(backend, init_method="env://", rank=ranks.rank, world_size=ranks.world_size)
     else:
         store = _meet(ranks, meeting_dir)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
+
+
+@contextlib.contextmanager
+def _names_lost_connections(ranks: Ranks) -> Iterator[None]:
+    """LostConnection where another rank has gone, while this one joins the others too: that rank says why it went."""
     try:
-        yield Group(ranks, device)
+        yield
     except RuntimeError as error:
         if _is_lost_connection(error):
             raise LostConnection(
                 "the connection to another rank is lost", where=f"rank {ranks.rank}", got=str(error).splitlines()[0]
             ) from error
         raise
-    finally:
-        dist.destroy_process_group()
-        gc.collect()  # DDP's cycles hold Gloo's threads, one of which may else abort the process at its exit
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
