@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from commands import start
+from slurm_cluster import wait_until
 
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import read_json
@@ -136,3 +140,30 @@ def test_launched_size(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched_size() == expected
+
+
+def marked(mark: str) -> list[int]:
+    """Process ids of what was started with this text in its environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_leader_leaves_no_worker(number: signal.Signals, tmp_path: Path) -> None:
+    """A command whose leading process is killed takes its pool with it, busy workers too."""
+    out, mark = tmp_path / "stars", str(tmp_path)
+    words = ["simulate", out, "--stars", 4_000_000, "--shard-rows", 10_000, "--workers", 2]
+    process = start(*words, A_MARK=mark)
+    try:
+        assert wait_until(lambda: len(list(out.glob("shard-*.h5"))) > 2, timeout=60)
+        assert len(marked(mark)) >= 4  # the leader, the fork server, two workers
+        process.send_signal(number)
+        process.communicate(timeout=150)
+        assert wait_until(lambda: marked(mark) == [], timeout=20)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -89,8 +90,20 @@ def open_mapper(num_workers: int) -> Iterator[Mapper | None]:
         yield SerialMapper()
     else:
         context = multiprocessing.get_context("forkserver")
-        with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as executor:
+        with concurrent.futures.ProcessPoolExecutor(num_workers, context, _end_with_parent) as executor:
             yield PoolMapper(executor, num_workers)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that leads has gone. Killed, it would leave its workers waiting for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 @contextlib.contextmanager
