@@ -108,7 +108,7 @@ def test_killed_encoding(whole: RunConfig, tmp_path: Path, num_kills: int) -> No
 
 @pytest.mark.parametrize(
     ("world_size", "num_kills"),
-    [(1, 2), (2, 2), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 20, marks=pytest.mark.slow)],
+    [(2, 2), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 20, marks=pytest.mark.slow)],
 )
 def test_killed_training(tmp_path: Path, world_size: int, num_kills: int) -> None:
     """After SIGKILLs to a rank or to `hpc-ae` itself: weights, optimizer, best model and metrics.jsonl are those of the

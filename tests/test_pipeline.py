@@ -225,7 +225,7 @@ def press_ctrl_c(process: subprocess.Popen[str], run_dir: Path) -> None:
     ("kill", "status", "words"),
     [
         (kill_rank, 1, "train ended without finishing: rank 1 died"),
-        (kill_parent, -signal.SIGKILL, ""),
+        pytest.param(kill_parent, -signal.SIGKILL, "", marks=pytest.mark.slow),
         (press_ctrl_c, 130, "hpc-ae: interrupted"),
     ],
     ids=["rank", "parent", "ctrl-c"],

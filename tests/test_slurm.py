@@ -157,6 +157,7 @@ def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_pat
     assert wait_until(lambda: slurm.queue() == [], timeout=20)
 
 
+@pytest.mark.parametrize("any_slurm", ["plain", pytest.param("accounting", marks=pytest.mark.slow)], indirect=True)
 def test_no_wait_from_inside_another_job(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """Submitted from inside a job, with its SLURM_* variables set, `--no-wait` prints the jobs and they complete."""
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=SLURM)

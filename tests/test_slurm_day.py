@@ -137,6 +137,7 @@ def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path,
     assert hpc_ae("run", config, "train.batch_size=64", timeout=400, **any_slurm.environment()).returncode == 0
 
 
+@pytest.mark.parametrize("any_slurm", ["plain", pytest.param("accounting", marks=pytest.mark.slow)], indirect=True)
 def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """One damaged shard fails one task of the array; the others finish; after the mend that task alone runs again."""
     stages = {"encode": {"array": 3, "array_throttle": 3, "nodes": 1}}
@@ -164,6 +165,7 @@ def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, st
     assert hpc_ae("verify", run_dir).returncode == 0
 
 
+@pytest.mark.parametrize("any_slurm", ["plain", pytest.param("accounting", marks=pytest.mark.slow)], indirect=True)
 def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """Two trainings at the same time: one outlives its limit of a minute, one is requeued from outside. Both go on
     from what they had saved, status says why they began again, and `cancel` ends each without the other.
