@@ -241,7 +241,7 @@ def test_order_of_columns_is_that_asked_for(stars: Catalog, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("to", FILE_FORMATS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_values_survive(tmp_path_factory: pytest.TempPathFactory, to: str, data: st.DataObject) -> None:
     """Any int64, uint16, doubles and vectors of floats, NaN and infinities too, come back bit for bit."""
@@ -333,7 +333,7 @@ def test_hats_partitions_are_adaptive(stars: Catalog, tmp_path: Path) -> None:
             assert parent > 45
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data(), order=st.integers(0, 3), threshold=st.integers(1, 50))
 def test_pixels_cover_every_row_once(data: st.DataObject, order: int, threshold: int) -> None:
     """Pixels are apart, in sky order, hold all rows, and are as large as the threshold lets them be."""

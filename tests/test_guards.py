@@ -40,6 +40,7 @@ def test_flags_mean_what_they_say(tmp_path: Path) -> None:
     assert caution[0] == "id_missing: the object id is missing (stored as -1)" and not set(quality) & set(caution)
 
 
+@pytest.mark.slow
 def test_default_run_is_rerun_as_done(tmp_path: Path) -> None:
     """With every default a second run finds everything done, and says which command made it."""
     (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 3000}}}}}}\n")
@@ -93,6 +94,7 @@ def test_raw_files_may_go_and_may_have_brackets(tmp_path: Path) -> None:
     assert again.returncode == 0 and "the catalog that is there is used" in again.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_redo_of_a_catalog_elsewhere(tmp_path: Path) -> None:
     """`--redo simulate` makes the catalog anew where catalog.path says."""
     catalog = f"catalog: {{path: {tmp_path}/stars, source: {{simulate: {{stars: 3000}}}}}}"
@@ -103,6 +105,7 @@ def test_redo_of_a_catalog_elsewhere(tmp_path: Path) -> None:
     assert open_catalog(tmp_path / "stars").num_stars == open_catalog(tmp_path / "run" / "encoding").num_stars == 4000
 
 
+@pytest.mark.slow
 def test_report_of_another_model_is_refused(tmp_path: Path) -> None:
     """postprocess does not draw the figures of an encoding beside another model's training."""
     values = f"run_dir: {tmp_path}/run\ncatalog: {{source: {{simulate: {{stars: 3000}}}}}}\n{SMALL}\n"

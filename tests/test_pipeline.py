@@ -142,7 +142,7 @@ def test_changed_training_is_refused_and_redone(copy: Path, tmp_path: Path) -> N
     assert hpc_ae("verify", tmp_path / "run").returncode == 0
 
 
-@pytest.mark.parametrize("finalised", [True, False])
+@pytest.mark.parametrize("finalised", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_encode_after_another_training_is_refused(copy: Path, tmp_path: Path, finalised: bool) -> None:
     """Encoding with a retrained model beside shards of the earlier one is status 2 and names the stale shard."""
     run_dir = tmp_path / "run"

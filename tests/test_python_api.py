@@ -57,7 +57,7 @@ def test_examples_of_the_page(run_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert results.attempted > 25 and results.failed == 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(-2500, 2499), max_size=30))
 def test_rows_by_number(stars: Catalog, rows: list[int]) -> None:
     """Any rows in any order, repeated too, counted from the end too, are those of the whole column."""
@@ -67,7 +67,7 @@ def test_rows_by_number(stars: Catalog, rows: list[int]) -> None:
     assert_array_equal(taken["objid"], stars["objid"][:][np.array(rows, np.int64)])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(101, 3000))
 def test_chunks_are_the_column_in_pieces(stars: Catalog, rows: int) -> None:
     """Chunks have the rows asked for, the last one what is left, and put together are the columns."""
@@ -176,7 +176,7 @@ def test_table_of_no_rows_has_its_columns(encoding: Catalog) -> None:
     assert encoding.to_arrow(["latent"], slice(0, 0)).num_rows == 0
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ra=st.one_of(st.floats(0, 360), st.sampled_from([0.0, 360.0])),
     dec=st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, 90.0])),
