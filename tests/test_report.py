@@ -217,7 +217,7 @@ def test_nothing_is_loaded(page_path: Path) -> None:
 def test_empty_report() -> None:
     """A report of nothing is a page that says how its parts are made."""
     text = " ".join(_Text(render_page(ReportData("Nothing", ()))).text)
-    assert "export RUN_DIR/encoding OUT --to compressed" in text and "train.noise: catalog" in text
+    assert "export RUN_DIR/encoding OUT --to compressed" in text and "encode.reconstruction: true" in text
     assert "nan" not in text.lower().split()
 
 
