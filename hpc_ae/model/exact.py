@@ -69,9 +69,7 @@ def load_decoder(model_dir: Path, digest: str) -> ExactDecoder:
     from hpc_ae.model.files import read_model
 
     model, record = read_model(model_dir)
-    if record["digest"] != digest:
-        what = "the model is another than the one asked for"
-        raise DamageError(what, where=model_dir, got=record["digest"], expected=digest)
+    _check_digest(model_dir, record, digest)
     return ExactDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
@@ -80,15 +78,19 @@ def decoder_of(model_dir: Path, digest: str) -> tuple[ExactDecoder, dict[str, An
     from safetensors.numpy import load
 
     record = read_json(model_dir / "model.json", sealed=True)
-    if record.get("digest") != digest:
-        what = "the model is another than the one asked for"
-        raise DamageError(what, where=model_dir, got=record.get("digest"), expected=digest)
+    _check_digest(model_dir, record, digest)
     path = model_dir / "model.safetensors"
     data = path.read_bytes()
     if digest_bytes(data) != record["weights_digest"]:
         what = "a file does not have its recorded digest"
         raise DamageError(what, where=path, got=digest_bytes(data), expected=record["weights_digest"])
     return ExactDecoder(load(data)), record
+
+
+def _check_digest(model_dir: Path, record: dict[str, Any], digest: str) -> None:
+    if record.get("digest") != digest:
+        what = "the model is another than the one asked for"
+        raise DamageError(what, where=model_dir, got=record.get("digest"), expected=digest)
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray, values: np.ndarray) -> np.ndarray:

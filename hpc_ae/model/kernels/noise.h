@@ -1,5 +1,5 @@
 // Normal numbers by counter, for training with noise: those of a star depend on (seed, step, row) alone.
-// hpc_ae/model/noise.py has the same definition by PyTorch's operators; tests/test_noise.py holds them together.
+// hpc_ae/model/noise.py has the same definition by PyTorch's operators; tests/test_denoising.py holds them together.
 
 #pragma once
 #include "network.h"
