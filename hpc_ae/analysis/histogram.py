@@ -86,11 +86,6 @@ MAGNITUDE_BINS = LinearBins(0.0, 30.0, 240)
 """The range of good magnitudes in steps of 1/8 mag."""
 
 
-def count_1d(bins: LinearBins, values: np.ndarray) -> np.ndarray:
-    """Number of the float32 `values` (N,) in each bin, int64 (num,)."""
-    return np.bincount(bins.padded_index(values), minlength=bins.num + 2)[1:-1]
-
-
 def count_2d(bins_x: LinearBins, bins_y: LinearBins, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Number of points (x, y), float32 (N,) each, in each cell, int64 (num_x, num_y); points outside are left out."""
     return count_cells(bins_x.padded_index(x), bins_y.padded_index(y), bins_x.num, bins_y.num)
