@@ -17,7 +17,7 @@ import yaml
 from common import PHOTOMETRY, hpc_ae, report
 
 from hpc_ae.model.autoencoder import Autoencoder
-from hpc_ae.model.files import read_model
+from hpc_ae.model.files import read_model, weights_of
 from hpc_ae.model.forward import make_forward
 
 BANDS = ("u", "g", "r", "i", "z")
@@ -50,7 +50,7 @@ def main() -> None:
         exact = copy.deepcopy(model).double().encode(torch.from_numpy(magnitude).double())
     latent, residual = (values.numpy() for values in exact)
     for compute in ("fused", "torch"):
-        encoding = make_forward(copy.deepcopy(model), torch.device("cpu"), compute)(magnitude)
+        encoding = make_forward(weights_of(model), compute=compute)(magnitude)
         assert encoding.reconstruction is not None
         differences = {
             "latent": np.abs(encoding.latent - latent),

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-import torch
 import yaml
 from astropy import units
 from astropy.coordinates import SkyCoord
@@ -33,8 +32,8 @@ from scipy.stats import rankdata
 
 from hpc_ae.analysis.anomaly import Arrays, ScoreModel, fit_score_model
 from hpc_ae.analysis.anomaly_reasons import find_kinds
-from hpc_ae.model.files import read_model
 from hpc_ae.model.forward import make_forward
+from hpc_ae.model.weights import read_weights
 
 BANDS = ("u", "g", "r", "i", "z")
 EPOCHS = 60
@@ -72,7 +71,7 @@ def encoder(folder: Path) -> Callable[[pa.Table], Arrays]:
     config = {"run_dir": str(folder / "run"), "catalog": {"path": str(folder / "train")}, "train": {"epochs": EPOCHS}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     hpc_ae("train", str(folder / "run.yaml"))
-    forward = make_forward(read_model(folder / "run" / "model")[0], torch.device("cpu"))
+    forward = make_forward(read_weights(folder / "run" / "model")[0])
 
     def encode(table: pa.Table) -> Arrays:
         magnitude = np.stack([table[band] for band in BANDS], axis=1).astype(np.float32)

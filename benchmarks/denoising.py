@@ -28,11 +28,13 @@ from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.training import usable_errors
 from hpc_ae.config import check_config
 from hpc_ae.ingest import IngestSettings, ingest
-from hpc_ae.model.files import read_model
+from hpc_ae.model.files import read_model, weights_of
 from hpc_ae.model.forward import make_forward
 from hpc_ae.model.jacobian import reconstruct
+from hpc_ae.model.weights import read_weights
 from hpc_ae.photometry import simulate_observed
-from hpc_ae.runtime.distributed import Group, Ranks
+from hpc_ae.runtime.distributed import Group
+from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.train import train
 
@@ -51,7 +53,7 @@ class Trained:
 
     def __call__(self, magnitude: np.ndarray) -> np.ndarray:
         """Reconstruction (N, B) in mag."""
-        rebuilt = make_forward(read_model(self.run_dir / "model")[0], torch.device("cpu"))(magnitude).reconstruction
+        rebuilt = make_forward(read_weights(self.run_dir / "model")[0])(magnitude).reconstruction
         assert rebuilt is not None
         return rebuilt
 
@@ -203,7 +205,7 @@ def speed(folder: Path) -> None:
         open_catalog(stars).read(["magnitude", "magnitude_error"]),
     )
     assert table is not None
-    forward = make_forward(model, torch.device("cpu"))
+    forward = make_forward(weights_of(model))
     works = {
         "encode": lambda: forward(arrays["magnitude"], arrays["magnitude_error"]),
         "uncertainty": lambda: table.of(arrays["magnitude"], arrays["magnitude_error"]),

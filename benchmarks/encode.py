@@ -33,8 +33,9 @@ from common import (
 )
 
 from hpc_ae import open_catalog
-from hpc_ae.model.autoencoder import Architecture, Autoencoder, make_autoencoder
-from hpc_ae.model.files import write_model
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder
+from hpc_ae.model.files import weights_of, write_model
 from hpc_ae.model.forward import make_forward
 
 ARCHITECTURE = Architecture(("u", "g", "r", "i", "z"))
@@ -87,7 +88,7 @@ def compiled_rate(model: Autoencoder, magnitude: torch.Tensor, threads: int) -> 
 
 def fused_rate(model: Autoencoder, magnitude: np.ndarray) -> float:
     """Compute alone: our kernel on data in memory, one thread, stars/s."""
-    forward = make_forward(model, torch.device("cpu"))
+    forward = make_forward(weights_of(model))
     return len(magnitude) / median_seconds(lambda: forward(magnitude))
 
 

@@ -44,12 +44,12 @@ def rank(config_path: Path, number: int, checked: bool) -> None:
         without_checks()
     from hpc_ae.config import load_config
     from hpc_ae.encode import encode
-    from hpc_ae.runtime.distributed import Ranks
+    from hpc_ae.runtime.ranks import Ranks
 
     torch.set_num_threads(1)
     config = load_config(config_path)
     started, used = time.perf_counter(), time.process_time()
-    assert encode(config, Ranks(number, RANKS, number, RANKS), torch.device("cpu")) == "done"
+    assert encode(config, Ranks(number, RANKS, number, RANKS)) == "done"
     print(time.perf_counter() - started, time.process_time() - used)
 
 
@@ -120,7 +120,8 @@ def train(config_path: Path) -> None:
     """Train in this process; prints what the checkpoints took of it."""
     from hpc_ae import train as verb
     from hpc_ae.config import load_config
-    from hpc_ae.runtime.distributed import Group, Ranks
+    from hpc_ae.runtime.distributed import Group
+    from hpc_ae.runtime.ranks import Ranks
 
     times: list[float] = []
     original = verb.save_checkpoint

@@ -19,7 +19,8 @@ import yaml
 from common import hpc_ae, report, stopwatch
 
 from hpc_ae import open_catalog
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder, squared_error
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder, squared_error
 
 ARCHITECTURE = Architecture(("u", "g", "r", "i", "z"))
 SCALING = ([20.9, 19.0, 18.0, 17.6, 17.3], [2.3, 1.9, 1.6, 1.6, 1.6])

@@ -42,6 +42,7 @@ from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.formats.table import create_file
 from hpc_ae.model.exact import ExactDecoder, load_decoder
+from hpc_ae.model.weights import read_model_record
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
@@ -177,8 +178,6 @@ def _choose_columns(stars: Catalog, settings: CompressSettings) -> tuple[str, ..
 
 def _find_model(encoding: Catalog, model: Path | None) -> Path:
     """The directory of the model that encoded; StaleError where another one is there."""
-    from hpc_ae.model.files import read_model_record
-
     recorded = encoding.manifest["inputs"]["model"]
     model_dir = model if model is not None else encoding.directory / str(recorded["path"])
     if not (model_dir / MODEL_NAMES[0]).is_file():

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
@@ -26,13 +25,13 @@ from hpc_ae.catalog.view import write_view
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
-from hpc_ae.model.files import read_model, read_model_record
 from hpc_ae.model.forward import Encoding, make_forward
+from hpc_ae.model.weights import read_model_record, read_weights
 from hpc_ae.provenance import check_fingerprint, provenance
 from hpc_ae.runtime import heartbeat
-from hpc_ae.runtime.distributed import Ranks
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.runtime.ranks import Ranks
 
 _OLDER_NOTES = {"uncertainty": "false"}  # what shards were that do not say
 _STAR_COLUMNS = ("objid", "quality", "caution", "magnitude")
@@ -129,13 +128,14 @@ def is_encoded(job: EncodeJob) -> bool:
 def encode(
     config: RunConfig,
     ranks: Ranks,
-    device: torch.device,
+    device: str = "cpu",
     stop_requested: Callable[[], bool] = lambda: False,
     progress_path: Path | None = None,
 ) -> str:
     """Encode this rank's shards that are not done yet. Returns "done" or "interrupted" (between two shards).
 
-    `progress_path`: where a rank that leads its job says how far all ranks are; the others are quiet.
+    `device` by PyTorch's name. `progress_path`: where a rank that leads its job says how far all ranks are; the others
+    are quiet.
     StaleError names the first shard that another model or catalog made.
     """
     job = make_job(config)
@@ -169,11 +169,11 @@ def _num_recorded(job: EncodeJob) -> int:
 
 
 def _encode_shards(
-    job: EncodeJob, todo: list[int], device: torch.device, progress: Progress, stop_requested: Callable[[], bool]
+    job: EncodeJob, todo: list[int], device: str, progress: Progress, stop_requested: Callable[[], bool]
 ) -> bool:
     """Read ahead, compute, write behind; False where a stop was asked for."""
-    model, record = read_model(job.model_dir)
-    forward = make_forward(model, device, job.compute)
+    weights, record = read_weights(job.model_dir)
+    forward = make_forward(weights, device, job.compute)
     table = uncertainty_of(record, job.model_dir) if job.uncertainty else None
     source = prefetched(_read_shards(job, todo))
     with concurrent.futures.ThreadPoolExecutor(1, "writer") as writer:

@@ -45,3 +45,8 @@ class InputError(HpcAeError):
 
 class StaleError(InputError):
     """An output is there that was made from another config, model or catalog."""
+
+
+def printable(text: str) -> str:
+    """Text of a foreign file or library without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

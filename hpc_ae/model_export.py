@@ -27,7 +27,7 @@ from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_bytes
 from hpc_ae.model.autoencoder import Autoencoder, squared_error
 from hpc_ae.model.files import read_model
-from hpc_ae.model.forward import TorchForward
+from hpc_ae.model.forward_torch import TorchForward
 
 TOLERANCE_MAG = 1e-4  # of outputs in mag; of latents relative to 1 or their size: float32 sums in another order
 OUTPUTS = ("latent", "reconstruction", "reconstruction_error")

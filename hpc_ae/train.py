@@ -30,13 +30,15 @@ from hpc_ae.catalog.training import (
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import remove_debris
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder
-from hpc_ae.model.files import MODEL_NAME, load_autoencoder, read_model_record, write_model
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
+from hpc_ae.model.files import load_autoencoder, write_model
 from hpc_ae.model.jacobian import reconstruct
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.scaling import standard_scaling
 from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.step import Stepper, StepSettings
+from hpc_ae.model.weights import is_model_of
 from hpc_ae.provenance import check_fingerprint, provenance
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
@@ -46,8 +48,6 @@ from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.sections import Divide, Standardize
 
-# What may change between a start and a restart without changing the result.
-_OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "tensorboard", "compute", "memory_limit"}
 _AGREE_STEPS = 100  # ranks agree on stops and checkpoints at multiples of this
 _CHUNK_ROWS = 1 << 20
 _OVERHEAD_BYTES = 1 << 30  # of a rank beside its rows
@@ -69,36 +69,13 @@ class Position:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train_fingerprint(config: RunConfig, catalog: Catalog) -> dict[str, Any]:
-    """What decides the trained model."""
-    settings = config.train.model_dump(mode="json", exclude=_OPERATIONAL)
-    if settings["noise"] == "none":  # as it was before there was noise: older trainings go on
-        del settings["noise"]
-    return {
-        "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
-        "train": settings,
-        "catalog": catalog.digest,
-    }
-
-
-def is_trained(config: RunConfig, catalog: Catalog) -> bool:
-    """Whether the model is there already; StaleError where it was trained from something else."""
-    model_dir = config.run_path / "model"
-    if not (model_dir / MODEL_NAME).exists():
-        return False
-    record = read_model_record(model_dir)
-    check_fingerprint(model_dir, record.get("fingerprint", {}), train_fingerprint(config, catalog), "train")
-    return True
-
-
 def train(config: RunConfig, group: Group, stop_requested: Callable[[], bool] = lambda: False) -> str:
     """Train to the end, or until asked to stop. Returns "done" or "interrupted" (a checkpoint is saved).
 
     InputError where batch size, partitions and number of stars do not go together.
     """
     catalog = open_catalog(config.catalog_path)
-    if is_trained(config, catalog):
+    if is_model_of(config.run_path / "model", config.training_fingerprint(catalog.digest)):
         return "done"
     if config.train.needs_errors:
         check_errors(catalog)
@@ -167,7 +144,7 @@ class Training:
         if found is None:
             return Position()
         state, tensors = found
-        wanted = train_fingerprint(self.config, self.catalog)
+        wanted = self.config.training_fingerprint(self.catalog.digest)
         check_fingerprint(self.checkpoints_dir, state["fingerprint"], wanted, "train")
         self.stepper.load(tensors["model"], tensors["optimizer"], state["step"])
         best_mse, lowest_mse = (
@@ -330,7 +307,7 @@ class Training:
                 "best_step": position.best_step,
                 "best_mse": _finite(position.best_mse),
                 "lowest_mse": _finite(position.lowest_mse),
-                "fingerprint": train_fingerprint(self.config, self.catalog),
+                "fingerprint": self.config.training_fingerprint(self.catalog.digest),
             }
             save_checkpoint(self.checkpoints_dir, position.step, tensors, state, self.config.train.keep_checkpoints)
         self.group.barrier()
@@ -364,7 +341,7 @@ class Training:
                     "compute": self.stepper.objective.name,
                     "torch": torch.__version__,
                 },
-                "fingerprint": train_fingerprint(self.config, self.catalog),
+                "fingerprint": self.config.training_fingerprint(self.catalog.digest),
                 "provenance": provenance(self.config.model_dump(mode="json")),
                 **uncertainty,
             }

@@ -71,7 +71,7 @@ def _number(name: str, default: int | None = None) -> int:
 def _torchrun() -> Place | None:
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return None
-    from hpc_ae.runtime.distributed import ranks_from_environment
+    from hpc_ae.runtime.ranks import ranks_from_environment
 
     ranks = ranks_from_environment()
     names = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")

@@ -103,7 +103,7 @@ def _compiler() -> Finding:
 
 
 def _kernel() -> Finding:
-    from hpc_ae.model.autoencoder import Architecture
+    from hpc_ae.model.architecture import Architecture
     from hpc_ae.model.kernel import load_kernel
 
     try:

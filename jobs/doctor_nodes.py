@@ -77,7 +77,8 @@ def main(meeting: Path) -> int:
         return _BLIND
     import numpy as np
 
-    from hpc_ae.runtime.distributed import Ranks, pick_device, process_group
+    from hpc_ae.runtime.distributed import pick_device, process_group
+    from hpc_ae.runtime.ranks import Ranks
 
     rank, world_size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     ranks = Ranks(rank, world_size, 0, 1)

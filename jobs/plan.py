@@ -61,7 +61,8 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 
     from hpc_ae.encode import encode, finalise
     from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
-    from hpc_ae.runtime.distributed import Group, Ranks
+    from hpc_ae.runtime.distributed import Group
+    from hpc_ae.runtime.ranks import Ranks
     from hpc_ae.simulate import SimulateSettings, simulate
     from hpc_ae.train import train
     from hpc_ae.verify import verify
@@ -74,7 +75,7 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
             folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress_path(small, "simulate")
         ),
         "train": lambda: train(small, Group(Ranks(), device)),
-        "encode": lambda: encode(small, Ranks(), device, progress_path=progress_path(small, "encode")),
+        "encode": lambda: encode(small, Ranks(), device.type, progress_path=progress_path(small, "encode")),
         "finalise": lambda: (finalise(small), verify(small.encoding_path)),
         "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress_path(small, "postprocess")),
     }

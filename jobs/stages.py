@@ -21,6 +21,7 @@ from jobs.resources import Kind, num_workers, threads_per_rank
 
 if TYPE_CHECKING:
     from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.runtime.ranks import Ranks
     from hpc_ae.sections import Source
 
 Outcome = Literal["done", "interrupted"]
@@ -146,10 +147,13 @@ def _has_manifest(directory: Path) -> bool:
 
 
 def _run_train(config: RunConfig, stop_requested: StopRequested) -> str:
-    from hpc_ae.runtime.distributed import pick_device, process_group, ranks_from_environment
+    import torch
+
+    from hpc_ae.runtime.distributed import pick_device, process_group
+    from hpc_ae.runtime.ranks import ranks_from_environment
     from hpc_ae.train import train
 
-    limit_threads(config, "train")
+    torch.set_num_threads(threads_per_rank(config, "train"))  # more than its cores would fight with the other ranks
     ranks = ranks_from_environment()
     device = pick_device(ranks)
     meeting = os.environ.get("HPC_AE_MEETING_DIR")
@@ -161,9 +165,10 @@ def _is_trained(config: RunConfig) -> bool:
     if not (config.run_path / "model" / "model.json").exists() or not _has_manifest(config.catalog_path):
         return False
     from hpc_ae.catalog.catalog import open_catalog
-    from hpc_ae.train import is_trained
+    from hpc_ae.model.weights import is_model_of
 
-    return is_trained(config, open_catalog(config.catalog_path))
+    fingerprint = config.training_fingerprint(open_catalog(config.catalog_path).digest)
+    return is_model_of(config.run_path / "model", fingerprint)
 
 
 def _trained_so_far(config: RunConfig) -> tuple[int, int, str]:
@@ -174,13 +179,23 @@ def _trained_so_far(config: RunConfig) -> tuple[int, int, str]:
 
 def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
     from hpc_ae.encode import encode
-    from hpc_ae.runtime.distributed import pick_device, ranks_from_environment
+    from hpc_ae.runtime.ranks import ranks_from_environment
 
-    limit_threads(config, "encode")
     ranks = ranks_from_environment()
     leads = ranks.local_rank == 0 and os.environ.get("GROUP_RANK", "0") == "0"  # the first rank of each job
     path = progress_path(config, "encode") if leads else None
-    return encode(config, ranks, pick_device(ranks), stop_requested, path)
+    return encode(config, ranks, _device_name(ranks), stop_requested, path)
+
+
+def _device_name(ranks: Ranks) -> str:
+    """This rank's device, by PyTorch's name; without a GPU's driver PyTorch is not imported to be asked."""
+    from hpc_ae.runtime.ranks import may_have_gpu
+
+    if not may_have_gpu():
+        return "cpu"
+    from hpc_ae.runtime.distributed import pick_device
+
+    return str(pick_device(ranks))
 
 
 def _shards_done(config: RunConfig) -> list[bool]:
@@ -297,13 +312,6 @@ def _keeps_scores(config: RunConfig, path: Path) -> bool:
     from hpc_ae.postprocess import are_scores_of
 
     return are_scores_of(path, config.encoding_path, config.catalog_path)
-
-
-def limit_threads(config: RunConfig, stage: str) -> None:
-    """One thread per core of this rank: more would fight with the other ranks."""
-    import torch
-
-    torch.set_num_threads(threads_per_rank(config, stage))
 
 
 def _catalog_dir(config: RunConfig) -> list[Path]:

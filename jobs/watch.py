@@ -147,4 +147,5 @@ def summary_line(record: dict[str, Any]) -> str:
     num = record["done"] - record["first"]
     if not num and record["done"]:  # a report made again from the scores that are there
         return f"{record['what']}: done in {record['seconds']:.1f} s, from what was there"
-    return f"{record['what']}: {num:,} {unit} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"
+    what = f"{num:,} of {record['done']:,} {unit}" if record["first"] else f"{num:,} {unit}"  # some were there before
+    return f"{record['what']}: {what} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from slurm_cluster import wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAUNCHED = ("SLURM", "PMI", "OMPI", "MPI_", "HPC_AE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
@@ -68,6 +70,22 @@ def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def await_sign(
+    sign: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 150, interval: float = 0.1
+) -> None:
+    """Return when the sign is there; a command that ends without it, or is too slow, fails with what it said."""
+    seen = wait_until(lambda: sign() or process.poll() is not None, timeout, interval) and sign()
+    if seen:
+        return
+    status = process.poll()
+    process.kill()
+    try:
+        said: object = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired as error:  # a child of it has the pipe
+        said = error.stderr
+    pytest.fail(f"no sign of it; status {status}, it said: {said}", pytrace=False)
 
 
 def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

@@ -26,9 +26,11 @@ from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.config import RunConfig, check_config, dump_config, load_config
 from hpc_ae.files import digest_file, make_dir, publish_bytes
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import write_model
-from hpc_ae.runtime.distributed import Group, Ranks, process_group, ranks_from_environment
+from hpc_ae.runtime.distributed import Group, process_group
+from hpc_ae.runtime.ranks import Ranks, ranks_from_environment
 from hpc_ae.simulate import SimulateSettings, simulate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -149,13 +151,6 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 300.0) -> li
         for process in processes:
             process.kill()
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 240.0) -> None:
-    """Return when the condition holds or the process has ended."""
-    deadline = time.monotonic() + timeout
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def train_recorded(config_path: Path, record_dir: Path) -> None:

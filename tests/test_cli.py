@@ -20,7 +20,8 @@ from commands import environment, hpc_ae, in_process, write_config
 
 from hpc_ae import __version__, open_catalog
 from hpc_ae.files import publish_json, read_json, seal
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.simulate import SimulateSettings, simulate
 from jobs.__main__ import run_command
 

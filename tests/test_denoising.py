@@ -12,7 +12,6 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
     BANDS,
-    CPU,
     assert_same_training,
     change_catalog,
     finish,
@@ -36,13 +35,14 @@ from hpc_ae.config import RunConfig
 from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.jacobian import reconstruct
 from hpc_ae.model.kernel import load_kernel
 from hpc_ae.model.noise import Noise, philox
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.photometry import simulate_observed
-from hpc_ae.runtime.distributed import Ranks
+from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.verify import verify
 from jobs.advice import sure_problems_of
@@ -377,7 +377,7 @@ def test_encode_writes_the_uncertainty(catalog_dir: Path, tmp_path: Path) -> Non
     settings = {"steps": 30, "validation_fraction": 0.5, "noise": "pairs"}
     config = make_config(tmp_path, catalog_dir, encode={"uncertainty": True}, **settings)
     train_here(config)
-    assert encode(config, Ranks(), CPU) == "done"
+    assert encode(config, Ranks()) == "done"
     manifest = finalise(config)
     assert "reconstruction_uncertainty" in manifest["columns"]
     assert not verify(config.encoding_path).findings
@@ -393,7 +393,7 @@ def test_encode_writes_the_uncertainty(catalog_dir: Path, tmp_path: Path) -> Non
         arrays["reconstruction_uncertainty"][good], table.of(arrays["reconstruction"][good], errors[good])
     )
     with pytest.raises(StaleError, match="uncertainty"):
-        encode(make_config(tmp_path, catalog_dir, **settings), Ranks(), CPU)
+        encode(make_config(tmp_path, catalog_dir, **settings), Ranks())
 
 
 def test_model_without_a_table(catalog_dir: Path, bare_dir: Path, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_model_without_a_table(catalog_dir: Path, bare_dir: Path, tmp_path: Path
     config = make_config(tmp_path, bare_dir, steps=5, encode={"uncertainty": True})
     train_here(config)
     with pytest.raises(InputError, match=r"does not say how uncertain[\s\S]*encode\.uncertainty=false"):
-        encode(config, Ranks(), CPU)
+        encode(config, Ranks())
     with pytest.raises(InputError, match="needs reconstruction: true"):
         make_config(tmp_path, catalog_dir, encode={"uncertainty": True, "reconstruction": False})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from commands import environment
 from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
-    CPU,
     change_catalog,
+    finish,
     make_catalog,
     make_config,
     make_random_model,
+    start_rank,
+    write_config,
 )
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
@@ -26,9 +31,9 @@ from hpc_ae.catalog.view import view_image
 from hpc_ae.config import RunConfig
 from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError, WorkError
-from hpc_ae.model.files import read_model, read_model_record
 from hpc_ae.model.forward import make_forward
-from hpc_ae.runtime.distributed import Ranks
+from hpc_ae.model.weights import read_model_record, read_weights
+from hpc_ae.runtime.ranks import Ranks
 
 NUM_STARS, SHARD_ROWS = 2_000, 300
 FLOATS = ("latent", "reconstruction_error", "reconstruction", "chi2")
@@ -63,7 +68,7 @@ def whole(catalog_dir: Path, model_dir: Path) -> RunConfig:
 def encode_with(config: RunConfig, world_size: int) -> Catalog:
     """Encode by some ranks, one after the other, and finalise."""
     for rank in range(world_size):
-        assert encode(config, Ranks(rank, world_size, rank, world_size), CPU) == "done"
+        assert encode(config, Ranks(rank, world_size, rank, world_size)) == "done"
     finalise(config)
     return open_catalog(config.encoding_path)
 
@@ -124,7 +129,7 @@ def test_outputs_are_those_of_the_model(whole: RunConfig, model_dir: Path) -> No
     """The catalog holds what the forward pass says of each star."""
     stars, encoding = open_catalog(whole.catalog_path), columns_of(open_catalog(whole.encoding_path))
     good = encoding["quality"] == 0
-    expected = make_forward(read_model(model_dir)[0], CPU)(stars["magnitude"][:][good])
+    expected = make_forward(read_weights(model_dir)[0])(stars["magnitude"][:][good])
     for name in ("latent", "reconstruction", "reconstruction_error"):
         assert_array_equal(encoding[name][good], getattr(expected, name), name)
 
@@ -202,9 +207,9 @@ def test_manifest_names_its_inputs(whole: RunConfig, model_dir: Path) -> None:
 def test_second_call_does_nothing(config: RunConfig) -> None:
     """An encoding that is there is not touched, before and after it is finalised."""
     for rank in range(2):
-        encode(config, Ranks(rank, 2, rank, 2), CPU)
+        encode(config, Ranks(rank, 2, rank, 2))
     shards = {path: path.stat().st_mtime_ns for path in config.encoding_path.glob("shard-*")}
-    encode(config, Ranks(), CPU)
+    encode(config, Ranks())
     assert shards == {path: path.stat().st_mtime_ns for path in config.encoding_path.glob("shard-*")}
     finalise(config)
     files = {path: path.stat().st_mtime_ns for path in config.encoding_path.iterdir()}
@@ -214,7 +219,7 @@ def test_second_call_does_nothing(config: RunConfig) -> None:
 
 def test_stop_between_shards(whole: RunConfig, config: RunConfig) -> None:
     """A stop request ends the rank after the shard at hand; the next call goes on from there."""
-    assert encode(config, Ranks(), CPU, lambda: True) == "interrupted"
+    assert encode(config, Ranks(), stop_requested=lambda: True) == "interrupted"
     assert 0 < len(list(config.encoding_path.glob("shard-*.h5"))) < 7
     encode_with(config, 1)
     assert contents(config.encoding_path) == contents(whole.encoding_path)
@@ -222,18 +227,18 @@ def test_stop_between_shards(whole: RunConfig, config: RunConfig) -> None:
 
 def test_finalise_too_early(config: RunConfig) -> None:
     """Finalise before all ranks are done names the missing shards and writes nothing; it works afterwards."""
-    encode(config, Ranks(0, 2, 0, 2), CPU)
+    encode(config, Ranks(0, 2, 0, 2))
     with pytest.raises(WorkError, match=r"3 of 7 shards missing, the first shard-00001\.h5"):
         finalise(config)
     assert not (config.encoding_path / "manifest.json").exists()
     assert not (config.encoding_path / "encoding.h5").exists()
-    encode(config, Ranks(1, 2, 1, 2), CPU)
+    encode(config, Ranks(1, 2, 1, 2))
     assert finalise(config)["num_stars"] == NUM_STARS
 
 
 def test_killed_between_shard_and_record(whole: RunConfig, config: RunConfig) -> None:
     """A shard whose writer died before writing its record is taken as it is, with the same manifest entry."""
-    encode(config, Ranks(), CPU)
+    encode(config, Ranks())
     (config.encoding_path / ".shard-00002.json").unlink()
     (config.encoding_path / ".shard-00003.h5.tmp-node-1").write_bytes(b"half")
     records = finalise(config)["shards"]
@@ -250,12 +255,12 @@ def own_model(catalog_dir: Path, tmp_path: Path) -> RunConfig:
 
 def test_retrained_model_is_not_mixed_in(own_model: RunConfig, catalog_dir: Path) -> None:
     """With another model in its place half an encoding is not gone on with: StaleError names the shard."""
-    encode(own_model, Ranks(0, 2, 0, 2), CPU)
+    encode(own_model, Ranks(0, 2, 0, 2))
     make_random_model(own_model.model_path, catalog_dir, seed=2)
     with pytest.raises(StaleError, match=r"shard-00000\.h5[\s\S]*model_digest[\s\S]*--redo encode"):
-        encode(own_model, Ranks(0, 2, 0, 2), CPU)
+        encode(own_model, Ranks(0, 2, 0, 2))
     with pytest.raises(StaleError, match=r"shard-00000\.h5"):  # nor by a rank whose own shards are not there yet
-        encode(own_model, Ranks(1, 2, 1, 2), CPU)
+        encode(own_model, Ranks(1, 2, 1, 2))
     with pytest.raises(StaleError, match=r"shard-00000\.h5"):
         finalise(own_model)
     assert not (own_model.encoding_path / "manifest.json").exists()
@@ -265,17 +270,17 @@ def test_retrained_model_under_a_finished_encoding(own_model: RunConfig, catalog
     """A finished encoding of another model is not taken for done."""
     encode_with(own_model, 1)
     make_random_model(own_model.model_path, catalog_dir, seed=2)
-    for work in (lambda: encode(own_model, Ranks(), CPU), lambda: finalise(own_model)):
+    for work in (lambda: encode(own_model, Ranks()), lambda: finalise(own_model)):
         with pytest.raises(StaleError, match=r"model: sha256:[\s\S]*--redo encode"):
             work()
 
 
 def test_other_settings_are_stale(config: RunConfig, model_dir: Path) -> None:
     """Switching the reconstruction off half way is a StaleError."""
-    encode(config, Ranks(0, 2, 0, 2), CPU)
+    encode(config, Ranks(0, 2, 0, 2))
     section = {"model": str(model_dir), "reconstruction": False}
     with pytest.raises(StaleError, match="reconstruction"):
-        encode(make_config(config.run_path, config.catalog_path, encode=section), Ranks(), CPU)
+        encode(make_config(config.run_path, config.catalog_path, encode=section), Ranks())
 
 
 def test_changed_star_catalog_is_stale(catalog_dir: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -284,24 +289,24 @@ def test_changed_star_catalog_is_stale(catalog_dir: Path, model_dir: Path, tmp_p
     def shift(arrays: Arrays) -> None:
         arrays["magnitude"] += np.float32(0.1)
 
-    encode(make_config(tmp_path / "run", catalog_dir, encode={"model": str(model_dir)}), Ranks(0, 2, 0, 2), CPU)
+    encode(make_config(tmp_path / "run", catalog_dir, encode={"model": str(model_dir)}), Ranks(0, 2, 0, 2))
     stars = change_catalog(catalog_dir, tmp_path / "catalog", shift)
     with pytest.raises(StaleError, match=r"shard-00000\.h5[\s\S]*star_shard_digest"):
-        encode(make_config(tmp_path / "run", stars, encode={"model": str(model_dir)}), Ranks(), CPU)
+        encode(make_config(tmp_path / "run", stars, encode={"model": str(model_dir)}), Ranks())
 
 
 def test_other_bands(catalog_dir: Path, tmp_path: Path) -> None:
     """A model of other bands is refused before anything is written."""
     make_random_model(tmp_path / "run" / "model", catalog_dir, bands=("u", "g", "r", "i", "y"))
     with pytest.raises(InputError, match=r"'y'[\s\S]*'z'"):
-        encode(make_config(tmp_path / "run", catalog_dir), Ranks(), CPU)
+        encode(make_config(tmp_path / "run", catalog_dir), Ranks())
     assert not (tmp_path / "run" / "encoding").exists()
 
 
 def test_no_model(catalog_dir: Path, tmp_path: Path) -> None:
     """Without a model the message says how to get one."""
     with pytest.raises(InputError, match="there is no model"):
-        encode(make_config(tmp_path / "run", catalog_dir), Ranks(), CPU)
+        encode(make_config(tmp_path / "run", catalog_dir), Ranks())
 
 
 def flip_in_dataset(path: Path, name: str) -> None:
@@ -328,7 +333,7 @@ def test_damaged_star_shard(catalog_dir: Path, model_dir: Path, tmp_path: Path, 
     damage(stars / "shard-00004.h5")
     config = make_config(tmp_path / "run", stars, encode={"model": str(model_dir)})
     with pytest.raises(DamageError, match=r"catalog/shard-00004\.h5"):
-        encode(config, Ranks(), CPU)
+        encode(config, Ranks())
     names = [path.name for path in config.encoding_path.glob("shard-*.h5")]
     assert "shard-00004.h5" not in names
     with pytest.raises(HpcAeError):
@@ -342,13 +347,13 @@ def test_damaged_weights(config: RunConfig, own_model: RunConfig) -> None:
     data[-3] ^= 1
     path.write_bytes(data)
     with pytest.raises(DamageError, match=r"model\.safetensors"):
-        encode(own_model, Ranks(), CPU)
+        encode(own_model, Ranks())
     assert not list(own_model.encoding_path.glob("shard-*.h5"))
 
 
 def test_encoding_shard_of_other_stars(config: RunConfig) -> None:
     """An encoding shard that took another's place is found when the manifest is made."""
-    encode(config, Ranks(), CPU)
+    encode(config, Ranks())
     shutil.copy(config.encoding_path / "shard-00001.h5", config.encoding_path / "shard-00002.h5")
     with pytest.raises(StaleError, match=r"shard-00002\.h5[\s\S]*star_shard_digest"):
         finalise(config)
@@ -367,10 +372,21 @@ def test_view_does_not_tell_the_time(config: RunConfig) -> None:
 def test_two_ways_to_compute_are_not_mixed(config: RunConfig, model_dir: Path) -> None:
     """Shards of one encoding that were computed in different ways are found when the manifest is made."""
     section = {"model": str(model_dir), "compute": "torch"}
-    encode(make_config(config.run_path, config.catalog_path, encode=section), Ranks(0, 2, 0, 2), CPU)
-    encode(config, Ranks(1, 2, 1, 2), CPU)
+    encode(make_config(config.run_path, config.catalog_path, encode=section), Ranks(0, 2, 0, 2))
+    encode(config, Ranks(1, 2, 1, 2))
     names = {read_notes(path, ENCODING_FORMAT)["compute"] for path in config.encoding_path.glob("shard-*.h5")}
     if len(names) == 1:
         pytest.skip("the fused kernel cannot be built here")
     with pytest.raises(WorkError, match="different ways"):
         finalise(config)
+
+
+def test_encoding_on_a_cpu_does_without_pytorch(own_model: RunConfig) -> None:
+    """A rank in whose process PyTorch cannot be imported encodes all the same, and the stage is then seen as done."""
+    code = "import sys; sys.modules['torch'] = None; from jobs.__main__ import run_command; "
+    code += "sys.exit(run_command(['encode', sys.argv[1]]))"
+    command = ["-c", code, str(write_config(own_model))]
+    assert finish([start_rank(command, Ranks(0, 1, 0, 1))])[0][0] == 0
+    done = subprocess.run([sys.executable, *command], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert open_catalog(own_model.encoding_path).num_good > 0

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import start
+from commands import await_sign, start
 from slurm_cluster import wait_until
 
 from hpc_ae.errors import DamageError, WorkError
@@ -159,7 +159,7 @@ def test_killed_leader_leaves_no_worker(number: signal.Signals, tmp_path: Path) 
     words = ["simulate", out, "--stars", 4_000_000, "--shard-rows", 10_000, "--workers", 2]
     process = start(*words, A_MARK=mark)
     try:
-        assert wait_until(lambda: len(list(out.glob("shard-*.h5"))) > 2, timeout=60)
+        await_sign(lambda: len(list(out.glob("shard-*.h5"))) > 2, process)
         assert len(marked(mark)) >= 4  # the leader, the fork server, two workers
         process.send_signal(number)
         process.communicate(timeout=150)

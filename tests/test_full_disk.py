@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pytest
-import torch
 from commands import hpc_ae, write_config
 from runs import make_config, train_here
 
@@ -24,7 +23,7 @@ from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.order import order
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
-from hpc_ae.runtime.distributed import Ranks
+from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.verify import verify
 
@@ -75,7 +74,7 @@ def do_train(config: RunConfig) -> None:
 
 def do_encode(config: RunConfig) -> None:
     """Encoding shards."""
-    encode(config, Ranks(), torch.device("cpu"))
+    encode(config, Ranks())
 
 
 def do_finalise(config: RunConfig) -> None:
@@ -120,7 +119,8 @@ def test_full_disk(stage: Callable[[RunConfig], None], room: int, disk: Path, tm
         assert room >= 40_000
     else:
         assert "the disk is full" in failed and str(disk) in failed and "bytes" in failed, failed
-    for later in [stage, *CHAIN[CHAIN.index(stage) + 1 :]] if stage is not do_ingest else [stage, *CHAIN[1:]]:
+    after = CHAIN[1:4] if stage is do_ingest else CHAIN[CHAIN.index(stage) + 1 : 4]  # the report is not verified
+    for later in (stage, *after):
         later(config)
     for part in (config.catalog_path, config.encoding_path):
         found = verify(part)
@@ -154,11 +154,12 @@ def test_full_disk_in_sky_order(make: str, room: int, disk: Path, tmp_path: Path
 def test_command_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     """`hpc-ae run` on a full disk is one message with status 1, no crash; with room it completes."""
     config = write_config(tmp_path, run_dir=str(disk / "run"), catalog={"source": {"simulate": {"stars": 20_000}}})
+    one = "cluster.ranks_per_node=1"
     for room in (0, 300_000):
         with almost_full(disk, room):
-            done = hpc_ae("run", config)
+            done = hpc_ae("run", config, one)
         assert done.returncode == 1, (done.returncode, done.stderr)
         assert "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
-    done = hpc_ae("run", config)
+    done = hpc_ae("run", config, one)
     assert done.returncode == 0, done.stderr
     assert hpc_ae("verify", disk / "run").returncode == 0

@@ -17,9 +17,10 @@ from hpc_ae import open_catalog
 from hpc_ae.catalog.training import held_out_mask
 from hpc_ae.files import publish_json, read_json
 from hpc_ae.photometry import BANDS, simulate_stars
+from hpc_ae.simulate import SimulateSettings, simulate
 from jobs.lock import run_lock
 
-SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}"
+SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}\ncluster: {ranks_per_node: 1}"
 
 
 def write_stars(path: Path, objid: np.ndarray, num_bad: int = 0) -> None:
@@ -151,8 +152,9 @@ def test_directory_of_someone_else(tmp_path: Path) -> None:
 
 def test_cancel_spares_a_reused_process_number(tmp_path: Path) -> None:
     """A marker whose process number belongs to another process by now: that one is not signalled, the rank is lost."""
-    config = write_config(tmp_path)
-    assert hpc_ae("run", config).returncode == 0
+    simulate(tmp_path / "stars", SimulateSettings(3000))
+    catalog = {"path": str(tmp_path / "stars"), "source": None}
+    assert hpc_ae("train", write_config(tmp_path, catalog=catalog)).returncode == 0
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         record = read_json(tmp_path / "run" / "jobs" / "state" / "train.json")

@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose
 from runs import BANDS
 
 from hpc_ae.errors import WorkError
-from hpc_ae.model.autoencoder import Architecture, Autoencoder, make_autoencoder, squared_error
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder, squared_error
 from hpc_ae.model.kernel import Batches, Kernel, Network, Optimizer, load_kernel
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.photometry import simulate_stars

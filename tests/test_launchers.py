@@ -75,7 +75,7 @@ def test_torchrun(star_dir: Path, reference: Path, tmp_path: Path) -> None:
     config, launcher = make_config(tmp_path, star_dir), [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
     launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "train", str(config)])
     assert states(tmp_path / "run")["train"] == "done"
-    launch([*launcher, "--nproc-per-node=3", "-m", "jobs", "encode", str(config)])
+    launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "encode", str(config)])
     assert not (tmp_path / "run" / "encoding" / "manifest.json").exists()
     assert hpc_ae("encode", config).returncode == 0
     check_equal(tmp_path / "run", reference)
@@ -139,7 +139,7 @@ def background(tmp_path: Path) -> Iterator[Path]:
 
 def test_local_run_survives_its_terminal(background: Path, star_dir: Path, tmp_path: Path) -> None:
     """`run --no-wait` returns at once; the run goes on when the terminal it was typed in is closed."""
-    config = make_config(tmp_path, star_dir)
+    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster={"ranks_per_node": 1})
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(sys.executable, command("run", config, "--no-wait"), environment())

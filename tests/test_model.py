@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import warnings
@@ -14,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from runs import BANDS, CPU, change_catalog, make_catalog, make_config
+from runs import BANDS, change_catalog, make_catalog, make_config
 from safetensors.numpy import load_file
 
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import publish_json, read_json, seal
-from hpc_ae.model.autoencoder import Architecture, Autoencoder, make_autoencoder
-from hpc_ae.model.files import load_autoencoder, read_model, write_model
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder
+from hpc_ae.model.files import load_autoencoder, read_model, weights_of, write_model
 from hpc_ae.model.forward import Encoding, make_forward
 from hpc_ae.model.scaling import Scaling
 from hpc_ae.model.schedule import learning_rate
@@ -52,7 +52,7 @@ def magnitude() -> np.ndarray:
 @pytest.fixture(scope="module", params=["auto", "torch"])
 def forward(model: Autoencoder, request: pytest.FixtureRequest) -> Callable[[np.ndarray], Encoding]:
     """The compute path that encode would use on this machine's CPU, and PyTorch's operators."""
-    return make_forward(copy.deepcopy(model), CPU, request.param)
+    return make_forward(weights_of(model), compute=request.param)
 
 
 @pytest.fixture
@@ -211,6 +211,18 @@ def test_record_of_another_shape(model_dir: Path, key: str, value: object) -> No
         read_model(model_dir)
 
 
+@pytest.mark.parametrize("hidden", [(), (7,), (40, 40, 40, 40), (9, 5)])
+@pytest.mark.parametrize("latent", [1, 3])
+def test_shapes_are_those_of_the_network(hidden: tuple[int, ...], latent: int) -> None:
+    """Names, shapes and order that are known without PyTorch are those that PyTorch has."""
+    network = make_autoencoder(Architecture(BANDS, hidden, latent), [18.0] * 5, [2.0] * 5, 1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert network.architecture.tensor_shapes() == shapes
+    assert list(network.architecture.parameter_shapes()) == [name for name, _ in network.named_parameters()]
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in network.parameters()])
+    assert_array_equal(weights_of(network).parameters, flat)
+
+
 def test_missing_and_unknown_tensors(model: Autoencoder) -> None:
     """A tensor too few or too many is an InputError that names it."""
     tensors = dict(model.state_dict())
@@ -235,7 +247,7 @@ def test_import_of_a_state_dict(model: Autoencoder, tmp_path: Path, magnitude: n
     assert_allclose(loaded.scaling.mean, 0) and assert_allclose(loaded.scaling.std, 20)
     with torch.no_grad():
         expected = model.encoder(torch.from_numpy(magnitude[:99]) / 20)
-    assert_allclose(make_forward(loaded, CPU)(magnitude[:99]).latent, expected, atol=1e-5)
+    assert_allclose(make_forward(weights_of(loaded))(magnitude[:99]).latent, expected, atol=1e-5)
 
 
 def test_import_with_mean_and_std(model: Autoencoder, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from hpc_ae.config import RunConfig
 from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import digest_file, read_json
-from hpc_ae.runtime.distributed import Ranks
+from hpc_ae.runtime.ranks import Ranks
 
 pytestmark = pytest.mark.timeout(1800)
 NUM_SHARDS = 150
@@ -40,13 +40,12 @@ NUM_SHARDS = 150
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """30,000 stars in 150 shards, encoded without interruption."""
-    import torch
 
     directory = tmp_path_factory.mktemp("whole")
     stars = make_catalog(directory / "catalog", 200 * NUM_SHARDS, 200)
     model_dir = make_random_model(directory / "model", stars)
     config = make_config(directory / "run", stars, encode={"model": str(model_dir)})
-    assert encode(config, Ranks(), torch.device("cpu")) == "done"
+    assert encode(config, Ranks()) == "done"
     finalise(config)
     return config
 

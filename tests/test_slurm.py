@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import PASSED_ON, command, environment, hpc_ae, write_config
+from commands import PASSED_ON, await_sign, command, environment, hpc_ae, write_config
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
@@ -99,7 +99,7 @@ def test_rank_killed_on_a_node(slurm: SlurmCluster, star_dir: Path, tmp_path: Pa
         text=True,
     )
     try:
-        assert wait_until(lambda: len(list(run_dir.glob("checkpoints/step-*"))) > 0, timeout=90)
+        await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
         [marker] = (run_dir / "jobs" / "state").glob("train-*/rank-00001.json")
         os.kill(read_json(marker)["pid"], signal.SIGKILL)
         killed = time.monotonic()
@@ -186,7 +186,7 @@ def test_interrupt_leaves_the_jobs(slurm: SlurmCluster, star_dir: Path, tmp_path
         text=True,
     )
     records = [tmp_path / "run" / "jobs" / "state" / f"{stage}.json" for stage in AFTER_CATALOG]
-    assert wait_until(lambda: all(path.exists() for path in records), timeout=30)
+    await_sign(lambda: all(path.exists() for path in records), process)
     jobs = [read_json(path)["job_id"] for path in records]
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)

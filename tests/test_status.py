@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import hpc_ae, start, write_config
+from commands import await_sign, hpc_ae, start, write_config
 from rich.console import Console
 from slurm_cluster import SlurmCluster, wait_until
 
@@ -39,7 +39,7 @@ def states(run_dir: Path, **variables: str) -> dict[str, str]:
 
 def test_finished_run(tmp_path: Path) -> None:
     """All stages done, all stars counted, the next command verifies; a log of each stage; nothing left to cancel."""
-    config = write_config(tmp_path)
+    config = write_config(tmp_path, cluster={"ranks_per_node": 1})
     assert hpc_ae("run", config).returncode == 0
     shown = status(tmp_path / "run")
     assert set(states(tmp_path / "run").values()) == {"done"}
@@ -57,7 +57,7 @@ def test_running_and_cancelled_run(tmp_path: Path) -> None:
     """A training is seen running; cancel ends it with a checkpoint; status says so and how to go on."""
     process = start("run", write_config(tmp_path, train=LONG))
     run_dir = tmp_path / "run"
-    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 60)
+    await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
     shown = status(run_dir)
     assert shown["train"]["state"] == "running" and shown["encode"]["state"] == "waiting"
     assert "--watch" in shown["next"]["command"]
@@ -73,7 +73,7 @@ def test_killed_run(tmp_path: Path) -> None:
     """A run whose processes were all killed is lost, not running."""
     process = start("run", write_config(tmp_path, train=LONG))
     run_dir = tmp_path / "run"
-    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 60)
+    await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
     process.kill()
     process.communicate(timeout=150)
     assert wait_until(lambda: states(run_dir)["train"] == "lost", timeout=30)
@@ -124,7 +124,7 @@ def test_on_slurm(slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_pat
     done = hpc_ae("run", config, "--no-wait", **variables)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "run"
-    assert wait_until(lambda: (run_dir / "checkpoints").exists() and any((run_dir / "checkpoints").iterdir()), 90)
+    assert wait_until(lambda: any(run_dir.glob("checkpoints/step-*")), 90)
     (run_dir / "jobs" / "state" / "scheduler.json").unlink(missing_ok=True)
     shown = status(run_dir, **variables)
     assert shown["simulate"]["state"] == "done" and shown["train"]["state"] == "running"
@@ -206,3 +206,4 @@ def test_summary_line_of_nothing_new() -> None:
     record = {"what": "postprocess", "unit": "stars", "done": 5, "first": 5, "seconds": 1.0, "rate": 0.0}
     assert summary_line(record) == "postprocess: done in 1.0 s, from what was there"
     assert summary_line({**record, "first": 0, "rate": 5.0}) == "postprocess: 5 stars in 1.0 s, 5 stars/s"
+    assert summary_line({**record, "first": 2, "rate": 3.0}) == "postprocess: 3 of 5 stars in 1.0 s, 3 stars/s"

@@ -15,7 +15,8 @@ from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.files import publish_json, read_json, seal
-from hpc_ae.model.autoencoder import Architecture, make_autoencoder
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import write_model
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.survey.pairs import Survey, open_survey

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import await_sign
 from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
     BANDS,
@@ -23,11 +24,9 @@ from runs import (
     make_catalog,
     make_config,
     metrics_of,
-    start_rank,
     start_ranks,
     stop_after,
     train_here,
-    wait_until,
     write_config,
 )
 from safetensors.torch import load_file
@@ -39,7 +38,8 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.model.files import read_model
-from hpc_ae.runtime.distributed import Group, Ranks
+from hpc_ae.runtime.distributed import Group
+from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.train import Training, train
 
 STEPS = 60
@@ -231,27 +231,17 @@ def test_resume_of_two_ranks(
 
 def test_stop_of_one_rank_stops_all(catalog_dir: Path, tmp_path: Path) -> None:
     """SIGTERM to one of two ranks: both end at the same step with a checkpoint; the resumed run is bitwise equal."""
-    settings = {"steps": 500, "checkpoint_steps": 20, "validations": 5}
+    settings = {"steps": 300, "checkpoint_steps": 20, "validations": 5}
     configs = [make_config(tmp_path / name, catalog_dir, **settings) for name in ("whole", "stopped")]
     commands = [["-m", "jobs", "train", str(write_config(config))] for config in configs]
     assert {status for status, _ in finish(start_ranks(commands[0], 2, tmp_path / "meeting-0"))} == {0}
     ranks = start_ranks(commands[1], 2, tmp_path / "meeting-1")
-    wait_until(partial(reached, configs[1], 60), ranks[1])
+    await_sign(partial(reached, configs[1], 60), ranks[1], interval=0.001)
     ranks[1].send_signal(signal.SIGTERM)
     assert {status for status, _ in finish(ranks)} <= {0, 1, 130, 143}
     assert not (configs[1].run_path / "model" / "model.json").exists()
     assert {status for status, _ in finish(start_ranks(commands[1], 2, tmp_path / "meeting-2"))} == {0}
     assert_same_training(configs[1], configs[0])
-
-
-def test_torchrun_variables(catalog_dir: Path, tmp_path: Path) -> None:
-    """The real torchrun starts two ranks of the command line, and they train one model."""
-    config = make_config(tmp_path, catalog_dir, steps=5)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "jobs", "train"]
-    process = start_rank([*command, str(write_config(config))], Ranks())
-    ((status, output),) = finish([process])
-    assert status == 0, output
-    assert read_json(config.run_path / "model" / "model.json")["training"]["world_size"] == 2
 
 
 def _spoil_bad(value: float) -> Callable[[Arrays], None]:

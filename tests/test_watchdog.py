@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import environment, hpc_ae, start, write_config
+from commands import await_sign, environment, hpc_ae, start, write_config
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae.files import publish_json, read_json
@@ -23,8 +23,8 @@ import ctypes, sys, time
 from pathlib import Path
 from hpc_ae.runtime import heartbeat
 from jobs.watchdog import start_watchdog
-start_watchdog(Path(sys.argv[1]), 7, 2.0)
-time.sleep(3.0)  # starting up is not watched
+start_watchdog(Path(sys.argv[1]), 7, 4.0)
+time.sleep(5.0)  # starting up is not watched
 for step in range(int(sys.argv[3])):
     heartbeat.beat(f"step {step}, reading survey.h5")
     time.sleep(0.1)
@@ -46,14 +46,14 @@ def test_rank_that_hangs(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=150)
     assert process.returncode == -signal.SIGKILL
     marker = read_json(tmp_path / "rank.json")
-    message = "rank 7 is stuck: no sign of life for cluster.stall_seconds 2 (step 2, reading survey.h5)"
+    message = "rank 7 is stuck: no sign of life for cluster.stall_seconds 4 (step 2, reading survey.h5)"
     assert (marker["state"], marker["message"], marker["status"]) == ("failed", message, 1)
     assert message in said and 'File "<string>"' in said  # its traceback
 
 
 def test_rank_that_works_and_ends(tmp_path: Path) -> None:
     """A process that beats for longer than the limit, and one that beats once and ends, are left alone."""
-    for num_beats in (40, 1):
+    for num_beats in (60, 1):
         process = start_watched(tmp_path / "rank.json", "end", num_beats)
         assert process.communicate(timeout=150)[1] == "" and process.returncode == 0
         assert read_json(tmp_path / "rank.json")["state"] == "running"
@@ -62,22 +62,23 @@ def test_rank_that_works_and_ends(tmp_path: Path) -> None:
 def test_suspended_job_is_not_stuck(tmp_path: Path) -> None:
     """Process and watchdog stopped together for longer than the limit, as Slurm suspends a job, go on afterwards."""
     process = start_watched(tmp_path / "rank.json", "end", 30)
-    time.sleep(4)
+    time.sleep(6)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     both = [process.pid, *map(int, children)]
     assert len(both) == 2
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for pid in both:
             os.kill(pid, number)
-        time.sleep(4 if number == signal.SIGSTOP else 0)
+        time.sleep(6 if number == signal.SIGSTOP else 0)
     assert process.communicate(timeout=150)[1] == "" and process.returncode == 0
 
 
-@pytest.fixture
-def star_dir(tmp_path: Path) -> Path:
-    """A star catalog of 80,000 stars in 400 shards."""
-    simulate(tmp_path / "stars", SimulateSettings(80_000, shard_rows=200), 2)
-    return tmp_path / "stars"
+@pytest.fixture(scope="module")
+def star_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A star catalog of 5,000 stars in 200 shards."""
+    directory = tmp_path_factory.mktemp("stars") / "catalog"
+    simulate(directory, SimulateSettings(5_000, shard_rows=25))
+    return directory
 
 
 def pid_of(run_dir: Path, stage: str, rank: int) -> int:
@@ -91,16 +92,16 @@ def test_stopped_rank_is_named(stage: str, star_dir: Path, tmp_path: Path) -> No
     """One of two ranks is stopped: the run ends with status 1 and names it, with its step or shard, not the other."""
     train = LONG if stage == "train" else {"steps": 50, "batch_size": 64, "partitions": 8}
     config = write_config(
-        tmp_path, catalog={"path": str(star_dir), "source": None}, train=train, cluster={"stall_seconds": 5}
+        tmp_path, catalog={"path": str(star_dir), "source": None}, train=train, cluster={"stall_seconds": 15}
     )
     run_dir, process = tmp_path / "run", start("run", config)
-    sign = "checkpoints/step-*" if stage == "train" else "encoding/shard-00??[13579].h5"  # rank 1 has the odd ones
-    assert wait_until(lambda: any(run_dir.glob(sign)), timeout=150, interval=0.02)
+    sign = "checkpoints/step-*" if stage == "train" else "encoding/shard-000?[13579].h5"  # rank 1 has the odd ones
+    await_sign(lambda: any(run_dir.glob(sign)), process, interval=0.02)
     stopped, began = pid_of(run_dir, stage, 1), time.monotonic()
     os.kill(stopped, signal.SIGSTOP)
     _, said = process.communicate(timeout=150)
     assert process.returncode == 1 and time.monotonic() - began < 120, said
-    assert f"{stage} failed: rank 1 is stuck: no sign of life for cluster.stall_seconds 5 (" in said
+    assert f"{stage} failed: rank 1 is stuck: no sign of life for cluster.stall_seconds 15 (" in said
     assert ("(step " if stage == "train" else "shard-00") in said and "stopped" in said
     shown = json.loads(hpc_ae("status", run_dir, "--json").stdout)["stages"]
     assert next(one["state"] for one in shown if one["stage"] == stage) == "failed"

@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import WorkError
+from hpc_ae.errors import WorkError, printable
 from hpc_ae.formats.table import TableInfo, create_file, fill_records, record_dtype
 
 _TYPES = {"i8": "long", "i4": "int", "i2": "short", "u2": "int", "u1": "unsignedByte", "f8": "double", "f4": "float"}
@@ -92,17 +92,12 @@ def _field(field: Field) -> str:
     return f"<FIELD {words}>\n<DESCRIPTION>{_text(field.description)}</DESCRIPTION>\n</FIELD>\n"
 
 
-def _printable(text: str) -> str:
-    """XML has no control characters, not even escaped."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def _attribute(text: str) -> str:
-    return quoteattr(_printable(text))
+    return quoteattr(printable(text))  # XML has no control characters, not even escaped
 
 
 def _text(text: str) -> str:
-    return escape(_printable(text))
+    return escape(printable(text))
 
 
 def read_votable_column(path: Path, info: TableInfo, name: str) -> Iterator[np.ndarray]:

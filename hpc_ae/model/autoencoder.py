@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.scaling import Scaling
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What decides the shapes of the network."""
-
-    bands: tuple[str, ...]
-    hidden: tuple[int, ...] = (40, 40, 40, 40)
-    latent: int = 2
 
 
 def make_layers(widths: Sequence[int]) -> nn.Sequential:
@@ -37,11 +28,10 @@ class Autoencoder(nn.Module):
 
     def __init__(self, architecture: Architecture, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        widths = [len(architecture.bands), *architecture.hidden, architecture.latent]
         self.architecture = architecture
         self.scaling = Scaling(mean, std)
-        self.encoder = make_layers(widths)
-        self.decoder = make_layers(widths[::-1])
+        self.encoder = make_layers(architecture.widths)
+        self.decoder = make_layers(architecture.widths[::-1])
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Residual, magnitude - reconstruction, in mag: (N, B) to (N, B)."""

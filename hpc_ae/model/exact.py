@@ -12,12 +12,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpc_ae.errors import DamageError
-from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.model.weights import read_weights
 
 _TILE = 1024  # (H, tile) in double precision stays in a core's cache
 _LAYER = re.compile(r"decoder\.([0-9]{1,9})\.(weight|bias)")
@@ -66,31 +65,11 @@ class ExactDecoder:
 
 def load_decoder(model_dir: Path, digest: str) -> ExactDecoder:
     """The exact decoder of a model directory; DamageError where the model is not the one of this digest."""
-    from hpc_ae.model.files import read_model
-
-    model, record = read_model(model_dir)
-    _check_digest(model_dir, record, digest)
-    return ExactDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
-
-
-def decoder_of(model_dir: Path, digest: str) -> tuple[ExactDecoder, dict[str, Any]]:
-    """The exact decoder of a model directory and its `model.json`, without PyTorch; DamageError where it is another."""
-    from safetensors.numpy import load
-
-    record = read_json(model_dir / "model.json", sealed=True)
-    _check_digest(model_dir, record, digest)
-    path = model_dir / "model.safetensors"
-    data = path.read_bytes()
-    if digest_bytes(data) != record["weights_digest"]:
-        what = "a file does not have its recorded digest"
-        raise DamageError(what, where=path, got=digest_bytes(data), expected=record["weights_digest"])
-    return ExactDecoder(load(data)), record
-
-
-def _check_digest(model_dir: Path, record: dict[str, Any], digest: str) -> None:
-    if record.get("digest") != digest:
+    weights, record = read_weights(model_dir)
+    if record["digest"] != digest:
         what = "the model is another than the one asked for"
-        raise DamageError(what, where=model_dir, got=record.get("digest"), expected=digest)
+        raise DamageError(what, where=model_dir, got=record["digest"], expected=digest)
+    return ExactDecoder(weights.arrays)
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Model directories: weights in safetensors, everything else in JSON, each sealed by a digest. No pickle is read."""
+"""Model directories as PyTorch reads and writes them: safetensors and JSON, each of its digest. No pickle is read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hpc_ae.errors import DamageError, InputError
-from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, seal
-from hpc_ae.model.autoencoder import Architecture, Autoencoder
+from hpc_ae.errors import DamageError, InputError, printable
+from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, seal
+from hpc_ae.model.architecture import Architecture, check_shapes
+from hpc_ae.model.autoencoder import Autoencoder
+from hpc_ae.model.weights import (
+    MODEL_FORMAT,
+    MODEL_NAME,
+    MODEL_VERSION,
+    WEIGHTS_NAME,
+    Weights,
+    read_sealed,
+    read_weights,
+)
 
-MODEL_FORMAT = "hpc_ae/model"
-MODEL_VERSION = 1
-WEIGHTS_NAME = "model.safetensors"
-MODEL_NAME = "model.json"
-_MOST_WIDTH = 1 << 20
 _ENCODER_WEIGHT = re.compile(r"encoder\.[0-9]{1,9}\.weight")
 
 
@@ -33,14 +38,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     """Read safetensors whose bytes have this digest; DamageError otherwise."""
     try:
-        data = path.read_bytes()
-        if digest_bytes(data) != digest:
-            raise DamageError(
-                "a file does not have its recorded digest", where=path, got=digest_bytes(data), expected=digest
-            )
-        return load(data)
-    except (OSError, SafetensorError) as error:
-        raise DamageError("a file of tensors cannot be read", where=path, got=_printable(str(error)[:200])) from error
+        return load(read_sealed(path, digest))
+    except SafetensorError as error:
+        raise DamageError("a file of tensors cannot be read", where=path, got=printable(str(error)[:200])) from error
 
 
 def write_model(
@@ -64,64 +64,28 @@ def write_model(
     return str(record["digest"])
 
 
-def read_model_record(model_dir: Path) -> dict[str, Any]:
-    """The checked `model.json` of a model directory."""
-    path = model_dir / MODEL_NAME
-    if not path.is_file():
-        raise InputError(
-            "there is no model",
-            where=model_dir,
-            expected="a directory with model.json and model.safetensors",
-            fix="train one, or make one of a PyTorch state dict with hpc-ae model import",
-        )
-    record = read_json(path, sealed=True)
-    if record.get("format") != MODEL_FORMAT or record.get("version") != MODEL_VERSION:
-        raise InputError(
-            "not a model of this format",
-            where=path,
-            got=record.get("format"),
-            expected=f"{MODEL_FORMAT} {MODEL_VERSION}",
-        )
-    return record
-
-
 def read_model(model_dir: Path) -> tuple[Autoencoder, dict[str, Any]]:
     """The model of a directory and its record; DamageError where the files do not match their digests."""
-    record = read_model_record(model_dir)
-    tensors = read_tensors(model_dir / WEIGHTS_NAME, record["weights_digest"])
-    return load_autoencoder(_recorded_architecture(record, model_dir), tensors, model_dir / WEIGHTS_NAME), record
+    weights, record = read_weights(model_dir)
+    return as_autoencoder(weights), record
 
 
-def _recorded_architecture(record: dict[str, Any], model_dir: Path) -> Architecture:
-    """The architecture that `model.json` says; DamageError where it says none."""
-    bands, hidden, latent = record.get("bands"), record.get("hidden"), record.get("latent")
-    widths = [*hidden, latent] if isinstance(hidden, list) else [None]
-    named = isinstance(bands, list) and bool(bands) and all(isinstance(band, str) for band in bands)
-    if not named or not all(type(width) is int and 0 < width <= _MOST_WIDTH for width in widths):
-        raise DamageError(
-            "a model does not say its shape",
-            where=model_dir / MODEL_NAME,
-            got=str({"bands": bands, "hidden": hidden, "latent": latent})[:200],
-            expected=f'"bands": names, "hidden": widths, "latent": a width, 1 to {_MOST_WIDTH}',
-        )
-    return Architecture(tuple(record["bands"]), tuple(record["hidden"]), record["latent"])
+def as_autoencoder(weights: Weights) -> Autoencoder:
+    """The network with these weights."""
+    tensors = {name: torch.from_numpy(values) for name, values in weights.arrays.items()}
+    return load_autoencoder(weights.architecture, tensors, "weights")
+
+
+def weights_of(model: Autoencoder) -> Weights:
+    """The weights of a network, copied to arrays."""
+    tensors = model.state_dict().items()
+    return Weights(model.architecture, {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors})
 
 
 def load_autoencoder(architecture: Architecture, tensors: dict[str, Tensor], where: object) -> Autoencoder:
     """A model with these tensors; InputError names what is missing, unknown or of the wrong shape."""
+    check_shapes(architecture, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where)
     num_bands = len(architecture.bands)
-    with torch.device("meta"):  # no memory is taken for a shape that only a record claims
-        expected = Autoencoder(architecture, [0.0] * num_bands, [1.0] * num_bands).state_dict()
-    wrong = sorted(expected.keys() ^ tensors.keys())
-    wrong += [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
-    if wrong:
-        shape = [num_bands, *architecture.hidden, architecture.latent]
-        raise InputError(
-            "the tensors do not fit the architecture",
-            where=where,
-            got=_printable(", ".join(wrong[:4])),
-            expected=f"{shape} and its mirror",
-        )
     model = Autoencoder(architecture, [0.0] * num_bands, [1.0] * num_bands)
     model.load_state_dict(tensors)
     return model
@@ -161,8 +125,3 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "not a plain PyTorch state dict", where=path, got=type(loaded).__name__, expected="name: tensor"
         )
     return {str(name): tensor.to(torch.float32) for name, tensor in loaded.items()}
-
-
-def _printable(text: str) -> str:
-    """Text of a file or library without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -16,13 +16,15 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpc_ae.errors import WorkError
-from hpc_ae.model.autoencoder import Architecture
-from hpc_ae.model.noise import Noise
+from hpc_ae.model.architecture import Architecture
+
+if TYPE_CHECKING:
+    from hpc_ae.model.noise import Noise
 
 _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -179,7 +181,7 @@ def load_kernel(architecture: Architecture) -> Kernel:
     """The kernel of an architecture, built unless it is in the cache; WorkError where it cannot be."""
     compiler = _find_compiler()
     source = "".join(path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*")))
-    widths = [len(architecture.bands), *architecture.hidden, architecture.latent]
+    widths = architecture.widths
     chain = [*widths, *widths[-2::-1]]
     defines = (f"-DHPC_AE_WIDTHS={','.join(map(str, chain))}", f"-DHPC_AE_LATENT={len(widths) - 1}")
     key = _digest(source, *_FLAGS, *defines, _compiler_version(compiler), _processor())

@@ -1,4 +1,4 @@
-"""One process among several: who am I, how do we meet, and the few collectives that training needs.
+"""Processes that train together: how they meet, and the few collectives that training needs.
 
 Ranks come from the standard env:// variables. With MASTER_ADDR and MASTER_PORT (torchrun) the processes meet there.
 Otherwise they meet through a directory that all of them see: a file store on one node; across nodes a port that rank 0
@@ -16,7 +16,6 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,39 +29,10 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from hpc_ae.errors import InputError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.runtime import heartbeat
+from hpc_ae.runtime.ranks import Ranks
 
 _MEET_SECONDS = 300.0
 _SIOCGIFADDR = 0x8915
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process's place: `rank` of `world_size`, `local_rank` of `local_world_size` on its node."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
-
-
-def ranks_from_environment() -> Ranks:
-    """Ranks by RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; one process alone where they are not set."""
-    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        return Ranks()
-    try:
-        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            "RANK and WORLD_SIZE are not both numbers",
-            where="environment",
-            got=repr(error),
-            expected="what torchrun sets",
-        ) from error
-    if not 0 <= rank < world_size:
-        raise InputError("RANK is outside WORLD_SIZE", where="environment", got=f"{rank} of {world_size}")
-    return Ranks(rank, world_size, local_rank, local_world_size)
 
 
 def pick_device(ranks: Ranks) -> torch.device:

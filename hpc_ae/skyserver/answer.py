@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-from hpc_ae.errors import InputError, WorkError
+from hpc_ae.errors import InputError, WorkError, printable
 
 RATE_WINDOW_SECONDS = 61.0  # SkyServer counts the queries of the last 60 seconds
 _BUSY = {408, 425, 429, 502, 503, 504}
@@ -144,7 +144,7 @@ def _page_text(text: str) -> str:
 
 def clean(text: str) -> str:
     """One printable line of at most 400 letters: what a server sends must not steer a terminal."""
-    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 8 * _MOST_TEXT]).split())
+    words = " ".join(printable(text[: 8 * _MOST_TEXT]).split())
     return words if len(words) <= _MOST_TEXT else words[:_MOST_TEXT] + " ..."
 
 

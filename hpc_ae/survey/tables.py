@@ -15,7 +15,8 @@ from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import HpcAeError
 from hpc_ae.formats.streams import codec_sizes
-from hpc_ae.model.exact import decoder_of
+from hpc_ae.model.exact import load_decoder
+from hpc_ae.model.weights import read_model_record
 from hpc_ae.report.data import Cell, Table
 from hpc_ae.survey.pairs import Survey
 
@@ -39,7 +40,7 @@ def model_tables(survey: Survey, drawn: Arrays) -> dict[str, Table | None]:
     link = survey.encoding.manifest["inputs"].get("model") or {}
     model_dir = survey.encoding.directory / str(link.get("path", ""))
     try:
-        decode, record = decoder_of(model_dir, str(link.get("digest")))
+        decode, record = load_decoder(model_dir, str(link.get("digest"))), read_model_record(model_dir)
     except (HpcAeError, OSError, KeyError, ValueError):
         return {"compression": None, "denoising": None}
     num_bytes = sum(path.stat().st_size for path in model_dir.glob("model.*"))
