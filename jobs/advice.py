@@ -33,14 +33,19 @@ def sure_problems_of(config: RunConfig) -> list[str]:
 
 
 def _noise_problems(config: RunConfig) -> list[str]:
-    """Where training is to draw noise from magnitude errors that the catalog, which is there, does not have."""
+    """What needs magnitude errors in training, where the catalog, which is there, does not have them."""
     manifest_path = config.catalog_path / "manifest.json"
-    if config.encode.model or not config.train.needs_errors or not manifest_path.exists():
+    if config.encode.model or not manifest_path.exists():
         return []
     with contextlib.suppress(HpcAeError):  # a damaged manifest is found by what reads the catalog
-        if "magnitude_error" not in read_json(manifest_path).get("columns", []):
-            noise = f"train.noise {config.train.noise} needs magnitude_error, which {config.catalog_path} has not"
-            return [f"{noise}: say a number in mag, or none"]
+        if "magnitude_error" in read_json(manifest_path).get("columns", []):
+            return []
+        missing, found = f"needs magnitude_error, which {config.catalog_path} has not", []
+        if config.train.needs_errors:
+            found.append(f"train.noise {config.train.noise} {missing}: say a number in mag, or none")
+        if config.encode.uncertainty:
+            found.append(f"encode.uncertainty {missing}: say false, or name a model (encode.model) that has its table")
+        return found
     return []
 
 

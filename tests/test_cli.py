@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,17 +93,6 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
-
-
-def test_help_is_quick() -> None:
-    """`--help` can take under 0.5 s: on a busy machine one of twenty."""
-
-    def seconds() -> float:
-        started = time.monotonic()
-        assert hpc_ae("--help").returncode == 0
-        return time.monotonic() - started
-
-    assert any(seconds() < 0.5 for _ in range(20))
 
 
 def test_version() -> None:

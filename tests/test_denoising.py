@@ -43,6 +43,7 @@ from hpc_ae.model.noise import Noise, philox
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.photometry import simulate_observed
 from hpc_ae.runtime.ranks import Ranks
+from hpc_ae.sections import EncodeSection
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.verify import verify
 from jobs.advice import sure_problems_of
@@ -254,6 +255,8 @@ def test_catalog_without_errors(bare_dir: Path, tmp_path: Path) -> None:
         train_here(config)
     assert not (tmp_path / "run").exists()
     assert any("train.noise catalog needs magnitude_error" in one for one in sure_problems_of(config))
+    config = config.model_copy(update={"encode": EncodeSection(uncertainty=True)})
+    assert any("encode.uncertainty needs magnitude_error" in one for one in sure_problems_of(config))
     assert not sure_problems_of(make_config(tmp_path / "run", bare_dir, noise=0.05))
 
 

@@ -23,14 +23,15 @@ from hpc_ae.files import read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 
 STAGES = ["simulate", "train", "encode", "finalise", "postprocess"]
+ALONE = {"ranks_per_node": 1}
 LONG = {"steps": 1500, "checkpoint_steps": 100, "batch_size": 64, "partitions": 8}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config of a run that two ranks have finished; tests that change it take a copy."""
+    """The config of a run that is finished; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder)
+    config = write_config(folder, cluster=ALONE)
     done = hpc_ae("run", config)
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stderr)
@@ -41,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(finished: Path, tmp_path: Path) -> Path:
     """The config of a copy of the finished run."""
     shutil.copytree(finished.parent / "run", tmp_path / "run")
-    return write_config(tmp_path)
+    return write_config(tmp_path, cluster=ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_changed_training_is_refused_and_redone(copy: Path, tmp_path: Path) -> N
     assert refused.returncode == 2
     assert "train.learning_rate: 0.004 -> 0.001" in refused.stderr and "--redo train" in refused.stderr
     assert files(tmp_path / "run" / "model") | files(tmp_path / "run" / "encoding") == before
-    done = hpc_ae("run", copy, "train.learning_rate=0.001", "cluster.ranks_per_node=1", "--redo", "train")
+    done = hpc_ae("run", copy, "train.learning_rate=0.001", "--redo", "train")
     assert done.returncode == 0, done.stderr
     assert f"discarding {tmp_path / 'run' / 'encoding'}" in done.stderr
     assert encoding_model(tmp_path / "run") == model_digest(tmp_path / "run") != old
@@ -156,7 +157,7 @@ def test_encode_after_another_training_is_refused(copy: Path, tmp_path: Path, fi
     refused = hpc_ae("run", copy, "seed=2", stars)
     assert refused.returncode == 2
     assert "stale" in refused.stderr and "shard-00000.h5" in refused.stderr
-    trained = hpc_ae("train", copy, "seed=2", stars, "cluster.ranks_per_node=1")
+    trained = hpc_ae("train", copy, "seed=2", stars)
     assert trained.returncode == 0, trained.stderr
     assert model_digest(run_dir) != old
     before = files(run_dir / "encoding")
@@ -165,7 +166,7 @@ def test_encode_after_another_training_is_refused(copy: Path, tmp_path: Path, fi
     assert old in refused.stderr and model_digest(run_dir) in refused.stderr
     assert finalised or re.search(r"encoding/shard-0000\d\.h5", refused.stderr)
     assert files(run_dir / "encoding") == before
-    assert hpc_ae("run", copy, "seed=2", stars, "cluster.ranks_per_node=1", "--redo", "encode").returncode == 0
+    assert hpc_ae("run", copy, "seed=2", stars, "--redo", "encode").returncode == 0
     assert encoding_model(run_dir) == model_digest(run_dir)
 
 

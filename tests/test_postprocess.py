@@ -261,6 +261,19 @@ def test_good_stars_without_finite_outputs_are_counted(tmp_path: Path) -> None:
     assert any(note.startswith("3 good stars") for note in summary["notes"])
 
 
+def test_good_stars_without_a_reconstruction_are_counted(tmp_path: Path) -> None:
+    """NaN reconstructions beside finite errors, which a foreign encoding may have, enter no statistic and are said."""
+
+    def lose(values: np.ndarray) -> np.ndarray:
+        values[np.flatnonzero(np.isfinite(values).all(axis=1))[:4], 1] = np.nan
+        return values
+
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"), reconstruction=lose)
+    summary = report(tmp_path)
+    assert summary["num_not_finite"] == 4 and summary["anomalies"]["num"] > 0
+    assert any(note.startswith("4 good stars") for note in summary["notes"])
+
+
 def test_page_names_raw_files_as_text(tmp_path: Path) -> None:
     """The raw files are in the provenance, twenty of them by name; markup in a name stays text."""
     lines = (

@@ -44,6 +44,14 @@ def ask(run_dir: Path, slurm: SlurmCluster) -> dict[str, dict[str, Any]]:
     return {stage["stage"]: stage for stage in json.loads(done.stdout)["stages"]}
 
 
+def began_again(run_dir: Path, slurm: SlurmCluster, reason: str) -> None:
+    """Return when status says that the training began again, for this reason."""
+    assert wait_until(lambda: ask(run_dir, slurm)["train"]["restarts"] > 0, 150, interval=2)
+    shown = ask(run_dir, slurm)["train"]
+    assert any(reason in why for why in shown["restart_reasons"]), shown
+    assert "began again" in hpc_ae("status", run_dir, **slurm.environment()).stdout
+
+
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a training has saved anything."""
     return any(run_dir.glob("checkpoints/step-*"))
@@ -170,7 +178,7 @@ def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: 
     """Two trainings at the same time: one outlives its limit of a minute, one is requeued from outside. Both go on
     from what they had saved, status says why they began again, and `cancel` ends each without the other.
     """
-    one = {"nodes": 1, "time": "1"}
+    one = {"nodes": 1, "time": "1", "cpus_per_task": 1}
     limited, requeued = (slurm_config(tmp_path, star_dir, name, train=LONG, cluster=one) for name in ("a", "b"))
     for config in (limited, requeued):
         assert (
@@ -188,18 +196,15 @@ def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: 
     job_id = int(read_json(b / "jobs" / "state" / "train.json")["job_id"])
     saved = newest_step(b)
     any_slurm.run("scontrol", "requeue", str(job_id))
-    for run_dir, reason in ((b, "asked to stop"), (a, "time limit was near")):
-        assert wait_until(lambda where=run_dir: ask(where, any_slurm)["train"]["restarts"] > 0, 150, interval=2)
-        shown = ask(run_dir, any_slurm)["train"]
-        assert any(reason in why for why in shown["restart_reasons"]), shown
-        assert "began again" in hpc_ae("status", run_dir, **any_slurm.environment()).stdout
+    began_again(b, any_slurm, "asked to stop")
     assert newest_step(b) >= saved > 0
-    assert "train: job" in hpc_ae("cancel", a, **any_slurm.environment()).stdout
-    assert ask(b, any_slurm)["train"]["state"] in ("running", "queued")
     assert "cancelled" in hpc_ae("cancel", b, **any_slurm.environment()).stdout
+    assert ask(a, any_slurm)["train"]["state"] in ("running", "queued")
     again = hpc_ae("run", requeued, "--no-wait", "cluster.time=00:10:00", **any_slurm.environment())
     assert again.returncode == 0 and "Submitted batch job" in again.stdout, again.stderr  # it waited for the ending job
     assert hpc_ae("cancel", b, **any_slurm.environment()).returncode == 0
+    began_again(a, any_slurm, "time limit was near")
+    assert "train: job" in hpc_ae("cancel", a, **any_slurm.environment()).stdout
     assert wait_until(lambda: not any_slurm.queue(), timeout=60)
     assert ask(a, any_slurm)["train"]["state"] == ask(b, any_slurm)["train"]["state"] == "stopped"
 

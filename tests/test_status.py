@@ -21,6 +21,7 @@ from jobs.watch import summary_line
 from jobs.worker import marker_path
 
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
+ALONE = {"ranks_per_node": 1, "cpus_per_task": 1}
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
 
 
@@ -39,7 +40,7 @@ def states(run_dir: Path, **variables: str) -> dict[str, str]:
 
 def test_finished_run(tmp_path: Path) -> None:
     """All stages done, all stars counted, the next command verifies; a log of each stage; nothing left to cancel."""
-    config = write_config(tmp_path, cluster={"ranks_per_node": 1})
+    config = write_config(tmp_path, cluster=ALONE)
     assert hpc_ae("run", config).returncode == 0
     shown = status(tmp_path / "run")
     assert set(states(tmp_path / "run").values()) == {"done"}
@@ -55,7 +56,7 @@ def test_finished_run(tmp_path: Path) -> None:
 
 def test_running_and_cancelled_run(tmp_path: Path) -> None:
     """A training is seen running; cancel ends it with a checkpoint; status says so and how to go on."""
-    process = start("run", write_config(tmp_path, train=LONG))
+    process = start("run", write_config(tmp_path, train=LONG, cluster=ALONE))
     run_dir = tmp_path / "run"
     await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
     shown = status(run_dir)
@@ -71,7 +72,7 @@ def test_running_and_cancelled_run(tmp_path: Path) -> None:
 
 def test_killed_run(tmp_path: Path) -> None:
     """A run whose processes were all killed is lost, not running."""
-    process = start("run", write_config(tmp_path, train=LONG))
+    process = start("run", write_config(tmp_path, train=LONG, cluster=ALONE))
     run_dir = tmp_path / "run"
     await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
     process.kill()

@@ -34,11 +34,14 @@ _WINDOW = (0.001, 0.999)
 _MARGIN = 0.15
 
 
-def usable_rows(quality: np.ndarray, error: np.ndarray, latent: np.ndarray) -> np.ndarray:
-    """Rows, bool (N,), that enter the statistics: quality (N,) is 0 and error (N,) and latent (N, L) are finite."""
-    usable: np.ndarray = (quality == 0) & np.isfinite(error)
-    for dim in range(latent.shape[1]):
-        usable &= np.isfinite(latent[:, dim])
+def usable_rows(stars: Arrays) -> np.ndarray:
+    """Rows, bool (N,), that enter the statistics: quality (N,) is 0, and reconstruction_error (N,), latent (N, L) and,
+    where there is one, reconstruction (N, B) are finite.
+    """
+    usable: np.ndarray = (stars["quality"] == 0) & np.isfinite(stars["reconstruction_error"])
+    for name in ("latent", "reconstruction"):
+        for column in stars[name].T if name in stars else ():
+            usable &= np.isfinite(column)
     return usable
 
 

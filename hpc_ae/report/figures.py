@@ -51,10 +51,29 @@ class MagnitudePanels:
     label: str
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+def _new_figure(
+    inner: tuple[float, float], margins: tuple[float, float, float, float], rows: int = 1, columns: int = 1, **look: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure whose panels (rows, columns) fill `inner`, width and height in inches, within left, right, bottom, top.
+
+    Layouts that measure every label (matplotlib's "constrained") took longer than drawing.
+    """
+    left, right, bottom, top = margins
+    width, height = inner[0] + left + right, inner[1] + bottom + top
+    figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    return figure
+    edges = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    spaces = {"wspace": 0.1, "hspace": 0.14 if columns == 1 else 0.1}
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | spaces, **look)
+
+
+def _draw_scale(figure: Figure, shades: Any, label: str) -> None:
+    """The scale of colours, to the right of all panels."""
+    width = figure.get_size_inches()[0]
+    boxes = [axes.get_position() for axes in figure.axes]
+    bottom, top = min(box.y0 for box in boxes), max(box.y1 for box in boxes)
+    place = (max(box.x1 for box in boxes) + 0.09 / width, bottom, 0.11 / width, top - bottom)
+    figure.colorbar(shades, cax=figure.add_axes(place), label=label)
 
 
 def _png(figure: Figure) -> bytes:
@@ -72,22 +91,20 @@ def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]
         if len(edges) == 1:
             return _png(_draw_histogram(grids[0], edges[0]))
         side = len(edges) - 1
-        figure = _new_figure(
-            1.2 + 3.6 * side if side == 1 else 1.0 + 2.4 * side, 0.3 + (3.4 if side == 1 else 2.4) * side
-        )
-        axes = figure.subplots(side, side, squeeze=False, sharex="col", sharey="row")
+        inner = (3.6, 3.4) if side == 1 else (2.4 * side, 2.4 * side)
+        figure, axes = _new_figure(inner, (0.6, 1.1, 0.45, 0.1), side, side, sharex="col", sharey="row")
         norm = LogNorm(1, max(2, *(int(grid.max()) for grid in grids)))
         mesh: Any = None
         for grid, (one, two) in zip(grids, itertools.combinations(range(len(edges)), 2), strict=True):
             mesh = _draw_map(axes[two - 1, one], grid, (edges[one], edges[two]), norm)
         _label_corner(axes)
-        figure.colorbar(mesh, ax=axes, label="stars per cell", fraction=0.05, pad=0.02, aspect=30)
+        _draw_scale(figure, mesh, "stars per cell")
         return _png(figure)
 
 
 def _draw_histogram(counts: np.ndarray, edges: np.ndarray) -> Figure:
-    figure = _new_figure(4.6, 3.4)
-    axes = figure.subplots()
+    figure, panels = _new_figure((3.9, 2.9), (0.65, 0.1, 0.45, 0.1))
+    axes = panels[0, 0]
     axes.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
     axes.stairs(counts, edges, color=BLUE, linewidth=0.8)
     axes.set(xlabel="latent 1", ylabel="stars per bin", xlim=(edges[0], edges[-1]))
@@ -132,8 +149,8 @@ def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
     columns = min(3, num)
     rows = -(-num // columns)
     with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(0.6 + 2.5 * columns, 0.7 + 2.3 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        inner = (2.3 * columns, 2.1 * rows)
+        figure, axes = _new_figure(inner, (0.65, 1.1, 0.45, 0.35), rows, columns, sharex=True, sharey=True)
         x_range, y_range = _ranges(panels)
         density = _density(panels)
         norm = LogNorm(1.0 / _cell_sizes(panels).max(), max(2.0, density.max()))
@@ -148,9 +165,8 @@ def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
                 panel.tick_params(labelbottom=True)
         for panel in axes[:, 0]:
             panel.set_ylabel(f"{panels.label} [mag]")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        mesh = axes[0, 0].collections[0]
-        figure.colorbar(mesh, ax=axes, label="stars per mag per dex", fraction=0.03, pad=0.01, aspect=40)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3)
+        _draw_scale(figure, axes[0, 0].collections[0], "stars per mag per dex")
         return _png(figure)
 
 
@@ -204,10 +220,9 @@ def draw_loss_curve(history: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     """
     has_rate = "learning_rate" in history
     with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(5.2, 4.4 if has_rate else 3.4)
-        axes = figure.subplots(1 + has_rate, 1, squeeze=False, sharex=True, height_ratios=[3, 1] if has_rate else [1])[
-            :, 0
-        ]
+        inner, ratios = ((4.4, 3.8), [3, 1]) if has_rate else ((4.4, 2.8), [1])
+        figure, panels = _new_figure(inner, (0.7, 0.1, 0.45, 0.1), 1 + has_rate, sharex=True, height_ratios=ratios)
+        axes = panels[:, 0]
         _draw_losses(axes[0], history)
         if has_rate:
             axes[1].plot(*history["learning_rate"], color=BLACK, linewidth=1.0)

@@ -50,5 +50,5 @@ def _sample_rows(pair: ShardPair, first: int, stop: int, take: int) -> Arrays:
     arrays = pair.read(slice(first, stop))
     places = np.arange(take) * (stop - first) // max(1, take)
     arrays = {name: values[places] for name, values in arrays.items()}
-    usable = usable_rows(arrays["quality"], arrays["reconstruction_error"], arrays["latent"])
+    usable = usable_rows(arrays)
     return {name: values[usable] for name, values in arrays.items()}

@@ -129,7 +129,7 @@ def _scan_shard(plan: SurveyPlan, pair: ShardPair, tally: SurveyTally) -> Arrays
 
 
 def _scan_stars(plan: SurveyPlan, stars: Arrays, tally: SurveyTally) -> Arrays:
-    usable = usable_rows(stars["quality"], stars["reconstruction_error"], stars["latent"])
+    usable = usable_rows(stars)
     tally.errors.num_good += int(np.count_nonzero(stars["quality"] == 0))
     chosen = stars if usable.all() else {name: values[usable] for name, values in stars.items()}
     fine = fine_indices(chosen["latent"], plan.bins)
