@@ -41,7 +41,6 @@ from hpc_ae.model.weights import read_weights
 BANDS = ("u", "g", "r", "i", "z")
 EPOCHS = 60
 NEIGHBOURS, REFERENCE_STARS = 10, 60_000
-SHARES = (0.003, 0.01)
 LEVELS = (0.5, 0.1, 0.01, 0.001)
 Score = Callable[[Arrays], np.ndarray]
 
@@ -231,6 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--split", type=int, default=0)
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0.003, 0.01], help='hidden ones in "as postprocess"'
+    )
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="hpc_ae-anomalies-"))
     folder.mkdir(exist_ok=True)
@@ -252,7 +254,7 @@ def main() -> None:
     calibration(model, mixed.stars["magnitude"], "stars of other sky")
     calibration(model, mixed.stars["magnitude"][mixed.off_plane], "stars of other sky off the plane")
     kinds(model, mixed)
-    for share in SHARES:
+    for share in options.shares:
         as_postprocess(share, folder, test_table, mixed, options.split)
     report("anomalies, time", fit_seconds=fit_seconds, **speed(model, mixed.stars))
 

@@ -42,12 +42,12 @@ from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.formats.table import create_file
 from hpc_ae.model.exact import ExactDecoder, load_decoder
-from hpc_ae.model.weights import read_model_record
+from hpc_ae.model.weights import MODEL_NAME, WEIGHTS_NAME, read_model_record
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
-MODEL_NAMES = ("model.json", "model.safetensors")  # not of model.files: workers need no torch
+MODEL_NAMES = (MODEL_NAME, WEIGHTS_NAME)
 SAMPLE_STARS = 131_072
 _TRIAL_STARS = 32_768
 _TRIAL_BITS = (0, 2, 3, 4, 5)

@@ -26,7 +26,7 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
 from hpc_ae.model.forward import Encoding, make_forward
-from hpc_ae.model.weights import read_model_record, read_weights
+from hpc_ae.model.weights import read_model_record, read_weights, recorded_architecture
 from hpc_ae.provenance import check_fingerprint, provenance
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.prefetch import prefetched
@@ -84,10 +84,10 @@ def make_job(config: RunConfig) -> EncodeJob:
     """The encode job of a config; InputError where model and catalog do not have the same bands."""
     stars = open_catalog(config.catalog_path)
     record = read_model_record(config.model_path)
-    if list(record["bands"]) != stars.bands:
-        raise InputError(
-            "model and catalog have other bands", where=config.model_path, got=record["bands"], expected=stars.bands
-        )
+    bands = list(recorded_architecture(record, config.model_path).bands)
+    if bands != stars.bands:
+        what = "model and catalog have other bands"
+        raise InputError(what, where=config.model_path, got=bands, expected=stars.bands)
     if config.encode.uncertainty:
         uncertainty_of(record, config.model_path)
     return EncodeJob(

@@ -237,7 +237,9 @@ def _notes(report: Report) -> list[str]:
     if not report.history:
         notes.append("loss_curve.png is left out: no metrics of the training were found")
     if lost := errors.num_good - errors.error.num:
-        notes.append(f"{lost} good stars have an error or latent that is not finite; they enter no statistic")
+        notes.append(
+            f"{lost} good stars have an error, latent or reconstruction that is not finite; they enter no statistic"
+        )
     if len(errors.latent.mean) > MAX_SHOWN:
         notes.append(f"latent_density.png shows the first {MAX_SHOWN} latent dimensions")
     if len(errors.latent.mean) > 2:

@@ -17,8 +17,11 @@ from jobs.stages import Stage, reading_of, stages_of
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
 
-def sure_problems_of(config: RunConfig) -> list[str]:
-    """What will stop the run whatever the stars are, each with the way out."""
+def sure_problems_of(config: RunConfig, *, keeps_catalog: bool = True) -> list[str]:
+    """What will stop the run whatever the stars are, each with the way out.
+
+    `keeps_catalog`: a catalog that is there is the run's; not so where it is to be made anew.
+    """
     found, train = [], config.train
     if train.batch_size % train.partitions:
         nearest = -(-train.batch_size // train.partitions) * train.partitions
@@ -29,10 +32,10 @@ def sure_problems_of(config: RunConfig) -> list[str]:
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
     if config.encode.model and not (config.model_path / "model.json").exists():
         found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
-    return found + _noise_problems(config) + _source_problems(config)
+    return found + (_error_problems(config) if keeps_catalog else []) + _source_problems(config)
 
 
-def _noise_problems(config: RunConfig) -> list[str]:
+def _error_problems(config: RunConfig) -> list[str]:
     """What needs magnitude errors in training, where the catalog, which is there, does not have them."""
     manifest_path = config.catalog_path / "manifest.json"
     if config.encode.model or not manifest_path.exists():

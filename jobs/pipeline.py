@@ -104,7 +104,10 @@ def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) ->
 
 def refuse_problems(config: RunConfig, left: list[Stage]) -> None:
     """InputError where a stage that is left is known to fail."""
-    if {stage.name for stage in left} & {"train", "encode"} and (problems := sure_problems_of(config)):
+    names = {stage.name for stage in left}
+    if not names & {"train", "encode"}:
+        return
+    if problems := sure_problems_of(config, keeps_catalog=not names & {"ingest", "simulate"}):
         raise InputError("the run would fail", where="the config", got="; ".join(problems), fix="hpc-ae check CONFIG")
 
 

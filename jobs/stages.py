@@ -147,18 +147,23 @@ def _has_manifest(directory: Path) -> bool:
 
 
 def _run_train(config: RunConfig, stop_requested: StopRequested) -> str:
-    import torch
-
     from hpc_ae.runtime.distributed import pick_device, process_group
     from hpc_ae.runtime.ranks import ranks_from_environment
     from hpc_ae.train import train
 
-    torch.set_num_threads(threads_per_rank(config, "train"))  # more than its cores would fight with the other ranks
+    _limit_threads(config, "train")
     ranks = ranks_from_environment()
     device = pick_device(ranks)
     meeting = os.environ.get("HPC_AE_MEETING_DIR")
     with process_group(ranks, device, Path(meeting) if meeting else None) as group:
         return train(config, group, stop_requested)
+
+
+def _limit_threads(config: RunConfig, stage: str) -> None:
+    """One PyTorch thread per core of this rank: more would fight with the other ranks."""
+    import torch
+
+    torch.set_num_threads(threads_per_rank(config, stage))
 
 
 def _is_trained(config: RunConfig) -> bool:
@@ -184,10 +189,10 @@ def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
     ranks = ranks_from_environment()
     leads = ranks.local_rank == 0 and os.environ.get("GROUP_RANK", "0") == "0"  # the first rank of each job
     path = progress_path(config, "encode") if leads else None
-    return encode(config, ranks, _device_name(ranks), stop_requested, path)
+    return encode(config, ranks, _device_name(config, ranks), stop_requested, path)
 
 
-def _device_name(ranks: Ranks) -> str:
+def _device_name(config: RunConfig, ranks: Ranks) -> str:
     """This rank's device, by PyTorch's name; without a GPU's driver PyTorch is not imported to be asked."""
     from hpc_ae.runtime.ranks import may_have_gpu
 
@@ -195,6 +200,7 @@ def _device_name(ranks: Ranks) -> str:
         return "cpu"
     from hpc_ae.runtime.distributed import pick_device
 
+    _limit_threads(config, "encode")
     return str(pick_device(ranks))
 
 

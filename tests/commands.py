@@ -73,7 +73,7 @@ def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
 
 
 def await_sign(
-    sign: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 150, interval: float = 0.1
+    sign: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 100, interval: float = 0.1
 ) -> None:
     """Return when the sign is there; a command that ends without it, or is too slow, fails with what it said."""
     seen = wait_until(lambda: sign() or process.poll() is not None, timeout, interval) and sign()

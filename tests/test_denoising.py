@@ -257,6 +257,7 @@ def test_catalog_without_errors(bare_dir: Path, tmp_path: Path) -> None:
     assert any("train.noise catalog needs magnitude_error" in one for one in sure_problems_of(config))
     config = config.model_copy(update={"encode": EncodeSection(uncertainty=True)})
     assert any("encode.uncertainty needs magnitude_error" in one for one in sure_problems_of(config))
+    assert not sure_problems_of(config, keeps_catalog=False)
     assert not sure_problems_of(make_config(tmp_path / "run", bare_dir, noise=0.05))
 
 

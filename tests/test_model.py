@@ -223,6 +223,16 @@ def test_shapes_are_those_of_the_network(hidden: tuple[int, ...], latent: int) -
     assert_array_equal(weights_of(network).parameters, flat)
 
 
+@pytest.mark.parametrize("name", ["bands", "hidden", "latent", "weights_digest"])
+def test_record_that_lacks_a_field(model_dir: Path, name: str) -> None:
+    """A record without its shape or its weights' digest, sealed again, is damage and no crash."""
+    record = read_json(model_dir / "model.json")
+    del record[name]
+    publish_json(model_dir / "model.json", seal(record))
+    with pytest.raises(DamageError, match=r"model\.(json|safetensors)"):
+        read_model(model_dir)
+
+
 def test_missing_and_unknown_tensors(model: Autoencoder) -> None:
     """A tensor too few or too many is an InputError that names it."""
     tensors = dict(model.state_dict())

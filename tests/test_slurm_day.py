@@ -123,6 +123,7 @@ def test_dry_run_is_what_is_submitted(slurm: SlurmCluster, no_jobs_left: None, s
     for script in scripts.values():
         assert "#SBATCH --nice=10" in script and "#SBATCH --exclusive=user" in script and "wckey" not in script
         assert "export COLOUR='it'\"'\"'s blue'" in script
+    assert slurm.wait(int(ids[0]), timeout=120) == "COMPLETED", slurm.log_tails()
 
 
 def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -199,11 +200,12 @@ def test_time_limit_and_requeue_side_by_side(any_slurm: SlurmCluster, star_dir: 
     began_again(b, any_slurm, "asked to stop")
     assert newest_step(b) >= saved > 0
     assert "cancelled" in hpc_ae("cancel", b, **any_slurm.environment()).stdout
-    assert ask(a, any_slurm)["train"]["state"] in ("running", "queued")
+    assert wait_until(lambda: ask(a, any_slurm)["train"]["state"] in ("running", "queued"), 30, interval=1)
     again = hpc_ae("run", requeued, "--no-wait", "cluster.time=00:10:00", **any_slurm.environment())
     assert again.returncode == 0 and "Submitted batch job" in again.stdout, again.stderr  # it waited for the ending job
     assert hpc_ae("cancel", b, **any_slurm.environment()).returncode == 0
     began_again(a, any_slurm, "time limit was near")
+    assert wait_until(lambda: ask(a, any_slurm)["train"]["state"] == "running", 150, interval=1)  # not ending just now
     assert "train: job" in hpc_ae("cancel", a, **any_slurm.environment()).stdout
     assert wait_until(lambda: not any_slurm.queue(), timeout=60)
     assert ask(a, any_slurm)["train"]["state"] == ask(b, any_slurm)["train"]["state"] == "stopped"

@@ -75,9 +75,9 @@ def test_suspended_job_is_not_stuck(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def star_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A star catalog of 5,000 stars in 200 shards."""
+    """A star catalog of 10,000 stars in 400 shards."""
     directory = tmp_path_factory.mktemp("stars") / "catalog"
-    simulate(directory, SimulateSettings(5_000, shard_rows=25))
+    simulate(directory, SimulateSettings(10_000, shard_rows=25))
     return directory
 
 

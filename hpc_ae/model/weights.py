@@ -48,7 +48,7 @@ def read_weights(model_dir: Path) -> tuple[Weights, dict[str, Any]]:
     """The weights of a directory and its record; DamageError where the files do not match their digests."""
     record = read_model_record(model_dir)
     path = model_dir / WEIGHTS_NAME
-    arrays = load_arrays(read_sealed(path, record["weights_digest"]), path)
+    arrays = load_arrays(read_sealed(path, record.get("weights_digest", "a field weights_digest")), path)
     architecture = recorded_architecture(record, model_dir)
     check_shapes(architecture, {name: values.shape for name, values in arrays.items()}, path)
     return Weights(architecture, {name: np.array(values, np.float32) for name, values in arrays.items()}), record
@@ -72,8 +72,8 @@ def load_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
     try:
         arrays: dict[str, np.ndarray] = load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        what = "a file of tensors cannot be read"
-        raise DamageError(what, where=where, got=printable(str(error)[:200])) from error
+        what, expected = "a file of tensors cannot be read", "float32 safetensors"
+        raise DamageError(what, where=where, got=printable(str(error)[:200]), expected=expected) from error
     return arrays
 
 

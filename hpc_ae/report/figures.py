@@ -92,7 +92,7 @@ def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]
             return _png(_draw_histogram(grids[0], edges[0]))
         side = len(edges) - 1
         inner = (3.6, 3.4) if side == 1 else (2.4 * side, 2.4 * side)
-        figure, axes = _new_figure(inner, (0.6, 1.1, 0.45, 0.1), side, side, sharex="col", sharey="row")
+        figure, axes = _new_figure(inner, (0.75, 1.1, 0.45, 0.1), side, side, sharex="col", sharey="row")
         norm = LogNorm(1, max(2, *(int(grid.max()) for grid in grids)))
         mesh: Any = None
         for grid, (one, two) in zip(grids, itertools.combinations(range(len(edges)), 2), strict=True):
@@ -103,7 +103,7 @@ def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]
 
 
 def _draw_histogram(counts: np.ndarray, edges: np.ndarray) -> Figure:
-    figure, panels = _new_figure((3.9, 2.9), (0.65, 0.1, 0.45, 0.1))
+    figure, panels = _new_figure((3.9, 2.9), (0.85, 0.3, 0.45, 0.1))
     axes = panels[0, 0]
     axes.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
     axes.stairs(counts, edges, color=BLUE, linewidth=0.8)
@@ -150,7 +150,7 @@ def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
     rows = -(-num // columns)
     with matplotlib.rc_context(_STYLE):
         inner = (2.3 * columns, 2.1 * rows)
-        figure, axes = _new_figure(inner, (0.65, 1.1, 0.45, 0.35), rows, columns, sharex=True, sharey=True)
+        figure, axes = _new_figure(inner, (0.85, 1.1, 0.45, 0.35), rows, columns, sharex=True, sharey=True)
         x_range, y_range = _ranges(panels)
         density = _density(panels)
         norm = LogNorm(1.0 / _cell_sizes(panels).max(), max(2.0, density.max()))
@@ -221,7 +221,7 @@ def draw_loss_curve(history: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     has_rate = "learning_rate" in history
     with matplotlib.rc_context(_STYLE):
         inner, ratios = ((4.4, 3.8), [3, 1]) if has_rate else ((4.4, 2.8), [1])
-        figure, panels = _new_figure(inner, (0.7, 0.1, 0.45, 0.1), 1 + has_rate, sharex=True, height_ratios=ratios)
+        figure, panels = _new_figure(inner, (1.1, 0.3, 0.45, 0.1), 1 + has_rate, sharex=True, height_ratios=ratios)
         axes = panels[:, 0]
         _draw_losses(axes[0], history)
         if has_rate:
