@@ -114,18 +114,19 @@ def test_killed_training(tmp_path: Path, world_size: int, num_kills: int) -> Non
     uninterrupted run at the same world size, no line twice, no debris.
     """
     stars = make_catalog(tmp_path / "catalog")
-    settings = {"steps": 12_000 // world_size, "checkpoint_steps": 40, "validations": 60, "keep_checkpoints": 2}
+    num_steps = min(12_000, 2_000 * num_kills) // world_size
+    settings = {"steps": num_steps, "checkpoint_steps": 40, "validations": 50, "keep_checkpoints": 2}
     expected, config = (make_config(tmp_path / name, stars, **settings) for name in ("expected", "killed"))
     ranks = f"cluster.ranks_per_node={world_size}"
     assert hpc_ae("train", write_config(expected), ranks).returncode == 0
     path, chance = write_config(config), random.Random(num_kills)
     for kill in range(num_kills):
         process = start("train", path, ranks)
-        wait_for_step(config, (kill + 1) * settings["steps"] // (num_kills + 2), process)
+        wait_for_step(config, (kill + 1) * num_steps // (num_kills + 2), process)
         time.sleep(chance.uniform(0, 0.05))
         kill_a_rank(config, process, chance)
         process.communicate(timeout=150)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while run_processes(config.run_path) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not run_processes(config.run_path)
@@ -133,10 +134,10 @@ def test_killed_training(tmp_path: Path, world_size: int, num_kills: int) -> Non
     assert done.returncode == 0, done.stderr
     assert_same_training(config, expected)
     steps = [line["step"] for line in metrics_of(config)]
-    assert steps == sorted(set(steps)) and steps[-1] == settings["steps"]
+    assert steps == sorted(set(steps)) and steps[-1] == num_steps
     assert not [path for name in ("checkpoints", "model") for path in (config.run_path / name).rglob(".*")]
     for name in ("model", "optimizer", "best"):
-        newest = f"checkpoints/step-{settings['steps']:09d}/{name}.safetensors"
+        newest = f"checkpoints/step-{num_steps:09d}/{name}.safetensors"
         assert digest_file(config.run_path / newest) == digest_file(expected.run_path / newest)
 
 

@@ -17,7 +17,7 @@ from jobs.restarts import read_ledger
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:09:00"}
-TRAIN = {"steps": 8_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 200, "validations": 20}
+TRAIN = {"steps": 5_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 200, "validations": 20}
 
 
 def newest_step(run_dir: Path) -> int:

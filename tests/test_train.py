@@ -229,6 +229,7 @@ def test_resume_of_two_ranks(
         assert_allclose([line[key] for line in metrics_of(config)], expected, rtol=1e-4)
 
 
+@pytest.mark.slow  # that a job is requeued, and a run cancelled, are tests of the ordinary suite
 def test_stop_of_one_rank_stops_all(catalog_dir: Path, tmp_path: Path) -> None:
     """SIGTERM to one of two ranks: both end at the same step with a checkpoint; the resumed run is bitwise equal."""
     settings = {"steps": 300, "checkpoint_steps": 20, "validations": 5}
