@@ -16,8 +16,8 @@ import yaml
 from common import PHOTOMETRY, ROOT, hpc_ae, report
 
 from hpc_ae import open_catalog
-from hpc_ae.model.files import read_model, weights_of
 from hpc_ae.model.forward import make_forward
+from hpc_ae.model.weights import read_weights
 
 HELD_OUT = 15  # per cent of the one-degree cells
 CHALLENGERS: dict[str, dict[str, object]] = {
@@ -39,9 +39,8 @@ def split_by_sky(folder: Path) -> None:
 
 def test_error(model_dir: Path, stars_dir: Path) -> tuple[float, float]:
     """Mean and median over the good stars of the squared error, mean over bands, mag^2."""
-    model, _ = read_model(model_dir)
     stars = open_catalog(stars_dir).read(["magnitude", "quality"])
-    error = make_forward(weights_of(model))(stars["magnitude"]).reconstruction_error[stars["quality"] == 0]
+    error = make_forward(read_weights(model_dir)[0])(stars["magnitude"]).reconstruction_error[stars["quality"] == 0]
     squared = error.astype(np.float64) ** 2
     return float(squared.mean()), float(np.median(squared))
 

@@ -46,7 +46,6 @@ def rank(config_path: Path, number: int, checked: bool) -> None:
     from hpc_ae.encode import encode
     from hpc_ae.runtime.ranks import Ranks
 
-    torch.set_num_threads(1)
     config = load_config(config_path)
     started, used = time.perf_counter(), time.process_time()
     assert encode(config, Ranks(number, RANKS, number, RANKS)) == "done"

@@ -83,7 +83,6 @@ def encode_here(folder: Path, stars: Path, model: Path) -> Path:
         {"run_dir": str(folder), "catalog": {"path": str(stars)}, "encode": {"model": str(model), "compute": "torch"}},
         "test",
     )
-
     encode(config, Ranks())
     finalise(config)
     return folder / "encoding"

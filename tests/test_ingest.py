@@ -97,7 +97,7 @@ def test_any_segments_hold_every_row_once(
     monkeypatch.setattr(text, "TASK_BYTES", 3 * segment)
     rows = [f"{index},1,1,{index % 30},15,15,15,15" + ending * (index % 3 == 0) for index in range(200)]
     content = ending.join([HEADER, *rows])
-    for shard_rows in (7, 200, 1000) if segment == 100 else (13,):
+    for shard_rows in (1, 7, 200, 1000) if segment == 100 else (13,):
         folder = tmp_path / str(shard_rows)
         folder.mkdir()
         catalog = run(folder, content, content + ending, shard_rows=shard_rows, mapping={"objid": ""})

@@ -16,7 +16,7 @@ from commands import PASSED_ON, command, environment, hpc_ae, run_processes, wri
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
-from hpc_ae.files import digest_file
+from hpc_ae.files import digest_file, read_json
 from hpc_ae.simulate import SimulateSettings, simulate
 
 pytestmark = pytest.mark.timeout(600)
@@ -75,6 +75,7 @@ def test_torchrun(star_dir: Path, reference: Path, tmp_path: Path) -> None:
     config, launcher = make_config(tmp_path, star_dir), [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
     launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "train", str(config)])
     assert states(tmp_path / "run")["train"] == "done"
+    assert read_json(tmp_path / "run" / "model" / "model.json")["training"]["world_size"] == 2
     launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "encode", str(config)])
     assert not (tmp_path / "run" / "encoding" / "manifest.json").exists()
     assert hpc_ae("encode", config).returncode == 0
@@ -165,7 +166,8 @@ def test_local_run_survives_its_terminal(background: Path, star_dir: Path, tmp_p
 def test_background_run_is_steered(background: Path, star_dir: Path, tmp_path: Path) -> None:
     """A background run holds the directory, is followed by `logs -f`, and ended by `cancel`."""
     train = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 500}
-    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, train=train)
+    alone = {"ranks_per_node": 1, "cpus_per_task": 1}
+    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, train=train, cluster=alone)
     assert hpc_ae("run", config, "--no-wait").returncode == 0
     second = hpc_ae("run", config)
     assert second.returncode == 2 and "another hpc-ae works in this run directory" in second.stderr

@@ -40,7 +40,6 @@ NUM_SHARDS = 150
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """30,000 stars in 150 shards, encoded without interruption."""
-
     directory = tmp_path_factory.mktemp("whole")
     stars = make_catalog(directory / "catalog", 200 * NUM_SHARDS, 200)
     model_dir = make_random_model(directory / "model", stars)

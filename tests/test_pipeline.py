@@ -248,10 +248,11 @@ def test_killed_training(
     assert process.returncode == status, text
     assert words in text and "Traceback" not in text
     assert not (run_dir / "model").exists()
-    done = hpc_ae("train", config)
+    done = hpc_ae("run", config)
     assert done.returncode == 0, done.stderr
     steps = [line.split('"step": ')[1].split(",")[0] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps), key=int) and steps[-1] == "1500"
+    assert hpc_ae("verify", run_dir).returncode == 0
 
 
 def test_killed_simulation_leaves_no_process(tmp_path: Path) -> None:

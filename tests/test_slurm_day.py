@@ -123,7 +123,8 @@ def test_dry_run_is_what_is_submitted(slurm: SlurmCluster, no_jobs_left: None, s
     for script in scripts.values():
         assert "#SBATCH --nice=10" in script and "#SBATCH --exclusive=user" in script and "wckey" not in script
         assert "export COLOUR='it'\"'\"'s blue'" in script
-    assert slurm.wait(int(ids[0]), timeout=120) == "COMPLETED", slurm.log_tails()
+    assert slurm.wait(int(ids[-1]), timeout=120) == "COMPLETED", slurm.log_tails()
+    assert hpc_ae("verify", tmp_path / "run").returncode == 0
 
 
 def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
@@ -141,9 +142,7 @@ def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path,
     assert not list((run_dir / "jobs" / "state").glob("encode-*/rank-*.json"))
     table = hpc_ae("status", run_dir, **any_slurm.environment()).stdout
     assert "fewer training stars" in table and "hpc-ae logs" in table
-    again = hpc_ae("run", config, "train.batch_size=64", "--no-wait", "--parsable", **any_slurm.environment())
-    assert again.returncode == 0 and len(again.stdout.split()) == 4, again.stderr
-    assert any_slurm.wait(int(again.stdout.split()[0]), timeout=90) == "COMPLETED", any_slurm.log_tails()
+    assert hpc_ae("run", config, "train.batch_size=64", timeout=400, **any_slurm.environment()).returncode == 0
 
 
 @pytest.mark.parametrize("any_slurm", ["plain", pytest.param("accounting", marks=pytest.mark.slow)], indirect=True)
