@@ -1,1 +1,0 @@
-"""The configs that ship with the package."""
