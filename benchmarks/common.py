@@ -73,7 +73,7 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 def command_line(*arguments: str) -> list[str]:
     """`hpc-ae ARGUMENTS` of this checkout."""
-    return [sys.executable, "-m", "jobs", *arguments]
+    return [sys.executable, "-m", "hpc_ae", *arguments]
 
 
 def hpc_ae(*arguments: str) -> float:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from hpc_ae.cluster import ClusterSection
 from hpc_ae.errors import InputError
+from hpc_ae.layout import RunLayout
 from hpc_ae.sections import (
     CatalogSection,
     Divide,
@@ -62,19 +63,24 @@ class RunConfig(Section):
         return Path(self.run_dir)
 
     @property
+    def layout(self) -> RunLayout:
+        """The files of the run directory."""
+        return RunLayout(self.run_path)
+
+    @property
     def catalog_path(self) -> Path:
         """The star catalog."""
-        return Path(self.catalog.path) if self.catalog.path else self.run_path / "catalog"
+        return Path(self.catalog.path) if self.catalog.path else self.layout.catalog_dir
 
     @property
     def model_path(self) -> Path:
         """The model that encode uses."""
-        return Path(self.encode.model) if self.encode.model else self.run_path / "model"
+        return Path(self.encode.model) if self.encode.model else self.layout.model_dir
 
     @property
     def encoding_path(self) -> Path:
         """The encoding catalog."""
-        return self.run_path / "encoding"
+        return self.layout.encoding_dir
 
     def training_fingerprint(self, catalog_digest: str) -> dict[str, Any]:
         """What decides the model that is trained on a catalog of this digest."""

@@ -27,14 +27,6 @@ from hpc_ae.catalog.manifest import (
     write_manifest,
 )
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.mapping import check_mapping
-from hpc_ae.catalog.readers.names import ERROR_PREFIX
-from hpc_ae.catalog.readers.raw import is_packed, open_raw, read_piece, unpack
-from hpc_ae.catalog.readers.rawfile import FORMATS, Piece, RawFile, Scan, cut_pieces
-from hpc_ae.catalog.readers.text import count_rows, count_tasks, scan_text
-from hpc_ae.catalog.readers.tree import NUM_THREADS, check_schemas, expand_dirs
 from hpc_ae.catalog.schema import (
     DEFAULT_BANDS,
     DEFAULT_SHARD_ROWS,
@@ -48,7 +40,16 @@ from hpc_ae.catalog.schema import (
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.catalog.sky import SKY_ORDER
 from hpc_ae.catalog.skysort import SkySort, sort_shards
-from hpc_ae.catalog.tally import (
+from hpc_ae.errors import InputError, WorkError
+from hpc_ae.files import digest_file, temp_mark
+from hpc_ae.provenance import provenance
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.mapping import check_mapping
+from hpc_ae.readers.names import ERROR_PREFIX
+from hpc_ae.readers.raw_file import FORMATS, Piece, RawFile, Scan, cut_pieces
+from hpc_ae.readers.recognise import is_packed, open_raw, read_piece, unpack
+from hpc_ae.readers.star_rows import StarRows
+from hpc_ae.readers.tally import (
     REMOVED,
     Part,
     bad_rows,
@@ -58,9 +59,8 @@ from hpc_ae.catalog.tally import (
     describe_notes,
     recount,
 )
-from hpc_ae.errors import InputError, WorkError
-from hpc_ae.files import digest_file, temp_mark
-from hpc_ae.provenance import provenance
+from hpc_ae.readers.text import count_rows, count_tasks, scan_text
+from hpc_ae.readers.tree import NUM_THREADS, check_schemas, expand_dirs
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 

@@ -15,17 +15,17 @@ from typing import Any
 
 from hpc_ae.catalog.identity import flag_ids, flag_repeated
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.head import head_piece
-from hpc_ae.catalog.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
-from hpc_ae.catalog.readers.raw import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
-from hpc_ae.catalog.readers.rawfile import RawFile, check_types
-from hpc_ae.catalog.readers.sample import dialect_of, sample_columns, unpack_head
-from hpc_ae.catalog.readers.tree import expand_dirs
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.head import head_piece
+from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
+from hpc_ae.readers.raw_file import RawFile, check_types
+from hpc_ae.readers.recognise import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
+from hpc_ae.readers.sample import dialect_of, sample_columns, unpack_head
+from hpc_ae.readers.star_rows import StarRows
+from hpc_ae.readers.tree import expand_dirs
 
 _NUM_VALUES = 5
 _MOST_FILES = 16  # of a directory or pattern that names thousands, which are of one kind

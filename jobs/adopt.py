@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError
+from hpc_ae.jobs.launched import Launched, prepare_run, record_launch
+from hpc_ae.jobs.stages import Stage
+from hpc_ae.jobs.watchdog import start_watchdog
+from hpc_ae.jobs.worker import Marker, StopFlag, export_ranks, marker_path, started_at, take_one_gpu
 from hpc_ae.runtime.executor import launched_size
-from jobs.launched import Launched, prepare_run, record_launch
-from jobs.stages import Stage
-from jobs.watchdog import start_watchdog
-from jobs.worker import Marker, StopFlag, export_ranks, marker_path, started_at, take_one_gpu
 
 
 @dataclass(frozen=True)

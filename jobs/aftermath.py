@@ -21,9 +21,9 @@ from typing import Any
 
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import publish_json, read_json
-from jobs.launched import Launched, launched_before
-from jobs.restarts import MOST_WITHOUT_PROGRESS
-from jobs.worker import job_number, marker_path
+from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
+from hpc_ae.jobs.worker import job_number, marker_path
 
 _PROBE_SECONDS = 30
 _PROBES_AT_ONCE = 16

@@ -9,11 +9,11 @@ import typer
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError
-from jobs import cli_inspect as options
-from jobs import cli_query
-from jobs.cli_export import export
-from jobs.cli_fetch import fetch
-from jobs.cli_model import model_export
+from hpc_ae.jobs import cli_inspect as options
+from hpc_ae.jobs import cli_query
+from hpc_ae.jobs.cli_export import export
+from hpc_ae.jobs.cli_fetch import fetch
+from hpc_ae.jobs.cli_model import model_export
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -112,7 +112,7 @@ def ingest(
     reading = options.make_reading(dict(locals()))
     from hpc_ae.ingest import IngestSettings
     from hpc_ae.ingest import ingest as make_catalog
-    from jobs.stages import expand_paths
+    from hpc_ae.jobs.stages import expand_paths
 
     settings = IngestSettings(options.parse_mapping(map or []), shard_rows, bad, reading, order)
     make_catalog(expand_paths(raw), out, settings, workers)
@@ -125,12 +125,12 @@ def _run_stage(name: str, config: RunConfig) -> int | None:
     """A stage on this machine with its own ranks (None), or as the rank that another launcher made of this process:
     its exit status.
     """
-    from jobs.adopt import run_adopted
-    from jobs.stages import STAGES
+    from hpc_ae.jobs.adopt import run_adopted
+    from hpc_ae.jobs.stages import STAGES
 
     outcome = run_adopted(config, STAGES[name])
     if outcome is None:
-        from jobs.pipeline import run_stage_here
+        from hpc_ae.jobs.pipeline import run_stage_here
 
         run_stage_here(config, STAGES[name])
         return None
@@ -185,8 +185,8 @@ def run(
     ] = None,
 ) -> int:
     """All stages that are not done yet, on this machine or as a chain of Slurm jobs."""
-    from jobs.pipeline import run as run_all
-    from jobs.pipeline import show_plan
+    from hpc_ae.jobs.pipeline import run as run_all
+    from hpc_ae.jobs.pipeline import show_plan
 
     loaded = _load(config, overrides)
     if dry_run:
@@ -205,8 +205,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
     """How far a run is: stage, job, state, nodes, progress, rate, time left, restarts, and what to type next."""
-    from jobs.status import open_run, status_of, status_record
-    from jobs.watch import show, watch_status
+    from hpc_ae.jobs.status import open_run, status_of, status_record
+    from hpc_ae.jobs.watch import show, watch_status
 
     config = open_run(run_dir)
     if json:
@@ -227,8 +227,8 @@ def logs(
     rank: Annotated[int | None, typer.Option(min=0, help="Of this rank; otherwise of the first.")] = None,
 ) -> None:
     """What a stage has said: the log of one of its ranks, of its newest launch."""
-    from jobs.status import open_run
-    from jobs.watch import show_log
+    from hpc_ae.jobs.status import open_run
+    from hpc_ae.jobs.watch import show_log
 
     show_log(open_run(run_dir), stage, rank, follow=follow)
 
@@ -236,7 +236,7 @@ def logs(
 @app.command()
 def cancel(run_dir: RunDir) -> None:
     """End what still runs or waits, later stages first; what a training has done so far is saved."""
-    from jobs.status import cancel_run, open_run
+    from hpc_ae.jobs.status import cancel_run, open_run
 
     for line in cancel_run(open_run(run_dir)) or ["nothing was started"]:
         typer.echo(line)
@@ -246,7 +246,7 @@ def cancel(run_dir: RunDir) -> None:
 def check(config: ConfigPath, overrides: Overrides = None) -> int:
     """Is a config right: prints it as it would be used; says what is wrong (status 2) or odd about it."""
     from hpc_ae.config import dump_config
-    from jobs.advice import advice
+    from hpc_ae.jobs.advice import advice
 
     loaded = _load(config, overrides)
     typer.echo(dump_config(loaded), nl=False)
@@ -272,7 +272,7 @@ def init(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")] = False,
 ) -> None:
     """Write a commented starting config with every key."""
-    from jobs.init import config_page, config_schema, write_starting_config
+    from hpc_ae.jobs.init import config_page, config_schema, write_starting_config
 
     if page or schema:
         typer.echo(config_page() if page else config_schema(), nl=False)
@@ -289,7 +289,7 @@ def doctor(
     """Is this machine right: Python, torch, GPUs, MPI, HDF5, compiler, Slurm, file system. Status 1 where it is not."""
     from dataclasses import asdict
 
-    from jobs.doctor import examine, findings_text
+    from hpc_ae.jobs.doctor import examine, findings_text
 
     findings = examine(run_dir)
     typer.echo(_as_json({"findings": [asdict(row) for row in findings]}) if json else findings_text(findings))
@@ -303,8 +303,8 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
 ) -> None:
     """What a run will cost: time, memory, disk and node-hours of each stage, from a short calibration here."""
-    from jobs.advice import advice
-    from jobs.plan import calibrate, make_plan, plan_record, plan_text
+    from hpc_ae.jobs.advice import advice
+    from hpc_ae.jobs.plan import calibrate, make_plan, plan_record, plan_text
 
     loaded = _load(config, overrides)
     rates = calibrate(loaded)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from jobs.cli_compress import (
+from hpc_ae.jobs.cli_compress import (
     LatentBits,
     MaxError,
     ModelPlace,

@@ -9,7 +9,7 @@ import typer
 from hpc_ae.errors import InputError
 
 if TYPE_CHECKING:
-    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.readers.conversion import Reading
 
 Raw = Annotated[
     list[str],
@@ -68,7 +68,7 @@ def parse_mapping(entries: list[str]) -> dict[str, str]:
 
 def make_reading(values: dict[str, object]) -> Reading:
     """The `Reading` of the options above, given by their names; other names are ignored."""
-    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.readers.conversion import Reading
 
     zero_point = values["zero_point"]
     try:
@@ -109,7 +109,7 @@ def inspect(
     the command to type. Reads the beginning only, writes nothing. Status 2 where something must be said first.
     """
     from hpc_ae.inspect import findings_text, inspect_files
-    from jobs.stages import expand_paths
+    from hpc_ae.jobs.stages import expand_paths
 
     reading = make_reading(dict(locals()))
     findings = inspect_files(expand_paths(raw), parse_mapping(map or []), reading, rows)

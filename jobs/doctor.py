@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
-from jobs.doctor_nodes import examine_nodes
-from jobs.finding import Finding, Level, error_of, run_quietly
+from hpc_ae.jobs.doctor_nodes import examine_nodes
+from hpc_ae.jobs.finding import Finding, Level, error_of, run_quietly
 
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
 _MOST_SKEW_SECONDS = 5.0

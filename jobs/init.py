@@ -34,7 +34,7 @@ _RAW = (
 
 def site_names() -> list[str]:
     """The site profiles that ship with the package."""
-    folder = resources.files("configs.sites")
+    folder = resources.files("hpc_ae").joinpath("configs/sites")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -42,7 +42,7 @@ def read_site(name: str) -> tuple[str, dict[str, Any]]:
     """The comments at the top of a site profile, and its values; InputError names the sites that there are."""
     if name not in site_names():
         raise InputError("no such site", where="--site", got=name, expected=", ".join(site_names()))
-    text = resources.files("configs.sites").joinpath(f"{name}.yaml").read_text()
+    text = resources.files("hpc_ae").joinpath("configs/sites").joinpath(f"{name}.yaml").read_text()
     comments = "".join(line + "\n" for line in text.splitlines() if line.startswith("#"))
     return comments, parse_yaml(text, Path(f"{name}.yaml"))
 

@@ -11,7 +11,7 @@ from typing import Any
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json, read_json
-from jobs.worker import marker_path
+from hpc_ae.jobs.worker import marker_path
 
 
 @dataclass

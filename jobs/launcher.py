@@ -21,13 +21,13 @@ import submitit
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
+from hpc_ae.jobs.launched import Launched, config_path, record_launch
+from hpc_ae.jobs.resources import num_tasks
+from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
+from hpc_ae.jobs.slurm import slurm_executor, submission_error
+from hpc_ae.jobs.stages import Stage
+from hpc_ae.jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, still_runs
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
-from jobs.launched import Launched, config_path, record_launch
-from jobs.resources import num_tasks
-from jobs.scheduler import ASK_SECONDS, ask, is_alive
-from jobs.slurm import slurm_executor, submission_error
-from jobs.stages import Stage
-from jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, still_runs
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0

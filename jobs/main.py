@@ -1,4 +1,4 @@
-"""`hpc-ae`, the same as `python -m jobs`: runs a command and turns its errors into one message and an exit status."""
+"""`hpc-ae`, the same as `python -m hpc_ae`: runs a command and turns its errors into one message and an exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted."""
     import typer
 
-    from jobs.cli import app
+    from hpc_ae.jobs.cli import app
 
     # The base of typer's usage errors: click's own class, or the one that newer typers carry with them.
     usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -52,7 +52,3 @@ def run_command(arguments: list[str]) -> int:
 
 def _say(text: str) -> None:
     print(f"hpc-ae: {text}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,15 +12,15 @@ from pathlib import Path
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import make_dir, read_json
-from jobs.advice import sure_problems_of
-from jobs.launched import Launched, config_path, launched_before, prepare_run
-from jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
-from jobs.lock import run_lock, who_holds
-from jobs.resources import num_workers, ranks_per_node, threads_per_rank
-from jobs.scheduler import ask, ending_jobs, is_alive
-from jobs.slurm import batch_script, dependency_options
-from jobs.stages import STAGES, Stage, progress_path, stages_of
-from jobs.watch import LiveView
+from hpc_ae.jobs.advice import sure_problems_of
+from hpc_ae.jobs.launched import Launched, config_path, launched_before, prepare_run
+from hpc_ae.jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
+from hpc_ae.jobs.lock import run_lock, who_holds
+from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
+from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
+from hpc_ae.jobs.slurm import batch_script, dependency_options
+from hpc_ae.jobs.stages import STAGES, Stage, progress_path, stages_of
+from hpc_ae.jobs.watch import LiveView
 
 _START_SECONDS = 60.0
 _ENDING_SECONDS = 3.0
@@ -212,7 +212,7 @@ def _say_counts(config: RunConfig, stage: str) -> None:
     """After an ingest: what it flagged, and why, by file."""
     if stage != "ingest":
         return
-    from hpc_ae.catalog.tally import describe_counts
+    from hpc_ae.readers.tally import describe_counts
 
     manifest = read_json(config.catalog_path / "manifest.json")
     for entry in manifest["inputs"].get("raw", []):
@@ -272,7 +272,7 @@ def _follow_chain(config: RunConfig, launched: list[Launched]) -> None:
 def start_detached(config: RunConfig) -> int:
     """Go on in a process of its own, which a closed terminal does not end; returns when that has the run in hand."""
     log_path = make_dir(config.run_path / "jobs" / "logs") / "run.log"
-    words = [sys.executable, "-m", "jobs", "run", str(config_path(config.run_path))]
+    words = [sys.executable, "-m", "hpc_ae", "run", str(config_path(config.run_path))]
     with log_path.open("ab") as log, start_environment(attached=False):
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"

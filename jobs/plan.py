@@ -12,8 +12,8 @@ from typing import Any
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
 from hpc_ae.files import read_json
-from jobs.resources import num_processes, num_tasks, threads_per_rank
-from jobs.stages import Stage, expand_paths, progress_path, stages_of
+from hpc_ae.jobs.resources import num_processes, num_tasks, threads_per_rank
+from hpc_ae.jobs.stages import Stage, expand_paths, progress_path, stages_of
 
 _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
@@ -93,7 +93,7 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 def count_stars(config: RunConfig) -> int:
     """Stars of the run: from the catalog, from the config, or estimated from the size of the raw files."""
     from hpc_ae.catalog.manifest import read_manifest
-    from hpc_ae.catalog.readers.tree import expand_dirs
+    from hpc_ae.readers.tree import expand_dirs
 
     if (config.catalog_path / "manifest.json").exists():
         return int(read_manifest(config.catalog_path)["num_stars"])

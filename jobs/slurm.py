@@ -17,8 +17,8 @@ import submitit
 from hpc_ae.cluster import ClusterSection, limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError, InputError
-from jobs.resources import num_tasks, num_workers
-from jobs.stages import Stage
+from hpc_ae.jobs.resources import num_tasks, num_workers
+from hpc_ae.jobs.stages import Stage
 
 _MOST_SIGNAL_SECONDS = 90
 _NEVER_MINUTES = 1 << 30
@@ -129,7 +129,7 @@ def script_lines(cluster: ClusterSection) -> list[str]:
 
 def aftermath_line(config: RunConfig, stage: str) -> str:
     """The last line of a batch script: where srun has failed, look why (jobs/aftermath.py)."""
-    words = shlex.join([sys.executable, "-m", "jobs.aftermath", str(config.run_path), stage])
+    words = shlex.join([sys.executable, "-m", "hpc_ae.jobs.aftermath", str(config.run_path), stage])
     return f"status=$?; [ $status -eq 0 ] || exec {words} $status"
 
 

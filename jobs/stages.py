@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.jobs.resources import Kind, num_workers, threads_per_rank
 from hpc_ae.provenance import check_fingerprint
-from jobs.resources import Kind, num_workers, threads_per_rank
 
 if TYPE_CHECKING:
-    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.readers.conversion import Reading
     from hpc_ae.runtime.ranks import Ranks
     from hpc_ae.sections import Source
 
@@ -93,7 +93,7 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
 
 def reading_of(source: Source) -> Reading:
     """What the config says of its raw files beside the columns."""
-    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.readers.conversion import Reading
 
     points = source.zero_point if isinstance(source.zero_point, list) else [source.zero_point]
     return Reading(

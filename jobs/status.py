@@ -17,12 +17,12 @@ from typing import Any
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.files import check_private, read_json
-from jobs.launched import Launched, config_path, launched_before
-from jobs.launcher import scancel
-from jobs.restarts import restart_reasons
-from jobs.scheduler import ENDED, WAITING, Answer, ask, forget
-from jobs.stages import Stage, progress_path, stages_of
-from jobs.worker import runs_here
+from hpc_ae.jobs.launched import Launched, config_path, launched_before
+from hpc_ae.jobs.launcher import scancel
+from hpc_ae.jobs.restarts import restart_reasons
+from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, ask, forget
+from hpc_ae.jobs.stages import Stage, progress_path, stages_of
+from hpc_ae.jobs.worker import runs_here
 
 _REASONS = {
     "Dependency": "waits for the stage before it",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from hpc_ae.config import RunConfig
-from jobs.status import StageStatus, next_command
+from hpc_ae.jobs.status import StageStatus, next_command
 
 _WIDE, _MIDDLING, _NARROW = 120, 96, 76  # columns of a terminal: all; without the bar; with a percentage for numbers
 

@@ -11,12 +11,12 @@ from typing import Any
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.files import read_json
+from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.launcher import say
+from hpc_ae.jobs.stages import progress_path, stages_of
+from hpc_ae.jobs.status import status_of
+from hpc_ae.jobs.table import status_table
 from hpc_ae.runtime.progress import Progress
-from jobs.launched import Launched, launched_before
-from jobs.launcher import say
-from jobs.stages import progress_path, stages_of
-from jobs.status import status_of
-from jobs.table import status_table
 
 _WATCH_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.5

@@ -31,7 +31,9 @@ def start_watchdog(marker_path: Path, rank: int, stall_seconds: float) -> None:
     descriptor = heartbeat.open_page()
     faulthandler.register(signal.SIGUSR1, chain=False)  # the watchdog asks where it hangs
     words = [str(os.getpid()), str(descriptor), str(rank), str(stall_seconds), str(marker_path)]
-    subprocess.Popen([sys.executable, "-m", "jobs.watchdog", *words], pass_fds=(descriptor,), stdin=subprocess.DEVNULL)
+    subprocess.Popen(
+        [sys.executable, "-m", "hpc_ae.jobs.watchdog", *words], pass_fds=(descriptor,), stdin=subprocess.DEVNULL
+    )
     os.close(descriptor)
 
 

@@ -69,9 +69,9 @@ class StageJob:
 
     def _run(self, stop: StopFlag, marker: Marker, before: dict[str, Any]) -> str:
         from hpc_ae.config import load_config
-        from jobs.restarts import note_restart
-        from jobs.stages import STAGES
-        from jobs.watchdog import start_watchdog
+        from hpc_ae.jobs.restarts import note_restart
+        from hpc_ae.jobs.stages import STAGES
+        from hpc_ae.jobs.watchdog import start_watchdog
 
         config, stage = load_config(Path(self.config_path)), STAGES[self.stage]
         if stage.kind != "ranks":

@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def command(*arguments: object) -> list[str]:
     """The words that start `hpc-ae`."""
-    return [sys.executable, "-m", "jobs", *map(str, arguments)]
+    return [sys.executable, "-m", "hpc_ae", *map(str, arguments)]
 
 
 def hpc_ae(*arguments: object, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def await_sign(
 
 def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """Exit status and standard error of a command that is run in this process, where starting one would be slow."""
-    from jobs.__main__ import run_command
+    from hpc_ae.jobs.main import run_command
 
     status = run_command([str(word) for word in arguments])
     return status, capsys.readouterr().err

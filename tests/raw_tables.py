@@ -12,11 +12,11 @@ from raw_files import run
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.quality import drop_errors
-from hpc_ae.catalog.readers.head import read_head
-from hpc_ae.catalog.readers.raw import is_packed, open_tables, unpack
-from hpc_ae.catalog.readers.rawfile import RawFile
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.export import ExportSettings, export
+from hpc_ae.readers.head import read_head
+from hpc_ae.readers.raw_file import RawFile
+from hpc_ae.readers.recognise import is_packed, open_tables, unpack
 
 BANDS = "ugriz"
 BIG_ID = 2**53 + 1  # no double has it

@@ -19,10 +19,10 @@ from commands import environment, hpc_ae, in_process, write_config
 
 from hpc_ae import __version__, open_catalog
 from hpc_ae.files import publish_json, read_json, seal
+from hpc_ae.jobs.main import run_command
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.simulate import SimulateSettings, simulate
-from jobs.__main__ import run_command
 
 COMMANDS = ["simulate", "ingest", "inspect", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
 COMMANDS += ["status", "logs", "cancel", "init", "doctor", "model", "model import"]
@@ -30,7 +30,7 @@ COMMANDS += ["fetch", "order", "query", "export", "model export"]
 HEAVY = ("torch", "h5py", "pyarrow", "submitit", "matplotlib", "mpi4py", "astropy")
 WATCH = """
 import sys
-from jobs.__main__ import run_command
+from hpc_ae.jobs.main import run_command
 status = run_command(sys.argv[1:])
 print("loaded:", *[name for name in %r if name in sys.modules])
 sys.exit(status)
@@ -103,7 +103,7 @@ def test_version() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command explains itself."""
-    from jobs.__main__ import run_command
+    from hpc_ae.jobs.main import run_command
 
     assert run_command([*name.split(), "--help"]) == 0
     assert "Usage: hpc-ae" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_every_command_is_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
     """COMMANDS are the commands that there are."""
-    from jobs.cli import app, model_app
+    from hpc_ae.jobs.cli import app, model_app
 
     names = {str(one.name or one.callback.__name__) for one in app.registered_commands if one.callback}
     names |= {f"model {one.name}" for one in model_app.registered_commands} | {"model"}
@@ -120,7 +120,7 @@ def test_every_command_is_tested_here(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_check_prints_the_resolved_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`check` prints YAML with all defaults, overrides applied and paths absolute, and writes nothing."""
-    from jobs.__main__ import run_command
+    from hpc_ae.jobs.main import run_command
 
     config = write_config(tmp_path)
     assert run_command(["check", str(config), "train.epochs=7", "cluster.time=12:30:00"]) == 0
@@ -180,7 +180,7 @@ def test_wrong_config(name: str, tmp_path: Path, refused: Callable[..., str]) ->
 
 def test_unquoted_time_is_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`time: 24:00:00` without quotes, which YAML 1.1 reads as 86400, is a day; a plain number is refused."""
-    from jobs.__main__ import run_command
+    from hpc_ae.jobs.main import run_command
 
     config = write_text(tmp_path / "time.yaml", "run_dir: x\ncluster: {time: 24:00:00}\n")
     assert run_command(["check", str(config)]) == 0

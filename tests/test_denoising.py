@@ -35,6 +35,8 @@ from hpc_ae.config import RunConfig
 from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
+from hpc_ae.jobs.advice import sure_problems_of
+from hpc_ae.jobs.plan import disk_gb, memory_gib
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.jacobian import reconstruct
@@ -46,8 +48,6 @@ from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.sections import EncodeSection
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.verify import verify
-from jobs.advice import sure_problems_of
-from jobs.plan import disk_gb, memory_gib
 
 NOISY: dict[str, Any] = {"noise": "catalog", "steps": 30, "validation_fraction": 0.3}
 MEAN, STD = [19.9, 18.5, 18.0, 17.8, 17.7], [1.4, 1.3, 1.3, 1.25, 1.2]
@@ -195,7 +195,7 @@ def test_streaming_with_noise_is_bitwise(noisy: RunConfig, catalog_dir: Path, tm
 def test_real_ranks_draw_the_same_noise(noisy: RunConfig, catalog_dir: Path, tmp_path: Path) -> None:
     """Two processes over Gloo have the losses of one, and a table of uncertainties of the same stars."""
     config = make_config(tmp_path, catalog_dir, **NOISY)
-    command = ["-m", "jobs", "train", str(write_config(config))]
+    command = ["-m", "hpc_ae", "train", str(write_config(config))]
     for status, output in finish(start_ranks(command, 2, tmp_path / "meeting")):
         assert status == 0, output
     for key in ("train_mse_mag2", "validation_mse_mag2"):

@@ -12,8 +12,8 @@ from commands import REPOSITORY
 
 from hpc_ae.cluster import SBATCH_OPTIONS
 from hpc_ae.config import check_config, known_keys
+from hpc_ae.jobs.cli import app
 from hpc_ae.yaml_loader import apply_override, parse_yaml
-from jobs.cli import app
 
 PAGES = sorted(path for folder in ("", "docs", "benchmarks") for path in (REPOSITORY / folder).glob("*.md"))
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -31,7 +31,7 @@ def typed(text: str) -> list[list[str]]:
     for line in re.split(r"\n|&&|;", text.replace("\\\n", " ")):
         words = shlex.split(line, comments=True)
         if words and words[0] in LAUNCHERS:
-            place = words.index("hpc-ae") if "hpc-ae" in words else words.index("jobs")
+            place = words.index("hpc-ae") if "hpc-ae" in words else words.index("hpc_ae")
             words = ["hpc-ae", *words[place + 1 :]]
         if words and words[0] == "hpc-ae":
             found.append(words[1:])

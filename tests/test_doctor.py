@@ -11,8 +11,8 @@ import pytest
 from commands import command, environment, hpc_ae
 from slurm_cluster import SlurmCluster
 
-from jobs.doctor import quota_left_gb
-from jobs.doctor_nodes import read_answers
+from hpc_ae.jobs.doctor import quota_left_gb
+from hpc_ae.jobs.doctor_nodes import read_answers
 
 ROWS = (
     "python", "torch", "gpus", "hdf5", "mpi", "compiler", "kernel", "slurm", "accounting", "run directory",
@@ -69,7 +69,7 @@ def test_quota_is_read(text: str, left: float | None) -> None:
 
 def test_nodes_that_do_not_see_the_directory(tmp_path: Path) -> None:
     """A node without the run directory says so and stops; the row fails and names it."""
-    words = [sys.executable, "-m", "jobs.doctor_nodes", str(tmp_path / "nowhere")]
+    words = [sys.executable, "-m", "hpc_ae.jobs.doctor_nodes", str(tmp_path / "nowhere")]
     done = subprocess.run(words, env=environment(SLURMD_NODENAME="n7"), capture_output=True, text=True, timeout=240)
     assert done.returncode == 3
     [row] = read_answers(done, 2)

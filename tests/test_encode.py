@@ -392,7 +392,7 @@ def test_encoding_on_a_cpu_does_without_pytorch(own_model: RunConfig) -> None:
         load_kernel(Architecture(BANDS))
     except HpcAeError as error:
         pytest.skip(f"PyTorch computes here: {error.what}")
-    code = "import sys; sys.modules['torch'] = None; from jobs.__main__ import run_command; "
+    code = "import sys; sys.modules['torch'] = None; from hpc_ae.jobs.main import run_command; "
     code += "sys.exit(run_command(['encode', sys.argv[1]]))"
     command = ["-c", code, str(write_config(own_model))]
     ((status, said),) = finish([start_rank(command, Ranks(0, 1, 0, 1))])

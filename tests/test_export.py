@@ -36,7 +36,7 @@ from hpc_ae.formats.conservation import RowSum
 from hpc_ae.formats.hats import cut_pixels
 from hpc_ae.formats.table import TableInfo
 from hpc_ae.formats.writers import open_writer, read_column
-from jobs.__main__ import run_command
+from hpc_ae.jobs.main import run_command
 
 FILE_FORMATS = ["fits", "parquet", "votable", "hdf5-table"]
 BIG_ID = 2**60

@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from raw_files import refused, run, write
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.readers.batches import read_batches
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.fits import open_fits
-from hpc_ae.catalog.readers.rawfile import Mark, Piece, RawFile
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.export import ExportSettings, export
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.inspect import findings_text, inspect_files
-from jobs.__main__ import run_command
+from hpc_ae.jobs.main import run_command
+from hpc_ae.readers.batches import read_batches
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.fits import open_fits
+from hpc_ae.readers.raw_file import Mark, Piece, RawFile
 
 BIG = 1237648720142401611
 ASTROPY = Path(astropy.io.fits.__file__).parent / "tests" / "data"
@@ -479,7 +479,7 @@ def test_damaged_files_are_one_clear_message(make: Any, words: list[str], tmp_pa
 
 def test_more_tables_than_anyone_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of endless headers takes no endless time, and its later tables are not left out silently."""
-    monkeypatch.setattr("hpc_ae.catalog.readers.fits._MOST_HDUS", 5)
+    monkeypatch.setattr("hpc_ae.readers.fits._MOST_HDUS", 5)
     content = fits_bytes(bands(3))
     assert "more than 5 HDUs" in refused(tmp_path, content[:BLOCK] + content[BLOCK:] * 5)
     (tmp_path / "b").mkdir()

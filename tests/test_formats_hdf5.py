@@ -175,7 +175,7 @@ def test_pandas(options: dict[str, Any], index: str | None, tmp_path: Path) -> N
 
 def reading(*keep: str) -> Any:
     """A reading that keeps what fulfils conditions."""
-    from hpc_ae.catalog.readers.conversion import Reading
+    from hpc_ae.readers.conversion import Reading
 
     return Reading(keep=keep)
 
@@ -420,7 +420,7 @@ def test_too_many_names_and_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_group("loop")["loop"] = file["/"]
     assert "groups deeper than" in refused(tmp_path, tmp_path / "a.h5")
-    monkeypatch.setattr("hpc_ae.catalog.readers.hdf5._MOST_OBJECTS", 50)
+    monkeypatch.setattr("hpc_ae.readers.hdf5._MOST_OBJECTS", 50)
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = 1
         for index in range(50):

@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import HEADER, STARS, assert_stars, column, lines, refused, run, write
 
-from hpc_ae.catalog.readers import packed, text
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.raw import open_tables, unpack
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import findings_text, inspect_files
+from hpc_ae.readers import packed, text
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.recognise import open_tables, unpack
 
 DAMAGED = Caution.ID_DAMAGED
 Pack = Callable[[bytes], bytes]
@@ -326,7 +326,7 @@ def test_what_only_looks_packed_or_foreign(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PACKS)
 def test_inspect_unpacks_the_beginning_only(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large packed table inspect reads the head: damage far behind does not stop it, but stops an ingest."""
-    monkeypatch.setattr("hpc_ae.catalog.readers.sample._HEAD_BYTES", 1 << 16)
+    monkeypatch.setattr("hpc_ae.readers.sample._HEAD_BYTES", 1 << 16)
     monkeypatch.setattr(packed, "_BLOCK_BYTES", 1 << 14)
     rng = np.random.default_rng(3)
     table = rng.uniform(14, 24, (12_000, 5)).round(4)

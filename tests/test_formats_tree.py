@@ -33,11 +33,11 @@ from raw_tables import (
 )
 
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.tree import expand_dirs
 from hpc_ae.catalog.schema import Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.tree import expand_dirs
 
 STARS = make_arrays(40)
 COLUMNS = columns_of(STARS)

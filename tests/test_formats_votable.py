@@ -23,10 +23,10 @@ from raw_files import refused, run, write
 from raw_tables import BANDS, assert_comes_back, assert_holds, columns_of, make_arrays, package_dir, tables
 from test_catalog import OpenWatch
 
-from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files
+from hpc_ae.readers.conversion import Reading
 
 STARS = make_arrays()
 COLUMNS = columns_of(STARS)

@@ -16,9 +16,9 @@ from commands import hpc_ae, start, write_config
 from hpc_ae import open_catalog
 from hpc_ae.catalog.training import held_out_mask
 from hpc_ae.files import publish_json, read_json
+from hpc_ae.jobs.lock import run_lock
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.simulate import SimulateSettings, simulate
-from jobs.lock import run_lock
 
 SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}\ncluster: {ranks_per_node: 1}"
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hpc_ae.cluster import SBATCH_OPTIONS
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
-from jobs.slurm import batch_script
-from jobs.stages import STAGES
+from hpc_ae.jobs.slurm import batch_script
+from hpc_ae.jobs.stages import STAGES
 
 EXAMPLES = 2000 if os.environ.get("HPC_AE_LONG") else 300  # of each value; with HPC_AE_LONG=1 as many as promised
 

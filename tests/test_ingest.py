@@ -14,10 +14,10 @@ from raw_files import HEADER, STARS, assert_stars, column, lines, refused, run, 
 
 from hpc_ae.catalog import identity
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.readers import text
 from hpc_ae.catalog.schema import Caution
 from hpc_ae.errors import InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
+from hpc_ae.readers import text
 
 # real files
 

@@ -11,8 +11,8 @@ from commands import REPOSITORY, hpc_ae
 
 from hpc_ae.cluster import Resources
 from hpc_ae.config import RunConfig, check_config, known_keys, load_config
+from hpc_ae.jobs.init import config_page, config_schema, read_site, site_names, starting_config
 from hpc_ae.yaml_loader import parse_yaml
-from jobs.init import config_page, config_schema, read_site, site_names, starting_config
 
 
 @pytest.mark.parametrize("site", [None, *site_names()])

@@ -15,11 +15,11 @@ import pytest
 from raw_files import HEADER, STARS, lines, write
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.readers import sample, text
-from hpc_ae.catalog.readers.conversion import Reading
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files, option_words
-from jobs.__main__ import run_command
+from hpc_ae.jobs.main import run_command
+from hpc_ae.readers import sample, text
+from hpc_ae.readers.conversion import Reading
 
 
 def look(path: Path, num_rows: int = 1_000, **values: Any) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from raw_files import HEADER, STARS, column, lines, refused, run, shard_bytes, write
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.readers.columns import BadValue
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.selection import fulfils, parse_condition
 from hpc_ae.errors import InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
-from jobs.__main__ import run_command
+from hpc_ae.jobs.main import run_command
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.selection import fulfils, parse_condition
+from hpc_ae.readers.star_rows import BadValue
 
 BIG = 1237648720142401611
 OPERATORS = {
@@ -305,7 +305,7 @@ def test_command_line_and_config_say_the_same(tmp_path: Path) -> None:
         "angles: deg, magnitudes: ugriz, table: any}}\ntrain: {epochs: 1, batch_size: 4, partitions: 1}\n",
     )
     from hpc_ae.config import load_config
-    from jobs.stages import STAGES
+    from hpc_ae.jobs.stages import STAGES
 
     assert STAGES["ingest"].run(load_config(config), lambda: False) == "done"
     assert shard_bytes(tmp_path / "run" / "catalog") == shard_bytes(out)

@@ -71,12 +71,12 @@ def states(run_dir: Path) -> dict[str, str]:
 
 
 def test_torchrun(star_dir: Path, reference: Path, tmp_path: Path) -> None:
-    """`torchrun -m jobs train` and `encode` make the model and the encoding of `hpc-ae run`; status knows of them."""
+    """`torchrun -m hpc_ae train` and `encode` make the model and the encoding of `hpc-ae run`; status knows of them."""
     config, launcher = make_config(tmp_path, star_dir), [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
-    launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "train", str(config)])
+    launch([*launcher, "--nproc-per-node=2", "-m", "hpc_ae", "train", str(config)])
     assert states(tmp_path / "run")["train"] == "done"
     assert read_json(tmp_path / "run" / "model" / "model.json")["training"]["world_size"] == 2
-    launch([*launcher, "--nproc-per-node=2", "-m", "jobs", "encode", str(config)])
+    launch([*launcher, "--nproc-per-node=2", "-m", "hpc_ae", "encode", str(config)])
     assert not (tmp_path / "run" / "encoding" / "manifest.json").exists()
     assert hpc_ae("encode", config).returncode == 0
     check_equal(tmp_path / "run", reference)

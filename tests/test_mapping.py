@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, run
 
-from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.known import Columns
-from hpc_ae.catalog.readers.mapping import understand
-from hpc_ae.catalog.readers.names import (
+from hpc_ae.catalog.schema import SENTINELS, Quality
+from hpc_ae.errors import InputError
+from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING
+from hpc_ae.readers.mapping import understand
+from hpc_ae.readers.names import (
     EXTINCTIONS,
     FAMILIES,
     NAMES,
@@ -27,8 +29,6 @@ from hpc_ae.catalog.readers.names import (
     error_patterns,
     inverse_variance_patterns,
 )
-from hpc_ae.catalog.schema import SENTINELS, Quality
-from hpc_ae.errors import InputError
 
 BANDS = "ugriz"
 PATTERNS = [(family, pattern) for family in FAMILIES for pattern in family.names]

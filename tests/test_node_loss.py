@@ -15,8 +15,8 @@ from slurm_cluster import SlurmCluster, wait_until
 from hpc_ae import open_catalog
 from hpc_ae.config import load_config
 from hpc_ae.files import read_json
+from hpc_ae.jobs.restarts import read_ledger
 from hpc_ae.simulate import SimulateSettings, simulate
-from jobs.restarts import read_ledger
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00"}

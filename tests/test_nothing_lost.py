@@ -82,7 +82,7 @@ def test_killed_encoding(whole: RunConfig, tmp_path: Path, num_kills: int) -> No
     for kill in range(num_kills):
         before = shards(config)
         places = [Ranks(rank, 2, rank, 2) for rank in range(2)]
-        processes = [start_rank(["-m", "jobs", "encode", str(path)], place) for place in places]
+        processes = [start_rank(["-m", "hpc_ae", "encode", str(path)], place) for place in places]
         if chance.random() < 0.15:
             time.sleep(chance.uniform(0, 2.5))  # anywhere, starting up included
         else:

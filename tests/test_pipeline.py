@@ -298,7 +298,7 @@ def test_first_command_of_the_readme(tmp_path: Path) -> None:
     assert words == ["hpc-ae", "run", "configs/quickstart.yaml"]
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", *words[1:]],
+        [sys.executable, "-m", "hpc_ae", *words[1:]],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

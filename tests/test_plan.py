@@ -12,9 +12,9 @@ from commands import hpc_ae
 
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig, check_config
-from jobs.advice import problems_of, warnings_of
-from jobs.plan import disk_gb, make_plan
-from jobs.resources import threads_per_rank
+from hpc_ae.jobs.advice import problems_of, warnings_of
+from hpc_ae.jobs.plan import disk_gb, make_plan
+from hpc_ae.jobs.resources import threads_per_rank
 
 RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
 

@@ -24,10 +24,10 @@ from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.catalog.sky import Cone, angular_distance, shards_in_cone
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.files import publish_json, read_json, seal
+from hpc_ae.jobs.main import run_command
 from hpc_ae.order import order
 from hpc_ae.query import Selection, open_query, run_query
 from hpc_ae.simulate import SimulateSettings, simulate
-from jobs.__main__ import run_command
 
 NUM_STARS, SHARD_ROWS = 30_000, 1_000
 

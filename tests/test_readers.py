@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from raw_files import HEADER, STARS, assert_stars, lines, refused, run, write
 
-from hpc_ae.catalog.readers import text
 from hpc_ae.catalog.schema import Caution, Quality
+from hpc_ae.readers import text
 
 # dialects
 

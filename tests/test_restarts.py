@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpc_ae.errors import WorkError
-from jobs.restarts import ledger_path, note_restart, read_ledger, restart_reasons
+from hpc_ae.jobs.restarts import ledger_path, note_restart, read_ledger, restart_reasons
 
 LOST = {"state": "running", "host": "n3", "message": ""}
 SAVED = {"state": "interrupted", "host": "n3", "message": "its time limit was near"}

@@ -14,11 +14,11 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae.config import check_config
 from hpc_ae.files import make_dir, publish_json
-from jobs.launched import Launched
-from jobs.status import StageStatus, _array_counts, _state
-from jobs.table import status_table
-from jobs.watch import summary_line
-from jobs.worker import marker_path
+from hpc_ae.jobs.launched import Launched
+from hpc_ae.jobs.status import StageStatus, _array_counts, _state
+from hpc_ae.jobs.table import status_table
+from hpc_ae.jobs.watch import summary_line
+from hpc_ae.jobs.worker import marker_path
 
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
 ALONE = {"ranks_per_node": 1, "cpus_per_task": 1}

@@ -21,6 +21,7 @@ from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.schema import shard_name
 from hpc_ae.config import check_config
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.jobs.pipeline import discard
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.runtime.executor import SerialMapper
 from hpc_ae.runtime.progress import Progress
@@ -29,7 +30,6 @@ from hpc_ae.survey.compare import compare_surveys
 from hpc_ae.survey.pairs import open_survey
 from hpc_ae.survey.scores import ScoredSurvey, read_scored, score_survey
 from hpc_ae.verify import verify
-from jobs.pipeline import discard
 
 CELLS = 256
 

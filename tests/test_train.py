@@ -221,7 +221,7 @@ def test_resume_of_two_ranks(
     """A run of one rank that was stopped, resumed by two, has the losses of a run of one or two throughout."""
     config = make_config(tmp_path, catalog_dir)
     assert train_here(config, stop_after(3)) == "interrupted"
-    command = ["-m", "jobs", "train", str(write_config(config))]
+    command = ["-m", "hpc_ae", "train", str(write_config(config))]
     for status, output in finish(start_ranks(command, 2, tmp_path / "meeting")):
         assert status == 0, output
     for key in ("train_mse_mag2", "validation_mse_mag2"):
@@ -234,7 +234,7 @@ def test_stop_of_one_rank_stops_all(catalog_dir: Path, tmp_path: Path) -> None:
     """SIGTERM to one of two ranks: both end at the same step with a checkpoint; the resumed run is bitwise equal."""
     settings = {"steps": 300, "checkpoint_steps": 20, "validations": 5}
     configs = [make_config(tmp_path / name, catalog_dir, **settings) for name in ("whole", "stopped")]
-    commands = [["-m", "jobs", "train", str(write_config(config))] for config in configs]
+    commands = [["-m", "hpc_ae", "train", str(write_config(config))] for config in configs]
     assert {status for status, _ in finish(start_ranks(commands[0], 2, tmp_path / "meeting-0"))} == {0}
     ranks = start_ranks(commands[1], 2, tmp_path / "meeting-1")
     await_sign(partial(reached, configs[1], 60), ranks[1], interval=0.001)

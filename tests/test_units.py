@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import lines, refused, run
 
-from hpc_ae.catalog.flux import (
+from hpc_ae.catalog.schema import Quality
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.flux import (
     SOFTENING,
     ZERO_POINTS,
     angle_factor,
@@ -24,8 +26,6 @@ from hpc_ae.catalog.flux import (
     to_asinh,
     to_pogson,
 )
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.schema import Quality
 
 B = np.array(SOFTENING)
 ASTROPY = {"nJy": units.nJy, "uJy": units.uJy, "mJy": units.mJy, "Jy": units.Jy}

@@ -22,7 +22,7 @@ WATCHED = """
 import ctypes, sys, time
 from pathlib import Path
 from hpc_ae.runtime import heartbeat
-from jobs.watchdog import start_watchdog
+from hpc_ae.jobs.watchdog import start_watchdog
 start_watchdog(Path(sys.argv[1]), 7, 4.0)
 time.sleep(5.0)  # starting up is not watched
 for step in range(int(sys.argv[3])):

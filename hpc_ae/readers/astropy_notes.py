@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 
 import yaml
 
-from hpc_ae.catalog.readers.rawfile import element_names
+from hpc_ae.readers.raw_file import element_names
 
 MASK = ".mask"  # astropy's companion of a column with missing values
 _MOST_CHARACTERS = 1 << 20

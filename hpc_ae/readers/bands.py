@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpc_ae.catalog.flux import ZERO_POINTS, flux_unit, magnitude_factor
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.known import Columns
-from hpc_ae.catalog.readers.names import (
+from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.errors import InputError
+from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.flux import ZERO_POINTS, flux_unit, magnitude_factor
+from hpc_ae.readers.names import (
     BARE,
     ERROR_PREFIX,
     ERRORS,
@@ -19,8 +21,6 @@ from hpc_ae.catalog.readers.names import (
     error_patterns,
     inverse_variance_patterns,
 )
-from hpc_ae.catalog.schema import DEFAULT_BANDS
-from hpc_ae.errors import InputError
 
 
 @dataclass(frozen=True)

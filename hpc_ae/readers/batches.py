@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hpc_ae.catalog.readers.fits import read_fits
-from hpc_ae.catalog.readers.hdf5_rows import read_hdf5
-from hpc_ae.catalog.readers.parquet import read_parquet
-from hpc_ae.catalog.readers.rawfile import Batches, Piece, RawFile, Scan
-from hpc_ae.catalog.readers.text import count_rows, count_tasks, cut_text, read_text, scan_text
+from hpc_ae.readers.fits import read_fits
+from hpc_ae.readers.hdf5_rows import read_hdf5
+from hpc_ae.readers.parquet import read_parquet
+from hpc_ae.readers.raw_file import Batches, Piece, RawFile, Scan
+from hpc_ae.readers.text import count_rows, count_tasks, cut_text, read_text, scan_text
 
 _READERS = {"csv": read_text, "parquet": read_parquet, "fits": read_fits, "hdf5": read_hdf5}
 

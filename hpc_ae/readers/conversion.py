@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from hpc_ae.catalog.flux import SOFTENING, ZERO_POINTS, error_of_inverse_variance, to_asinh, to_pogson
 from hpc_ae.catalog.quality import find_sentinels
-from hpc_ae.catalog.readers.columns import StarRows
-from hpc_ae.catalog.readers.names import FAMILIES, RAW_PREFIX
-from hpc_ae.catalog.readers.selection import CUTS, Condition, fulfils, parse_condition
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.flux import SOFTENING, ZERO_POINTS, error_of_inverse_variance, to_asinh, to_pogson
+from hpc_ae.readers.names import FAMILIES, RAW_PREFIX
+from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
+from hpc_ae.readers.star_rows import StarRows
 
 FLUX_UNITS = (*ZERO_POINTS, "counts")
 LABELS = tuple(family.label for family in FAMILIES)

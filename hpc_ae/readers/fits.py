@@ -18,8 +18,8 @@ import pyarrow as pa
 from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 
-from hpc_ae.catalog.readers.arrays import bit_array, number_array, text_array, type_of
-from hpc_ae.catalog.readers.rawfile import (
+from hpc_ae.readers.arrays import bit_array, number_array, text_array, type_of
+from hpc_ae.readers.raw_file import (
     BATCH_BYTES,
     BATCH_ROWS,
     Batches,

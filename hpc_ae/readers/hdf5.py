@@ -12,14 +12,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.readers.astropy_notes import MASK, column_notes, named_elements, said_elements
-from hpc_ae.catalog.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of, with_masks
-from hpc_ae.catalog.readers.hdf5_pandas import fixed_frame, frame_names, is_fixed_frame
-from hpc_ae.catalog.readers.hdf5_rows import HDF5_ERRORS
-from hpc_ae.catalog.readers.names import NAMES
-from hpc_ae.catalog.readers.rawfile import BATCH_BYTES, RawFile, unreadable
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.trust import find_outward_link, is_elsewhere
+from hpc_ae.readers.astropy_notes import MASK, column_notes, named_elements, said_elements
+from hpc_ae.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of, with_masks
+from hpc_ae.readers.hdf5_pandas import fixed_frame, frame_names, is_fixed_frame
+from hpc_ae.readers.hdf5_rows import HDF5_ERRORS
+from hpc_ae.readers.names import NAMES
+from hpc_ae.readers.raw_file import BATCH_BYTES, RawFile, unreadable
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, *(512 << shift for shift in range(7)))

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.astropy_notes import find_masks
 from hpc_ae.catalog.trust import KNOWN_FILTERS, overclaimed_bytes, unknown_filters
+from hpc_ae.readers.astropy_notes import find_masks
 
 MOST_CHUNK_BYTES = 1 << 28  # HDF5 unpacks a chunk whole
 _PACKED = ("scale_factor", "add_offset")  # netCDF: the values are others than those stored

@@ -7,8 +7,8 @@ import pickletools
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of
-from hpc_ae.catalog.readers.rawfile import BATCH_BYTES
+from hpc_ae.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of
+from hpc_ae.readers.raw_file import BATCH_BYTES
 
 BLOCK = "values_block_"  # a field of pandas' tables that holds several columns
 _MOST_BLOCKS = 10_000

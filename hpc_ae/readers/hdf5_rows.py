@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.arrays import number_array, text_array
-from hpc_ae.catalog.readers.hdf5_columns import H5Column, chunk_bytes
-from hpc_ae.catalog.readers.rawfile import BATCH_BYTES, BATCH_ROWS, Batches, Piece, unreadable, wrong_count
 from hpc_ae.catalog.schema import Caution, Quality
+from hpc_ae.readers.arrays import number_array, text_array
+from hpc_ae.readers.hdf5_columns import H5Column, chunk_bytes
+from hpc_ae.readers.raw_file import BATCH_BYTES, BATCH_ROWS, Batches, Piece, unreadable, wrong_count
 
 _CACHE_BYTES = 1 << 24  # of each dataset
 _MOST_CACHE_BYTES = 1 << 29  # of all of them, where their chunks are larger: a chunk is unpacked once

@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hpc_ae.catalog.flux import EXTINCTION_OF_REDDENING, magnitude_factor
-from hpc_ae.catalog.readers.bands import Bands, choose_bands
-from hpc_ae.catalog.readers.conversion import Conversion, Reading
-from hpc_ae.catalog.readers.known import Columns
-from hpc_ae.catalog.readers.names import (
+from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.errors import InputError
+from hpc_ae.readers.bands import Bands, choose_bands
+from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.conversion import Conversion, Reading
+from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING, magnitude_factor
+from hpc_ae.readers.names import (
     EXTINCTION_PREFIX,
     EXTINCTIONS,
     NAMES,
@@ -26,10 +28,8 @@ from hpc_ae.catalog.readers.names import (
     TARGETS,
     WITHIN_FIELD,
 )
-from hpc_ae.catalog.readers.positions import Head, angle_factors, choose_positions
-from hpc_ae.catalog.readers.selection import Condition
-from hpc_ae.catalog.schema import DEFAULT_BANDS
-from hpc_ae.errors import InputError
+from hpc_ae.readers.positions import Head, angle_factors, choose_positions
+from hpc_ae.readers.selection import Condition
 
 _VELOCITY = re.compile(r"/\s*s\b|s(\^|\*\*)?\(?-1", re.IGNORECASE)  # km/s, km s-1, km.s**-1
 

@@ -18,8 +18,8 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.rawfile import unreadable
 from hpc_ae.files import write_error
+from hpc_ae.readers.raw_file import unreadable
 
 _BLOCK_BYTES = 1 << 20
 _FREE_BYTES = 1 << 28  # so much may come of anything

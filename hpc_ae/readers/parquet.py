@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hpc_ae.catalog.readers.astropy_notes import MASK, column_notes, find_masks, named_elements, said_elements
-from hpc_ae.catalog.readers.rawfile import BATCH_ROWS, Batches, Piece, RawFile, partition_dirs, unreadable
-from hpc_ae.catalog.readers.votable import field_units
+from hpc_ae.readers.astropy_notes import MASK, column_notes, find_masks, named_elements, said_elements
+from hpc_ae.readers.raw_file import BATCH_ROWS, Batches, Piece, RawFile, partition_dirs, unreadable
+from hpc_ae.readers.votable import field_units
 
 _BUFFER_BYTES = 1 << 20
 _FREE_BYTES = 1 << 28

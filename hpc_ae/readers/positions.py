@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hpc_ae.catalog.flux import angle_factor
-from hpc_ae.catalog.readers.conversion import Reading
-from hpc_ae.catalog.readers.known import Columns
-from hpc_ae.catalog.readers.names import EITHER_ANGLE, NAMES, PAIRS, RADIANS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.flux import angle_factor
+from hpc_ae.readers.names import EITHER_ANGLE, NAMES, PAIRS, RADIANS
 
 _SEXAGESIMAL = ":"
 _LIMITS = {"ra": 2 * np.pi, "dec": np.pi / 2}  # in radians

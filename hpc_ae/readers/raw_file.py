@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.conversion import Conversion
-from hpc_ae.catalog.readers.names import RAW_PREFIX
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.conversion import Conversion
+from hpc_ae.readers.names import RAW_PREFIX
 
 Kind = Literal["csv", "parquet", "fits", "hdf5"]
 # What a reader yields: the first row of a batch, counted in the file from 0, and its columns by our names.

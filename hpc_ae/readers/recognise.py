@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.batches import read_batches
-from hpc_ae.catalog.readers.columns import BadValue, StarRows
-from hpc_ae.catalog.readers.conversion import Reading, convert
-from hpc_ae.catalog.readers.fits import open_fits
-from hpc_ae.catalog.readers.hdf5 import is_hdf5, open_hdf5
-from hpc_ae.catalog.readers.head import map_raw
-from hpc_ae.catalog.readers.header import open_text
-from hpc_ae.catalog.readers.packed import compression_of, decompress
-from hpc_ae.catalog.readers.parquet import open_parquet
-from hpc_ae.catalog.readers.rawfile import (
+from hpc_ae.errors import InputError
+from hpc_ae.readers.batches import read_batches
+from hpc_ae.readers.conversion import Reading, convert
+from hpc_ae.readers.fits import open_fits
+from hpc_ae.readers.hdf5 import is_hdf5, open_hdf5
+from hpc_ae.readers.head import map_raw
+from hpc_ae.readers.packed import compression_of, decompress
+from hpc_ae.readers.parquet import open_parquet
+from hpc_ae.readers.raw_file import (
     FORMATS,
     Piece,
     RawFile,
@@ -26,8 +25,9 @@ from hpc_ae.catalog.readers.rawfile import (
     unreadable,
     wrong_count,
 )
-from hpc_ae.catalog.readers.votable import convert_votable, converted_paths
-from hpc_ae.errors import InputError
+from hpc_ae.readers.star_rows import BadValue, StarRows
+from hpc_ae.readers.text_header import open_text
+from hpc_ae.readers.votable import convert_votable, converted_paths
 
 _HEAD_BYTES = 1 << 16
 _FITS = b"SIMPLE  ="

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
-from hpc_ae.catalog.readers.columns import clean_text, is_text
-from hpc_ae.catalog.readers.head import read_head
-from hpc_ae.catalog.readers.packed import decompress_head
-from hpc_ae.catalog.readers.raw import compression_name, unpack
-from hpc_ae.catalog.readers.rawfile import RawFile
+from hpc_ae.readers.head import read_head
+from hpc_ae.readers.packed import decompress_head
+from hpc_ae.readers.raw_file import RawFile
+from hpc_ae.readers.recognise import compression_name, unpack
+from hpc_ae.readers.star_rows import clean_text, is_text
 
 _LOOK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 23

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpc_ae.catalog.readers.columns import BadValue, clean_text, is_text
 from hpc_ae.catalog.schema import DEFAULT_BANDS, MAGNITUDE_RANGE
 from hpc_ae.errors import InputError
+from hpc_ae.readers.star_rows import BadValue, clean_text, is_text
 
 _OPERATORS = {
     "!=": pc.not_equal,

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpc_ae.catalog.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, RAW_PREFIX
 from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, RAW_PREFIX
 
 NULL_WORDS = ("", "null", "NULL", "Null", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "--", "\\N")
 _NUMBER = r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^(?i:nan|[+-]?inf|[+-]?infinity)$"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from hpc_ae.catalog.quality import flag_magnitudes
-from hpc_ae.catalog.readers.names import RAW_PREFIX
-from hpc_ae.catalog.readers.rawfile import Piece, RawFile, Scan
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, flag_name
 from hpc_ae.catalog.shard import Arrays, count_flags
 from hpc_ae.errors import InputError
+from hpc_ae.readers.names import RAW_PREFIX
+from hpc_ae.readers.raw_file import Piece, RawFile, Scan
 
 _REPEATED = flag_name(Caution.ID_REPEATED)
 _FLAGS = (*Quality, *Caution)

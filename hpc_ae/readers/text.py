@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from hpc_ae.catalog.readers.columns import NULL_WORDS
-from hpc_ae.catalog.readers.header import BLANK, read_at
-from hpc_ae.catalog.readers.names import RAW_PREFIX
-from hpc_ae.catalog.readers.rawfile import Batches, Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.errors import InputError
+from hpc_ae.readers.names import RAW_PREFIX
+from hpc_ae.readers.raw_file import Batches, Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
+from hpc_ae.readers.star_rows import NULL_WORDS
+from hpc_ae.readers.text_header import BLANK, read_at
 
 SEGMENT_BYTES = 1 << 20  # a mark each: what a shard must search to find its first row
 TASK_BYTES = 1 << 28

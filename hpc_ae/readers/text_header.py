@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from hpc_ae.catalog.readers.rawfile import RawFile, unreadable
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.raw_file import RawFile, unreadable
 
 BLANK = " "  # stands for any run of blanks and tabs
 _HEAD_BYTES = 1 << 20

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest
-from hpc_ae.catalog.readers.parquet import PARQUET_ERRORS, partition_values
-from hpc_ae.catalog.readers.rawfile import unreadable
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.errors import InputError
+from hpc_ae.readers.parquet import PARQUET_ERRORS, partition_values
+from hpc_ae.readers.raw_file import unreadable
 
 NUM_THREADS = 16  # a footer is waited for, not worked at
 _MOST_FILES = 1_000_000

@@ -14,9 +14,9 @@ from xml.parsers.expat import ExpatError
 
 import pyarrow as pa
 
-from hpc_ae.catalog.readers.rawfile import unreadable
-from hpc_ae.catalog.readers.votable_table import BadTable, VoField, VoTable
 from hpc_ae.errors import InputError
+from hpc_ae.readers.raw_file import unreadable
+from hpc_ae.readers.votable_table import BadTable, VoField, VoTable
 
 _READ_BYTES = 1 << 20
 _MOST_TOKEN_BYTES = 1 << 24  # expat keeps a tag whole until it ends

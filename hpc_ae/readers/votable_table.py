@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpc_ae.catalog.readers.arrays import bit_array, number_array, text_array
-from hpc_ae.catalog.readers.astropy_notes import said_elements
-from hpc_ae.catalog.readers.rawfile import BATCH_ROWS, element_names
+from hpc_ae.readers.arrays import bit_array, number_array, text_array
+from hpc_ae.readers.astropy_notes import said_elements
+from hpc_ae.readers.raw_file import BATCH_ROWS, element_names
 
 _CELLS = 1 << 20  # of a batch
 _BINARY_BYTES = 1 << 22
