@@ -19,7 +19,7 @@ import numpy as np
 from hpc_ae.analysis.compression import LatentGrid, MagnitudeCoder, make_coder
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.join import open_stars
-from hpc_ae.catalog.manifest import MANIFEST_NAME, catalog_digest
+from hpc_ae.catalog.manifest import catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import InputError, StaleError, WorkError
@@ -41,8 +41,9 @@ from hpc_ae.formats.compressed import (
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.formats.table import create_file
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.exact import ExactDecoder, load_decoder
-from hpc_ae.model.weights import MODEL_NAME, WEIGHTS_NAME, read_model_record
+from hpc_ae.model.weights import read_model_record
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
-from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
+from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import write_shard
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.formats.compressed import CompressedCatalog, is_compressed
 from hpc_ae.formats.compressed import open_compressed as open_with
 from hpc_ae.formats.publish import check_free, staged
+from hpc_ae.layout import shard_name
 from hpc_ae.model.exact import load_decoder
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import open_mapper

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from hpc_ae.catalog.manifest import read_manifest, write_manifest
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
 from hpc_ae.catalog.training import usable_errors
@@ -25,6 +25,7 @@ from hpc_ae.catalog.view import write_view
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
+from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, shard_record_name
 from hpc_ae.model.forward import Encoding, make_forward
 from hpc_ae.model.weights import read_model_record, read_weights, recorded_architecture
 from hpc_ae.provenance import check_fingerprint, provenance
@@ -70,7 +71,7 @@ class EncodeJob:
 
     def record_path(self, index: int) -> Path:
         """Path of the small record that finalise gathers into the manifest."""
-        return self.out_dir / f".{self.path(index).stem}.json"
+        return self.out_dir / shard_record_name(self.path(index).name)
 
     def columns(self) -> list[str]:
         """Names of the columns of the encoding catalog, in the order of the format."""
@@ -163,7 +164,7 @@ def _is_done(job: EncodeJob, index: int) -> bool:
 
 def _num_recorded(job: EncodeJob) -> int:
     """Stars in the shards that all ranks have finished so far."""
-    names = {path.name for path in job.out_dir.glob(".shard-*.json")}
+    names = {path.name for path in job.out_dir.glob(shard_record_name(SHARD_PATTERN))}
     shards = enumerate(job.stars.shards)
     return sum(shard["num_stars"] for index, shard in shards if job.record_path(index).name in names)
 

@@ -19,29 +19,15 @@ from typing import Any, Literal
 import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
-from hpc_ae.catalog.manifest import (
-    MANIFEST_NAME,
-    prepare_catalog,
-    read_manifest,
-    unfinished_cleared,
-    write_manifest,
-)
+from hpc_ae.catalog.manifest import prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.schema import (
-    DEFAULT_BANDS,
-    DEFAULT_SHARD_ROWS,
-    MAX_SHARD_ROWS,
-    SHARD_NAME,
-    STAR_COLUMNS,
-    STAR_FORMAT,
-    Caution,
-    shard_name,
-)
+from hpc_ae.catalog.schema import DEFAULT_BANDS, DEFAULT_SHARD_ROWS, MAX_SHARD_ROWS, STAR_COLUMNS, STAR_FORMAT, Caution
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.catalog.sky import SKY_ORDER
 from hpc_ae.catalog.skysort import SkySort, sort_shards
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
+from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
 from hpc_ae.provenance import provenance
 from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.mapping import check_mapping

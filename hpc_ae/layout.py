@@ -2,23 +2,77 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 # Of a catalog.
 MANIFEST_NAME = "manifest.json"  # written last: it means "complete"
+SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
+SHARD_PATTERN = "shard-*.h5"
 VIEW_NAME = "encoding.h5"  # all shards of an encoding as one table
 TALLIES_NAME = "tallies.npz"  # what one pass over the survey added up, in the catalog of scores
-MAKING_NAME = "making.json"  # what a catalog of scores that is not finished is made of
+PARTS_NAME = ".parts"  # directory of what a catalog of scores that is not finished has so far
+MAKING_NAME = "making.json"  # in it: what those scores are made of
 # Of a model and of a checkpoint.
 MODEL_NAME = "model.json"  # written last
 WEIGHTS_NAME = "model.safetensors"
 STATE_NAME = "state.json"  # written last
+CHECKPOINT_PATTERN = "step-*"
+_CHECKPOINT_NAME = re.compile(r"step-(\d{9,})")
 # Of a report.
 SUMMARY_NAME = "summary.json"  # written last
 PAGE_NAME = "index.html"
+ANOMALIES_NAME = "anomalies.csv"
+LOCUS_NAME = "locus.csv"
+SKY_MAP_NAME = "sky_map.fits"
+LATENT_MAP_NAME = "latent_map.fits.gz"
+ERROR_FIGURE_NAME = "error_vs_magnitude.png"
+DENSITY_FIGURE_NAME = "latent_density.png"
+LOSS_FIGURE_NAME = "loss_curve.png"
 COMPARE_NAME = "compare.json"
 COMPARE_TABLE_NAME = "compare.csv"
+# Of the place where the ranks of a training meet.
+STORE_NAME = "store"  # on one node
+ADDRESS_NAME = "address.json"  # across nodes: where rank 0 listens
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index` of a catalog, counted from 0."""
+    return f"shard-{index:05d}.h5"
+
+
+def shard_record_name(shard: str) -> str:
+    """Beside an encoding shard: its record, which finalise gathers into the manifest."""
+    return f".{Path(shard).stem}.json"
+
+
+def part_name(index: int) -> str:
+    """What one part of the survey added up to, until all parts are done."""
+    return f"part-{index:05d}.npz"
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the directory of a checkpoint."""
+    return f"step-{step:09d}"
+
+
+def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
+    """The checkpoint directories by their names, oldest first."""
+    if not checkpoints_dir.is_dir():
+        return []
+    found = [path for path in checkpoints_dir.iterdir() if _CHECKPOINT_NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint_dir: Path) -> int:
+    """The step of a checkpoint directory."""
+    return int(checkpoint_dir.name.removeprefix("step-"))
+
+
+def tensors_name(group: str) -> str:
+    """File name of one group of a checkpoint's tensors: model, optimizer."""
+    return f"{group}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -151,6 +205,11 @@ class LaunchLayout:
     def meeting_dir(self, part: int, restart: int) -> Path:
         """Where the ranks of one start find each other."""
         return self.launch_dir / f"meeting-{part}-{restart}"
+
+    @property
+    def adopted_meeting_dir(self) -> Path:
+        """Where the ranks that another launcher started find each other."""
+        return self.launch_dir / "meeting"
 
     def requeue_path(self, job: str, restart: int) -> Path:
         """Made by the one rank that puts a job back into the queue."""

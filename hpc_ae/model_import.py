@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hpc_ae.errors import InputError
 from hpc_ae.files import digest_file
+from hpc_ae.layout import MODEL_NAME
 from hpc_ae.model.files import infer_architecture, load_autoencoder, read_state_dict, write_model
 from hpc_ae.model.scaling import Scaling
-from hpc_ae.model.weights import MODEL_NAME
 from hpc_ae.provenance import provenance
 
 

@@ -39,17 +39,17 @@ from hpc_ae.files import (
     remove_debris,
     seal,
 )
+from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME, SUMMARY_NAME
 from hpc_ae.provenance import check_fingerprint
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
-from hpc_ae.survey.compare import COMPARE_NAME, TABLE_NAME, compare_surveys, comparison_fingerprint
+from hpc_ae.survey.compare import compare_surveys, comparison_fingerprint
 from hpc_ae.survey.outputs import Report, make_files
 from hpc_ae.survey.page import CURVE_LEVELS, History, map_layers
 from hpc_ae.survey.pairs import Survey, open_survey
 from hpc_ae.survey.scores import ScoredSurvey, is_scored, score_survey
 from hpc_ae.survey.strangest import find_strangest
 
-SUMMARY_NAME = "summary.json"
 SUMMARY_FORMAT = "hpc_ae/summary"
 _CURVE_STARS = 50
 _METRICS = ("train_mse_mag2", "validation_mse_mag2", "learning_rate")
@@ -153,7 +153,7 @@ def _is_compared(paths: ReportPaths, survey: Survey) -> bool:
         return False
     recorded = read_json(path, sealed=True).get("fingerprint", {})
     check_fingerprint(path, recorded, comparison_fingerprint(survey, paths.compare_dir), "postprocess")
-    return (paths.out_dir / TABLE_NAME).is_file()
+    return (paths.out_dir / COMPARE_TABLE_NAME).is_file()
 
 
 def _publish(mapper: Mapper, paths: ReportPaths, settings: PostprocessSettings, report: Report) -> None:
@@ -167,7 +167,7 @@ def _publish(mapper: Mapper, paths: ReportPaths, settings: PostprocessSettings, 
         publish_bytes(paths.out_dir / name, data)
     digests = {name: digest_bytes(data) for name, data in files.items()}
     if compared is not None:
-        digests |= {name: digest_file(paths.out_dir / name) for name in (COMPARE_NAME, TABLE_NAME)}
+        digests |= {name: digest_file(paths.out_dir / name) for name in (COMPARE_NAME, COMPARE_TABLE_NAME)}
     inputs = {name: entry.get("digest") for name, entry in survey.encoding.manifest["inputs"].items()}
     record = {
         "format": SUMMARY_FORMAT,

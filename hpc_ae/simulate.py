@@ -11,9 +11,10 @@ import numpy as np
 
 from hpc_ae.catalog.manifest import prepare_catalog, write_manifest
 from hpc_ae.catalog.quality import flag_magnitudes
-from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
+from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import write_shard
 from hpc_ae.errors import InputError
+from hpc_ae.layout import shard_name
 from hpc_ae.photometry import BANDS, simulate_observed, simulate_stars
 from hpc_ae.provenance import provenance
 from hpc_ae.runtime.executor import open_mapper

@@ -16,15 +16,14 @@ from hpc_ae.catalog.check import (
     inspect_manifest,
     shard_checks,
 )
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
-from hpc_ae.catalog.view import VIEW_NAME
 from hpc_ae.config import RunConfig, load_config
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
 from hpc_ae.formats.compressed import MODEL_DIR, is_compressed, open_compressed
 from hpc_ae.formats.compressed_check import CompressedCheck, check_compressed_shard, inspect_compressed
+from hpc_ae.layout import MANIFEST_NAME, VIEW_NAME
 from hpc_ae.model.check import check_checkpoint, check_model
 from hpc_ae.model.exact import load_decoder
 from hpc_ae.runtime.executor import Mapper, open_mapper

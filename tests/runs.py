@@ -22,10 +22,11 @@ import torch
 from hpc_ae import train as train_verb
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.manifest import write_manifest
-from hpc_ae.catalog.schema import STAR_FORMAT, shard_name
+from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.config import RunConfig, check_config, dump_config, load_config
 from hpc_ae.files import digest_file, make_dir, publish_bytes
+from hpc_ae.layout import shard_name
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import write_model

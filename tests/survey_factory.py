@@ -10,9 +10,10 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.manifest import write_manifest
-from hpc_ae.catalog.schema import ENCODING_FORMAT, shard_name
+from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import write_shard
 from hpc_ae.catalog.view import write_view
+from hpc_ae.layout import shard_name
 from hpc_ae.simulate import SimulateSettings, simulate
 
 NUM_STARS, SHARD_ROWS = 5000, 1200

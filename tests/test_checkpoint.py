@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hpc_ae.errors import DamageError, HpcAeError, WorkError
-from hpc_ae.runtime.checkpoint import list_checkpoints, load_checkpoint, load_newest_checkpoint, save_checkpoint
+from hpc_ae.layout import list_checkpoints
+from hpc_ae.runtime.checkpoint import load_checkpoint, load_newest_checkpoint, save_checkpoint
 from hpc_ae.runtime.metrics import Metrics
 
 

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 import hpc_ae as package
 from hpc_ae import model_export
 from hpc_ae.errors import InputError, WorkError
+from hpc_ae.layout import WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import read_model, write_model
 from hpc_ae.model.forward_torch import TorchForward
-from hpc_ae.model.weights import WEIGHTS_NAME
 from hpc_ae.model_export import METADATA_NAME, OUTPUTS, TOLERANCE_MAG, export_model
 
 BANDS = tuple("ugriz")

@@ -13,9 +13,9 @@ import pytest
 from survey_factory import NUM_STARS, SHARD_ROWS, make_encoding, make_stars
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.schema import shard_name
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
+from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.survey.outputs import throughput_table
 

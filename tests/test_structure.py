@@ -18,10 +18,10 @@ from survey_factory import NUM_STARS, make_encoding, make_stars
 from hpc_ae.analysis.alignment import JointMoments, align, neighbour_overlap
 from hpc_ae.analysis.density import find_clusters, trace_ridge
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.schema import shard_name
 from hpc_ae.config import check_config
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.jobs.pipeline import discard
+from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.runtime.executor import SerialMapper
 from hpc_ae.runtime.progress import Progress

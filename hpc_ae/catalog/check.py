@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.manifest import MANIFEST_NAME, check_manifest
+from hpc_ae.catalog.manifest import check_manifest
 from hpc_ae.catalog.schema import (
     COLUMNS,
     ENCODING_FORMAT,
@@ -33,9 +33,10 @@ from hpc_ae.catalog.schema import (
 )
 from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, read_column, read_shard
 from hpc_ae.catalog.sky_check import check_positions
-from hpc_ae.catalog.view import VIEW_NAME, view_image, view_sources
+from hpc_ae.catalog.view import view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
+from hpc_ae.layout import MANIFEST_NAME, VIEW_NAME
 
 Result = TypeVar("Result")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.schema import STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.layout import MANIFEST_NAME
 
 
 class JoinedCatalog(Catalog):
@@ -71,7 +71,7 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
         raise InputError(
             "the star catalog of the encoding is not there",
             where=directory,
-            got="no manifest.json",
+            got=f"no {MANIFEST_NAME}",
             expected="the star catalog that was encoded",
             fix="say where it is: --stars PATH, or stars=PATH in Python",
         )

@@ -9,20 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.schema import (
-    COLUMNS,
-    COMPRESSED_FORMAT,
-    FORMAT_VERSION,
-    MAX_SHARD_ROWS,
-    SHARD_NAME,
-    STAR_FORMAT,
-    columns_of,
-)
+from hpc_ae.catalog.schema import COLUMNS, COMPRESSED_FORMAT, FORMAT_VERSION, MAX_SHARD_ROWS, STAR_FORMAT, columns_of
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import canonical_json, digest_bytes, make_dir, publish_json, read_json, remove_debris, seal
+from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, SHARD_PATTERN, shard_name
 from hpc_ae.provenance import check_fingerprint
-
-MANIFEST_NAME = "manifest.json"
 
 
 def catalog_digest(shards: Sequence[dict[str, Any]]) -> str:
@@ -88,7 +79,7 @@ def read_manifest(directory: Path, catalog_format: str | None = None) -> dict[st
         raise InputError(
             "not a catalog",
             where=directory,
-            got="no directory" if not directory.is_dir() else "no manifest.json",
+            got="no directory" if not directory.is_dir() else f"no {MANIFEST_NAME}",
             expected="a directory with manifest.json and shards",
             fix="make one with hpc-ae simulate or hpc-ae ingest; an unfinished one is completed by the same command",
         )
@@ -122,9 +113,7 @@ def _check_fields(path: Path, manifest: dict[str, Any]) -> None:
     shards = manifest["shards"]
     names = [str(shard["file"]) for shard in shards]
     if bad := [name for name in names if not SHARD_NAME.fullmatch(name)]:
-        raise DamageError(
-            "the manifest names a file that is no shard", where=path, got=bad[0], expected="shard-00000.h5"
-        )
+        raise DamageError("the manifest names a file that is no shard", where=path, got=bad[0], expected=shard_name(0))
     if len(set(names)) < len(names):
         raise DamageError("the manifest names a shard twice", where=path, got=names)
     for key in ("num_stars", "num_good"):
@@ -161,12 +150,12 @@ def prepare_catalog(out_dir: Path, fingerprint: dict[str, Any], stage: str) -> b
 @contextmanager
 def unfinished_cleared(out_dir: Path, new: bool) -> Iterator[None]:
     """Leave no temporary file, no shard of a catalog that was not finished, and no `new` directory of one."""
-    for path in out_dir.glob("shard-*.h5"):
+    for path in out_dir.glob(SHARD_PATTERN):
         path.unlink()
     try:
         yield
     except BaseException:
-        for path in out_dir.glob("shard-*.h5"):
+        for path in out_dir.glob(SHARD_PATTERN):
             path.unlink(missing_ok=True)
         remove_debris(out_dir)
         if new:

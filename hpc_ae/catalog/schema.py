@@ -5,7 +5,6 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -18,7 +17,6 @@ SCORE_FORMAT = "hpc_ae/score-catalog"
 FORMAT_VERSION = 1
 DEFAULT_SHARD_ROWS = 500_000
 MAX_SHARD_ROWS = 4_000_000
-SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
 DEFAULT_BANDS = ("u", "g", "r", "i", "z")
 MAGNITUDE_RANGE = (0.0, 30.0)
 # What catalogs write where there is no magnitude. All are outside MAGNITUDE_RANGE: only the reason depends on the list.
@@ -117,11 +115,6 @@ SCORE_COLUMNS = (
 )
 NO_CLUSTER = -1
 COLUMNS = {STAR_FORMAT: STAR_COLUMNS, ENCODING_FORMAT: ENCODING_COLUMNS, SCORE_FORMAT: SCORE_COLUMNS}
-
-
-def shard_name(index: int) -> str:
-    """File name of shard `index`, counted from 0."""
-    return f"shard-{index:05d}.h5"
 
 
 def columns_of(catalog_format: str) -> dict[str, Column]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.identity import is_among
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.catalog.sky import Cone, rows_in_cone, shards_in_cone
 from hpc_ae.errors import DamageError
+from hpc_ae.layout import MANIFEST_NAME
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.errors import DamageError, InputError
+from hpc_ae.layout import MANIFEST_NAME
 
 HEALPIX_LEVEL = 29
 SKY_ORDER = "healpix"  # what a manifest's field `order` says

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.sky import SKY_ORDER, healpix_of, range_record, sky_range
 from hpc_ae.errors import DamageError, HpcAeError
+from hpc_ae.layout import MANIFEST_NAME
 
 
 def check_ranges(directory: Path, manifest: dict[str, Any]) -> list[HpcAeError]:

@@ -20,11 +20,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from hpc_ae.catalog.schema import STAR_FORMAT, columns_of, shard_name
+from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
 from hpc_ae.catalog.shard import Arrays, read_shard, write_shard
 from hpc_ae.catalog.sky import NO_POSITION, healpix_of, range_record
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import write_error
+from hpc_ae.layout import shard_name
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

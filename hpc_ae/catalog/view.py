@@ -8,10 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.schema import ENCODING_COLUMNS, ENCODING_FORMAT, SHARD_NAME, Column
+from hpc_ae.catalog.schema import ENCODING_COLUMNS, ENCODING_FORMAT, Column
 from hpc_ae.files import digest_bytes, publish_bytes
-
-VIEW_NAME = "encoding.h5"
+from hpc_ae.layout import SHARD_NAME, VIEW_NAME
 
 
 def write_view(

@@ -26,12 +26,13 @@ from hpc_ae.analysis.compression import (
 )
 from hpc_ae.analysis.planes import column_of_streams, column_streams
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import MANIFEST_NAME, catalog_digest
+from hpc_ae.catalog.manifest import catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, MAX_SHARD_ROWS, STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import digest_bytes, read_json
 from hpc_ae.formats.streams import FAST_LEVEL, PackedBlock, pack_block, packed_size
+from hpc_ae.layout import MANIFEST_NAME
 
 COMPRESSED_VERSION = 1
 MODEL_DIR = "model"

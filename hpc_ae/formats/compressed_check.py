@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.manifest import MANIFEST_NAME
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags, objid_range
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
 from hpc_ae.formats.compressed import MODEL_DIR, CompressedCatalog, check_compressed_manifest
+from hpc_ae.layout import MANIFEST_NAME
 
 _COLUMNS = ("objid", "quality", "caution")
 

@@ -9,23 +9,24 @@ from safetensors import SafetensorError, safe_open
 
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
+from hpc_ae.layout import MODEL_NAME, STATE_NAME, WEIGHTS_NAME, tensors_name
 
 
 def check_model(directory: Path) -> list[HpcAeError]:
     """Everything that is wrong with a model directory: model.json, model.safetensors, debris."""
-    record, errors = inspect_json(directory / "model.json")
+    record, errors = inspect_json(directory / MODEL_NAME)
     recorded = None if record is None else record.get("weights_digest", "a field weights_digest")
-    return [*errors, *check_weights(directory / "model.safetensors", recorded), *_debris(directory)]
+    return [*errors, *check_weights(directory / WEIGHTS_NAME, recorded), *_debris(directory)]
 
 
 def check_checkpoint(directory: Path) -> list[HpcAeError]:
     """Everything that is wrong with a checkpoint: state.json and NAME.safetensors for each NAME of its `digests`."""
-    state, errors = inspect_json(directory / "state.json")
+    state, errors = inspect_json(directory / STATE_NAME)
     digests = (state or {}).get("digests", {})
     recorded = digests if isinstance(digests, dict) else {}
-    present = {path.stem for path in directory.glob("[!.]*.safetensors")}
+    present = {path.stem for path in directory.glob(f"[!.]{tensors_name('*')}")}
     for name in sorted(present | {Path(name).name for name in recorded}):
-        errors += check_weights(directory / f"{name}.safetensors", recorded.get(name))
+        errors += check_weights(directory / tensors_name(name), recorded.get(name))
     return errors + _debris(directory)
 
 

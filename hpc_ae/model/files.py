@@ -13,17 +13,10 @@ from torch import Tensor
 
 from hpc_ae.errors import DamageError, InputError, printable
 from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, seal
+from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
 from hpc_ae.model.autoencoder import Autoencoder
-from hpc_ae.model.weights import (
-    MODEL_FORMAT,
-    MODEL_NAME,
-    MODEL_VERSION,
-    WEIGHTS_NAME,
-    Weights,
-    read_sealed,
-    read_weights,
-)
+from hpc_ae.model.weights import MODEL_FORMAT, MODEL_VERSION, Weights, read_sealed, read_weights
 
 _ENCODER_WEIGHT = re.compile(r"encoder\.[0-9]{1,9}\.weight")
 

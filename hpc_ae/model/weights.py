@@ -15,13 +15,12 @@ from safetensors.numpy import load
 
 from hpc_ae.errors import DamageError, InputError, printable
 from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
 from hpc_ae.provenance import check_fingerprint
 
 MODEL_FORMAT = "hpc_ae/model"
 MODEL_VERSION = 1
-WEIGHTS_NAME = "model.safetensors"
-MODEL_NAME = "model.json"
 _MOST_WIDTH = 1 << 20
 
 

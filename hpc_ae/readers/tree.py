@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest
+from hpc_ae.catalog.manifest import read_manifest
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.errors import InputError
+from hpc_ae.layout import MANIFEST_NAME
 from hpc_ae.readers.parquet import PARQUET_ERRORS, partition_values
 from hpc_ae.readers.raw_file import unreadable
 

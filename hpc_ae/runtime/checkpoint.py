@@ -12,11 +12,10 @@ from torch import Tensor
 
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, make_dir, publish_json, read_json, seal, sync_dir, write_error
+from hpc_ae.layout import CHECKPOINT_PATTERN, STATE_NAME, checkpoint_name, list_checkpoints, tensors_name
 from hpc_ae.model.files import read_tensors, write_tensors
 
 _TENSORS = re.compile(r"[a-z_]+")  # files of the checkpoint's own directory
-_STEP_DIR = re.compile(r"step-(\d{9,})")
-STATE_NAME = "state.json"
 
 
 def save_checkpoint(
@@ -24,13 +23,14 @@ def save_checkpoint(
 ) -> Path:
     """Publish `checkpoints_dir/step-.../` with one safetensors file per entry of `tensors`, and drop old ones."""
     make_dir(checkpoints_dir)
-    final_dir = checkpoints_dir / f"step-{step:09d}"
+    final_dir = checkpoints_dir / checkpoint_name(step)
     temp_dir = checkpoints_dir / f".{final_dir.name}{TEMP_MARK}{os.getpid()}"
-    for debris in checkpoints_dir.glob(f".step-*{TEMP_MARK}*"):  # of killed writers: there is one writer at a time
+    # Debris is of killed writers: there is one writer at a time.
+    for debris in checkpoints_dir.glob(f".{CHECKPOINT_PATTERN}{TEMP_MARK}*"):
         shutil.rmtree(debris, ignore_errors=True)
     make_dir(temp_dir)
     try:
-        digests = {name: write_tensors(temp_dir / f"{name}.safetensors", group) for name, group in tensors.items()}
+        digests = {name: write_tensors(temp_dir / tensors_name(name), group) for name, group in tensors.items()}
         publish_json(temp_dir / STATE_NAME, seal({**state, "step": step, "digests": digests}))
         shutil.rmtree(final_dir, ignore_errors=True)
         temp_dir.rename(final_dir)
@@ -43,14 +43,6 @@ def save_checkpoint(
     for old in list_checkpoints(checkpoints_dir)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final_dir
-
-
-def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """The checkpoint directories, oldest first."""
-    if not checkpoints_dir.is_dir():
-        return []
-    found = [path for path in checkpoints_dir.iterdir() if _STEP_DIR.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_newest_checkpoint(checkpoints_dir: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
@@ -75,4 +67,4 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Ten
     digests = state.get("digests")
     if not isinstance(digests, dict) or not all(_TENSORS.fullmatch(name) for name in digests):
         raise DamageError("a checkpoint does not name its files", where=path / STATE_NAME, got=str(digests)[:200])
-    return state, {name: read_tensors(path / f"{name}.safetensors", digest) for name, digest in digests.items()}
+    return state, {name: read_tensors(path / tensors_name(name), digest) for name, digest in digests.items()}

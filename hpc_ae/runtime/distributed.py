@@ -28,6 +28,7 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 
 from hpc_ae.errors import InputError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.layout import ADDRESS_NAME, STORE_NAME
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.ranks import Ranks
 
@@ -156,7 +157,7 @@ def _meet(ranks: Ranks, meeting_dir: Path | None) -> Store:
     make_dir(meeting_dir)
     if ranks.local_world_size == ranks.world_size:
         _choose_interface("127.0.0.1")
-        return FileStore(str(meeting_dir / "store"), ranks.world_size)
+        return FileStore(str(meeting_dir / STORE_NAME), ranks.world_size)
     return _lead_store(ranks, meeting_dir) if ranks.rank == 0 else _joined_store(ranks, meeting_dir)
 
 
@@ -167,12 +168,12 @@ def _lead_store(ranks: Ranks, meeting_dir: Path) -> Store:
     store = TCPStore(
         "0.0.0.0", 0, ranks.world_size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=_MEET_SECONDS)
     )
-    publish_json(meeting_dir / "address.json", {"host": host, "port": store.port})
+    publish_json(meeting_dir / ADDRESS_NAME, {"host": host, "port": store.port})
     return store
 
 
 def _joined_store(ranks: Ranks, meeting_dir: Path) -> Store:
-    path = meeting_dir / "address.json"
+    path = meeting_dir / ADDRESS_NAME
     deadline = time.monotonic() + _MEET_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:

@@ -23,12 +23,12 @@ from hpc_ae.catalog.identity import NO_ID
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes, publish_json, seal
+from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME
 from hpc_ae.runtime.executor import Mapper
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.sample import read_sample
 from hpc_ae.survey.strangest import describe_rows
 
-COMPARE_NAME, TABLE_NAME = "compare.json", "compare.csv"
 NUM_MOVED = 1000
 _NUM_NEIGHBOURS = 10
 _NEIGHBOUR_STARS = 20_000
@@ -84,13 +84,13 @@ def compare_surveys(mapper: Mapper, survey: Survey, other_dir: Path, out_dir: Pa
         values, rows = (np.concatenate([found[index], farthest[index]]) for index in (0, 1))
         found = worst(values, rows, NUM_MOVED)
     table = _table(mapper, survey, found)
-    publish_bytes(out_dir / TABLE_NAME, table)
+    publish_bytes(out_dir / COMPARE_TABLE_NAME, table)
     record = {
         "format": "hpc_ae/comparison",
         "version": 1,
         "matched_by": "row" if by_row else "objid",
         **_numbers(total, alignment, counts),
-        "files": {TABLE_NAME: digest_bytes(table)},
+        "files": {COMPARE_TABLE_NAME: digest_bytes(table)},
         "fingerprint": {"encoding": survey.encoding.digest, "other": other.digest},
     }
     publish_json(out_dir / COMPARE_NAME, seal(record))

@@ -18,6 +18,17 @@ from hpc_ae.analysis.locus import cells_on_ridge
 from hpc_ae.analysis.maps import MEAN_CELLS, pooled, shown_pairs
 from hpc_ae.analysis.summary import anomaly_columns, table_csv
 from hpc_ae.catalog.shard import Arrays
+from hpc_ae.layout import (
+    ANOMALIES_NAME,
+    COMPARE_TABLE_NAME,
+    DENSITY_FIGURE_NAME,
+    ERROR_FIGURE_NAME,
+    LATENT_MAP_NAME,
+    LOCUS_NAME,
+    LOSS_FIGURE_NAME,
+    PAGE_NAME,
+    SKY_MAP_NAME,
+)
 from hpc_ae.report.data import EXPLORE_URL, Fact, Table
 from hpc_ae.report.rows import explore_link
 from hpc_ae.runtime.executor import Mapper
@@ -59,7 +70,7 @@ def make_files(
         partial(_maps, survey, scored),
         partial(_draw_losses, report.history),
     ]
-    files = {"anomalies.csv": _anomalies_csv(shown), "locus.csv": _locus_csv(survey, scored)}
+    files = {ANOMALIES_NAME: _anomalies_csv(shown), LOCUS_NAME: _locus_csv(survey, scored)}
     for made in mapper.map(_do, tasks):
         files |= made
     return files
@@ -72,7 +83,7 @@ def _do(task: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
 def _render(shown: Shown, history: History, about: dict[str, Any]) -> dict[str, bytes]:
     from hpc_ae.report.page import render_page
 
-    return {"index.html": render_page(fill_page(shown, history, about))}
+    return {PAGE_NAME: render_page(fill_page(shown, history, about))}
 
 
 def _anomalies_csv(shown: Shown) -> bytes:
@@ -122,7 +133,7 @@ def _draw_errors(report: Report) -> dict[str, bytes]:
         curves=report.curves,
         label="|residual|" if "reconstruction" in report.survey.encoding.columns else "reconstruction error",
     )
-    return {"error_vs_magnitude.png": figures.draw_error_vs_magnitude(against)}
+    return {ERROR_FIGURE_NAME: figures.draw_error_vs_magnitude(against)}
 
 
 def _draw_density(report: Report) -> dict[str, bytes]:
@@ -130,7 +141,7 @@ def _draw_density(report: Report) -> dict[str, bytes]:
 
     edges = [LinearBins(low, high, MEAN_CELLS).edges() for low, high in report.scored.plan.windows.tolist()]
     grids = [pooled(counts, MEAN_CELLS) for counts in report.scored.tally.maps.counts]
-    return {"latent_density.png": figures.draw_latent_density(grids, edges)}
+    return {DENSITY_FIGURE_NAME: figures.draw_latent_density(grids, edges)}
 
 
 def _draw_losses(history: History) -> dict[str, bytes]:
@@ -138,7 +149,7 @@ def _draw_losses(history: History) -> dict[str, bytes]:
         return {}
     from hpc_ae.report import figures
 
-    return {"loss_curve.png": figures.draw_loss_curve(history)}
+    return {LOSS_FIGURE_NAME: figures.draw_loss_curve(history)}
 
 
 def _maps(survey: Survey, scored: ScoredSurvey) -> dict[str, bytes]:
@@ -159,8 +170,8 @@ def _maps(survey: Survey, scored: ScoredSurvey) -> dict[str, bytes]:
         axes = [f"LATENT_{dim + 1}" for dim in dims]
         maps.append((axes, scored.plan.windows[list(dims)].tolist(), layers))
     return {
-        "sky_map.fits": sky_map_fits(scored.plan.shape.sky_order, columns),
-        "latent_map.fits.gz": latent_map_fits(maps),
+        SKY_MAP_NAME: sky_map_fits(scored.plan.shape.sky_order, columns),
+        LATENT_MAP_NAME: latent_map_fits(maps),
     }
 
 
@@ -241,7 +252,7 @@ def _comparison_table(compared: dict[str, Any] | None) -> Table | None:
     if compared is None:
         return None
     rows = [(name.replace("_", " "), value) for name, value in compared.items() if isinstance(value, int | float)]
-    return Table(("quantity", "value"), tuple(rows), "compare.csv has the stars that moved most")
+    return Table(("quantity", "value"), tuple(rows), f"{COMPARE_TABLE_NAME} has the stars that moved most")
 
 
 def throughput_table(speeds: list[dict[str, Any]]) -> Table | None:

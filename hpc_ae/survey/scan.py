@@ -24,11 +24,11 @@ from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, write_shard
 from hpc_ae.catalog.sky import healpix_of
 from hpc_ae.errors import DamageError
 from hpc_ae.files import digest_bytes, publish_bytes
+from hpc_ae.layout import PARTS_NAME, part_name
 from hpc_ae.runtime.memory import keep_freed_memory
 from hpc_ae.survey.pairs import ShardPair, Survey
 from hpc_ae.survey.plan import SurveyPlan
 
-PARTS_NAME = ".parts"
 _PARTS = 16  # at the least, where there are shards enough: for so many workers
 _MOST_PART_STARS = 4_000_000
 _FEW_STARS = 200_000  # leave most of the maps empty, which compress to a hundredth; of more it would cost time
@@ -78,7 +78,7 @@ class Scan:
 
     def part_path(self, part: ScanPart) -> Path:
         """Where the result of a part is, until all are done."""
-        return self.scores_dir / PARTS_NAME / f"part-{part.index:05d}.npz"
+        return self.scores_dir / PARTS_NAME / part_name(part.index)
 
     def result(self, part: ScanPart) -> PartResult | None:
         """The result of a part with its shards; None where it is not done, or not by this pass."""

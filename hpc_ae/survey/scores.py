@@ -17,10 +17,11 @@ from typing import Any
 from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from hpc_ae.catalog.manifest import read_manifest, write_manifest
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, remove_debris
+from hpc_ae.layout import MAKING_NAME, MANIFEST_NAME, PARTS_NAME, TALLIES_NAME
 from hpc_ae.provenance import check_fingerprint, provenance
 from hpc_ae.runtime.executor import Mapper
 from hpc_ae.runtime.progress import Progress
@@ -28,10 +29,8 @@ from hpc_ae.survey.facts import SampleFacts, gather_facts
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.plan import SurveyPlan, make_plan
 from hpc_ae.survey.sample import MOST_STARS, read_sample
-from hpc_ae.survey.scan import PARTS_NAME, Scan, ScanPart, make_parts, scan_part
+from hpc_ae.survey.scan import Scan, ScanPart, make_parts, scan_part
 
-TALLIES_NAME = "tallies.npz"
-_MAKING_NAME = "making.json"
 METHOD = 3
 """Of the scores and tallies: another number makes those that are there stale."""
 
@@ -57,7 +56,7 @@ def fingerprint(survey: Survey) -> dict[str, Any]:
 def is_scored(scores_dir: Path, survey: Survey) -> bool:
     """Whether the scores of this survey are complete; StaleError where those of another one are there, done or not."""
     wanted = fingerprint(survey)
-    making_path = scores_dir / PARTS_NAME / _MAKING_NAME
+    making_path = scores_dir / PARTS_NAME / MAKING_NAME
     if not (scores_dir / MANIFEST_NAME).exists():
         if making_path.exists():
             check_fingerprint(scores_dir, read_json(making_path), wanted, "postprocess")
@@ -77,7 +76,7 @@ def score_survey(mapper: Mapper, survey: Survey, scores_dir: Path, progress: Pro
     remove_debris(scores_dir)
     remove_debris(scores_dir / PARTS_NAME)
     (scores_dir / MANIFEST_NAME).unlink(missing_ok=True)
-    publish_json(scores_dir / PARTS_NAME / _MAKING_NAME, fingerprint(survey))
+    publish_json(scores_dir / PARTS_NAME / MAKING_NAME, fingerprint(survey))
     progress.update(0, "a sample")
     sample = read_sample(mapper, survey)
     plan = make_plan(survey, sample)
