@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from hpc_ae.catalog.check import (
 )
 from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
-from hpc_ae.config import RunConfig, load_config
+from hpc_ae.config import load_config
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
 from hpc_ae.formats.compressed import MODEL_DIR, is_compressed, open_compressed
 from hpc_ae.formats.compressed_check import CompressedCheck, check_compressed_shard, inspect_compressed
-from hpc_ae.layout import MANIFEST_NAME, VIEW_NAME
+from hpc_ae.layout import COMPARE_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, VIEW_NAME, RunLayout, list_checkpoints
 from hpc_ae.model.check import check_checkpoint, check_model
 from hpc_ae.model.exact import load_decoder
+from hpc_ae.record import Record
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
@@ -33,19 +34,28 @@ STAR_CATALOG, ENCODING_CATALOG, MODEL, RUN = "star catalog", "encoding catalog",
 COMPRESSED_CATALOG = "compressed catalog"
 SCORE_CATALOG = "score catalog"
 _KINDS = {STAR_FORMAT: STAR_CATALOG, ENCODING_FORMAT: ENCODING_CATALOG, SCORE_FORMAT: SCORE_CATALOG}
-_SUMMARY_NAME, _COMPARISON_NAME = "summary.json", "compare.json"
 _RECORDS = {"report": "summary", SCORE_CATALOG: "manifest"}
 _USES = {"model": "encoded", "encoding": "was scored"}
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """One thing that is not as it was recorded: where (file, dataset, row), what, got, expected."""
 
     where: str
     what: str
     got: str
     expected: str
+
+
+class VerificationRecord(Record):
+    """A verification as `--json` shows it."""
+
+    directory: str
+    what: str
+    num_stars: int
+    num_shards: int
+    findings: tuple[Finding, ...]
+    ok: bool
 
 
 @dataclass
@@ -66,13 +76,29 @@ class Verification:
     def add(self, errors: Iterable[HpcAeError]) -> None:
         """Take errors as findings, each once."""
         for error in errors:
-            finding = Finding(error.where, error.what, error.got, error.expected)
+            finding = Finding(where=error.where, what=error.what, got=error.got, expected=error.expected)
             if finding not in self.findings:
                 self.findings.append(finding)
 
-    def to_json(self) -> dict[str, Any]:
-        """The verification as plain values, for `--json`."""
-        return {**asdict(self), "directory": str(self.directory), "ok": self.ok}
+    def record(self) -> VerificationRecord:
+        """The verification for `--json`."""
+        return VerificationRecord(
+            directory=str(self.directory),
+            what=self.what,
+            num_stars=self.num_stars,
+            num_shards=self.num_shards,
+            findings=tuple(self.findings),
+            ok=self.ok,
+        )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the config of a run asks for: whether there is to be a star catalog, where it is, which model encodes."""
+
+    stars: bool
+    star_dir: Path
+    model_dir: Path
 
 
 def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) -> Verification:
@@ -97,13 +123,13 @@ def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) 
 
 
 def _recognise(directory: Path) -> str:
-    if (directory / "config.yaml").is_file():
+    if RunLayout(directory).config_path.is_file():
         return RUN
     if is_compressed(directory):
         return COMPRESSED_CATALOG
     if (directory / MANIFEST_NAME).is_file():
         return _catalog_kind(directory)
-    if (directory / "model.json").is_file():
+    if (directory / MODEL_NAME).is_file():
         return MODEL
     if directory.is_dir() and any(directory.glob("shard-*")):
         return _catalog_kind(directory)
@@ -181,7 +207,7 @@ def _inspect_inputs(
         inputs = manifest["inputs"]
         star_dir = stars or directory / inputs["catalog"]["path"]
         if manifest["format"] == ENCODING_FORMAT:
-            errors = _check_made_from(directory, (inputs["model"], "model.json", "digest"), run_dir)
+            errors = _check_made_from(directory, (inputs["model"], MODEL_NAME, "digest"), run_dir)
         else:
             errors = _check_made_from(directory, (inputs["encoding"], MANIFEST_NAME, "catalog_digest"), run_dir)
         if not (star_dir / MANIFEST_NAME).is_file():
@@ -201,7 +227,7 @@ def _check_made_from(directory: Path, link: tuple[dict[str, Any], str, str], run
     wrong only where it belongs to the run. `link`: what the manifest says, the record's name, its field.
     """
     recorded, name, field_name = link
-    what = "model" if name == "model.json" else "encoding"
+    what = "model" if name == MODEL_NAME else "encoding"
     path = directory / recorded["path"] / name
     if not path.is_file():
         inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
@@ -216,45 +242,49 @@ def _check_made_from(directory: Path, link: tuple[dict[str, Any], str, str], run
 
 def _verify_run(result: Verification, stars: Path | None, mapper: Mapper) -> None:
     """Check every part that is there; a part that the config implies and that is not there is a finding too."""
-    directory = result.directory
-    config = _read_config(result)
-    star_dir = stars or (Path(config.catalog.path) if config and config.catalog.path else directory / "catalog")
+    files = RunLayout(result.directory)
+    wanted = _read_config(result, files)
+    star_dir = stars or (wanted.star_dir if wanted else files.catalog_dir)
     if _has_catalog(star_dir):
         result.num_stars = _verify_catalog(result, star_dir, stars, mapper)
-    elif config and (stars or config.catalog.path or config.catalog.source):
+    elif wanted and (stars or wanted.stars):
         result.add([_absent("star catalog", star_dir)])
-    if _has_catalog(directory / "encoding"):
-        _verify_catalog(result, directory / "encoding", stars, mapper)
-    elif config:
-        result.add([_absent("encoding", directory / "encoding")])
-    _verify_scores(result, stars, mapper)
-    _verify_models(result, config)
-    for checkpoint in sorted(directory.glob("checkpoints/step-*/")):
+    if _has_catalog(files.encoding_dir):
+        _verify_catalog(result, files.encoding_dir, stars, mapper)
+    elif wanted:
+        result.add([_absent("encoding", files.encoding_dir)])
+    _verify_scores(result, files, stars, mapper)
+    _verify_models(result, files.model_dir, wanted)
+    for checkpoint in list_checkpoints(files.checkpoints_dir):
         result.add(check_checkpoint(checkpoint))
-    if (directory / "report" / _SUMMARY_NAME).is_file():
-        result.add(_check_report(directory / "report"))
-    elif config:
-        result.add([_absent("report", directory / "report" / _SUMMARY_NAME)])
+    summary_path = files.report_dir / SUMMARY_NAME
+    if summary_path.is_file():
+        result.add(_check_report(files.report_dir))
+    elif wanted:
+        result.add([_absent("report", summary_path)])
 
 
-def _verify_scores(result: Verification, stars: Path | None, mapper: Mapper) -> None:
+def _verify_scores(result: Verification, files: RunLayout, stars: Path | None, mapper: Mapper) -> None:
     """The scores that postprocess wrote; a report of the package's first version has none."""
-    scores_dir, path = result.directory / "scores", result.directory / "report" / _SUMMARY_NAME
-    if _has_catalog(scores_dir):
-        _verify_catalog(result, scores_dir, stars, mapper)
+    path = files.report_dir / SUMMARY_NAME
+    if _has_catalog(files.scores_dir):
+        _verify_catalog(result, files.scores_dir, stars, mapper)
     elif path.is_file():
         summary, _ = inspect_json(path)
         if "scores" in ((summary or {}).get("inputs") or {}):
-            result.add([_absent("score catalog", scores_dir)])
+            result.add([_absent("score catalog", files.scores_dir)])
 
 
-def _read_config(result: Verification) -> RunConfig | None:
-    """The config of a run; None, and a finding, where it cannot be read: then nobody knows which parts are missing."""
+def _read_config(result: Verification, files: RunLayout) -> _Wanted | None:
+    """What the config asks for; None, and a finding, where it cannot be read: nobody knows then what is missing."""
     try:
-        return load_config(result.directory / "config.yaml")
+        config = load_config(files.config_path)
     except HpcAeError as error:
         result.add([error])
         return None
+    star_dir = Path(config.catalog.path) if config.catalog.path else files.catalog_dir
+    model_dir = Path(config.encode.model) if config.encode.model else files.model_dir
+    return _Wanted(bool(config.catalog.path or config.catalog.source), star_dir, model_dir)
 
 
 def _has_catalog(directory: Path) -> bool:
@@ -265,13 +295,12 @@ def _absent(part: str, where: Path) -> DamageError:
     return DamageError(f"unfinished: there is no {part}", where=where, expected="all parts that config.yaml asks for")
 
 
-def _verify_models(result: Verification, config: RunConfig | None) -> None:
+def _verify_models(result: Verification, own: Path, wanted: _Wanted | None) -> None:
     """The model that the run trained, and the one that encoded where the config names another."""
-    own = result.directory / "model"
-    used = Path(config.encode.model) if config and config.encode.model else own
+    used = wanted.model_dir if wanted else own
     if own.is_dir() and own != used:
         result.add(check_model(own))
-    if config and not (used / "model.json").is_file():
+    if wanted and not (used / MODEL_NAME).is_file():
         result.add([_absent("model", used)])
     elif used.is_dir():
         result.add(check_model(used))
@@ -280,8 +309,8 @@ def _verify_models(result: Verification, config: RunConfig | None) -> None:
 def _check_report(directory: Path) -> list[HpcAeError]:
     """Everything that is wrong with a report: the seals of its records, the files whose digests they have, debris."""
     errors: list[HpcAeError] = []
-    for path in (directory / name for name in (_SUMMARY_NAME, _COMPARISON_NAME)):
-        if path.name == _SUMMARY_NAME or path.exists():
+    for path in (directory / name for name in (SUMMARY_NAME, COMPARE_NAME)):
+        if path.name == SUMMARY_NAME or path.exists():
             record, found = inspect_json(path)
             errors += [*found, *_check_files(path, {} if record is None else record.get("files"), "report")]
     debris = sorted(directory.glob(f".*{TEMP_MARK}*"))

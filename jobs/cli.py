@@ -326,7 +326,7 @@ def verify(
     from hpc_ae.verify import verify as check_all
 
     result = check_all(directory, stars=stars, num_workers=workers)
-    typer.echo(_as_json(result.to_json()) if json else _findings_text(result))
+    typer.echo(_as_json(result.record().to_json()) if json else _findings_text(result))
     return 0 if result.ok else 1
 
 

@@ -85,7 +85,7 @@ def test_parts_are_recognised(whole_run: Path, part: str, what: str, num_shards:
     """A catalog or a model can be verified alone."""
     result = verify(whole_run / part)
     assert result.ok and (result.what, result.num_shards) == (what, num_shards)
-    assert json.loads(json.dumps(result.to_json()))["ok"] is True
+    assert json.loads(json.dumps(result.record().to_json()))["ok"] is True
 
 
 FLIPPED = {
