@@ -1,6 +1,7 @@
 """Bits per star of the five magnitudes against their error, beside zstd and gzip of rounded magnitudes; speed, memory.
 
 python benchmarks/compression.py [--folder DIR] [--big 10000000]     needs ../shared/data; about 10 minutes
+python benchmarks/compression.py --coder CHECKOUT     the coding of magnitudes against that of another checkout; no data
 
 Real stars: the model is trained on 82 % of the sky and judged on the rest. Simulated stars: others than trained on.
 The tables are printed as JSON lines (and rows), `docs/results.md` has them as Markdown.
@@ -9,13 +10,19 @@ The tables are printed as JSON lines (and rows), `docs/results.md` has them as M
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
+import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import yaml
-from common import bytes_in, hpc_ae, measured, report
+from common import ROOT, bytes_in, hpc_ae, measured, report
 from quality import split_by_sky
 
 from hpc_ae import open_catalog
@@ -71,12 +78,56 @@ def speed(folder: Path, run_dir: Path, num_stars: int) -> None:
     report("decompress, 2 workers", **usage.rates(num_stars, bytes_in(out)))
 
 
+def coder_speed(other: Path, num_stars: int = 131_072, rounds: int = 40) -> None:
+    """Processor time of `MagnitudeCoder.encode` and its share of another checkout's, in turns; the same bytes."""
+    random = np.random.default_rng(0)
+    latent, noise, slope = (random.normal(size=shape) for shape in ((num_stars, 2), (num_stars, 5), (2, 5)))
+    encoders = []
+    for name, root in (("ours", ROOT), ("theirs", other)):
+        module = load_module(name, root / "hpc_ae" / "analysis" / "compression.py")
+        grid = module.LatentGrid.of(latent, 3)
+        integers = grid.to_integers(latent)
+        predicted = 20.0 + grid.to_latents(integers) @ slope
+        magnitude = (predicted + 0.05 * noise).astype(np.float32)
+        coder = module.make_coder(
+            [0.01] * 5, grid, {"magnitude": magnitude, "latent": integers, "predicted": predicted}
+        )
+        encoders.append(partial(coder.encode, magnitude, integers, predicted))
+    ours, theirs = (encode() for encode in encoders)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    seconds = np.array([[processor_seconds(encode) for encode in encoders] for _ in range(rounds)])
+    best = seconds.min(axis=0)
+    report(
+        "magnitudes to bytes", us_per_star=round(1e6 * best[0] / num_stars, 3), of_theirs=round(best[0] / best[1], 3)
+    )
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    """A module by its file."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Seconds of this process's processors that some work takes."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
 def main() -> None:
     """Both tables and the speed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=None, help="keeps what is made, and uses what is there")
     parser.add_argument("--big", type=int, default=10_000_000, help="stars of the measurement of speed; 0: none")
+    parser.add_argument("--coder", type=Path, metavar="CHECKOUT", help="compare the coding of magnitudes alone")
     arguments = parser.parse_args()
+    if arguments.coder:
+        coder_speed(arguments.coder)
+        return
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="hpc_ae-compression-"))).absolute()
     folder.mkdir(exist_ok=True)
     if not (folder / "test").exists():

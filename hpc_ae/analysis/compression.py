@@ -321,10 +321,8 @@ class MagnitudeCoder:
         if self.grid is None or self.predictor is None:
             return streams
         cell = self.latent_grid.cells(latent)
-        left = self.predictor.encode(self.grid.to_integers(magnitude) - self._guess(predicted), cell)
-        left = zigzag(
-            self.predictor.encode(self.grid.to_integers(magnitude) - self._guess(predicted), cell).T.reshape(-1)
-        )
+        difference = self.grid.to_integers(magnitude) - self._guess(predicted)
+        left = zigzag(self.predictor.encode(difference, cell).T.reshape(-1))
         for name, places in self.predictor.classes(cell).items():
             streams[name] = to_planes(left[places])
         return streams
