@@ -17,7 +17,6 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.runtime.progress import Progress
@@ -25,18 +24,10 @@ from hpc_ae.skyserver.answer import BadAnswer, Table
 from hpc_ae.skyserver.client import Client, Manners
 from hpc_ae.skyserver.partial import PartialFile, is_complete
 from hpc_ae.skyserver.query import MOST_PAGE_ROWS, PagedQuery
+from hpc_ae.skyserver.records import FetchQuery, FetchState
 
 _END_TRIES = 3
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_START = {
-    "num_rows": 0,
-    "num_pages": 0,
-    "num_repeated": 0,
-    "header": None,
-    "last_key": None,
-    "pending": 0,
-    "seen_end": False,
-}
 
 
 @dataclass(frozen=True)
@@ -50,43 +41,38 @@ class Extraction:
     above: int | None = None
     until: int | None = None
 
-    def record(self) -> dict[str, Any]:
-        """What decides the content of the file; the size of a page does not."""
-        bounds = [None if bound is None else str(bound) for bound in (self.above, self.until)]
-        return {
-            "url": self.url,
-            "sql": self.query.text,
-            "key": self.query.key,
-            "num_stars": self.num_stars,
-            "above": bounds[0],
-            "until": bounds[1],
-        }
+    def record(self) -> FetchQuery:
+        """What decides the content of the file."""
+        above, until = (None if bound is None else str(bound) for bound in (self.above, self.until))
+        return FetchQuery(
+            url=self.url, sql=self.query.text, key=self.query.key, num_stars=self.num_stars, above=above, until=until
+        )
 
     def page_sql(self, num_rows: int, above: int | None) -> str:
         """The SQL of a page: at most num_rows rows whose keys are greater than `above`."""
         return self.query.page(num_rows, above, self.until)
 
 
-def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool = False) -> dict[str, Any]:
-    """Write `out` as CSV with a header and return its numbers: num_rows, num_pages, num_repeated, ...
+def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool = False) -> FetchState:
+    """Write `out` as CSV with a header and return its numbers of rows and pages.
 
     A killed or failed fetch goes on with the same call; `restart` throws away what it had. InputError where the query
     or the address is wrong or `out` is something else, WorkError where SkyServer does not answer or the disk is full.
     """
     if (record := is_complete(out, extraction.record())) is not None:
         print(f"fetch: {out} is there already and is what was fetched", file=sys.stderr, flush=True)
-        return dict(record["state"])
+        return record.state
     with (
         contextlib.closing(Client(extraction.url, manners)) as client,
         PartialFile(out, extraction.record(), restart=restart) as partial,
     ):
         with Progress("fetch", extraction.num_stars or 0, "stars") as progress:
-            state = {**_START, **partial.state}
-            progress.start_at(state["num_rows"])
+            state = partial.state
+            progress.start_at(state.num_rows)
             try:
-                while not state.get("complete"):
+                while not state.complete:
                     state = _fetch_page(partial, state, extraction, client)
-                    progress.update(state["num_rows"], f"page {state['num_pages']}")
+                    progress.update(state.num_rows, f"page {state.num_pages}")
             except KeyboardInterrupt:
                 _say_kept(partial.state)
                 raise
@@ -94,22 +80,21 @@ def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool 
     return state
 
 
-def _say_kept(state: dict[str, Any]) -> None:
-    kept = state.get("num_rows", 0)
-    print(f"fetch: {kept:,} stars are kept; the same command goes on from there", file=sys.stderr, flush=True)
+def _say_kept(state: FetchState) -> None:
+    print(f"fetch: {state.num_rows:,} stars are kept; the same command goes on from there", file=sys.stderr, flush=True)
 
 
-def _fetch_page(partial: PartialFile, state: dict[str, Any], extraction: Extraction, client: Client) -> dict[str, Any]:
+def _fetch_page(partial: PartialFile, state: FetchState, extraction: Extraction, client: Client) -> FetchState:
     """Ask for the next page, keep its rows, and return the state after it."""
-    left = None if extraction.num_stars is None else extraction.num_stars - state["num_rows"]
+    left = None if extraction.num_stars is None else extraction.num_stars - state.num_rows
     for _ in range(_END_TRIES):
         page = _ask_page(state, extraction, client, left)
         if left is not None and len(page.rows) >= left:
             return _keep_page(partial, state, page, left, complete=True)
-        if not page.is_one_key or str(page.keys[-1]) != state["last_key"]:
+        if not page.is_one_key or str(page.keys[-1]) != state.last_key:
             return _keep_page(partial, state, page, page.last_begins)
         above = page.keys[-1]
-        check = _PageCheck(extraction, {**state, "pending": 0}, 1, above)
+        check = _PageCheck(extraction, state.looking_further(), 1, above)
         if not client.ask(extraction.page_sql(1, above), 1, check).rows:
             return _keep_page(partial, state, page, len(page.rows), complete=True)
     raise WorkError(
@@ -121,9 +106,9 @@ def _fetch_page(partial: PartialFile, state: dict[str, Any], extraction: Extract
     )
 
 
-def _ask_page(state: dict[str, Any], extraction: Extraction, client: Client, left: int | None) -> _Page:
+def _ask_page(state: FetchState, extraction: Extraction, client: Client, left: int | None) -> _Page:
     """The next page: the rows of the last key again, and what follows. Larger than asked where one key fills it."""
-    above = extraction.above if state["last_key"] is None else int(state["last_key"]) - 1
+    above = extraction.above if state.last_key is None else int(state.last_key) - 1
     asked = extraction.page_rows
     while True:
         asked = asked if left is None else min(asked, left)
@@ -161,23 +146,23 @@ class _Page:
 
 
 def _keep_page(
-    partial: PartialFile, state: dict[str, Any], page: _Page, num_kept: int, *, complete: bool = False
-) -> dict[str, Any]:
+    partial: PartialFile, state: FetchState, page: _Page, num_kept: int, *, complete: bool = False
+) -> FetchState:
     """Write the first rows of a page; the state says where to go on."""
     if not page.rows:  # nothing at all: what has no rows has no last key whose rows would be here again
         partial.discard()
-        raise InputError("the query has no rows", where=partial.query["sql"], fix="check its conditions and bounds")
-    after = {
-        "num_rows": state["num_rows"] + num_kept,
-        "num_pages": state["num_pages"] + 1,
-        "num_repeated": state["num_repeated"] + num_kept - len(set(page.keys[:num_kept])),
-        "header": page.header,
-        "last_key": str(page.keys[-1]),
-        "pending": 0 if complete else len(page.rows) - num_kept,
-        "complete": complete,
-    }
+        raise InputError("the query has no rows", where=partial.query.sql, fix="check its conditions and bounds")
+    after = FetchState(
+        num_rows=state.num_rows + num_kept,
+        num_pages=state.num_pages + 1,
+        num_repeated=state.num_repeated + num_kept - len(set(page.keys[:num_kept])),
+        header=page.header,
+        last_key=str(page.keys[-1]),
+        pending=0 if complete else len(page.rows) - num_kept,
+        complete=complete,
+    )
     lines = ([page.header] if partial.num_bytes == 0 else []) + page.rows[:num_kept]
-    partial.append(_csv_bytes(lines), after, complete=complete)
+    partial.append(_csv_bytes(lines), after)
     return after
 
 
@@ -192,14 +177,14 @@ class _PageCheck:
     """Whether an answer is the page that was asked for: BadAnswer where it is not, and may be the next time."""
 
     extraction: Extraction
-    state: dict[str, Any]
+    state: FetchState
     asked: int
     above: int | None
 
     def __call__(self, table: Table) -> _Page:
         """The checked page."""
-        header = table.header or self.state["header"] or []
-        if not table.rows and not self.state["pending"]:
+        header = table.header or self.state.header or []
+        if not table.rows and not self.state.pending:
             return _Page(header, [], [], False)
         self._check_header(table)
         if len(table.rows) > self.asked:
@@ -210,7 +195,7 @@ class _PageCheck:
 
     def _check_header(self, table: Table) -> None:
         names = [name.lower() for name in table.header]
-        before, selected = self.state["header"], self.extraction.query.column_names()
+        before, selected = self.state.header, self.extraction.query.column_names()
         if before is not None and before != table.header and table.header:
             raise BadAnswer("other columns than before", got=",".join(table.header)[:300], expected=",".join(before))
         if selected is not None and names:
@@ -244,7 +229,7 @@ class _PageCheck:
 
     def _check_order(self, keys: list[int]) -> None:
         """In order, above the last page, within the bounds, and with the rows that the last page has shown already."""
-        last_key, pending = self.state["last_key"], self.state["pending"]
+        last_key, pending = self.state.last_key, self.state.pending
         if any(low > high for low, high in itertools.pairwise(keys)):
             raise BadAnswer(
                 "the rows are not in the order of the key", expected=f"ORDER BY {self.extraction.query.key}"
@@ -254,7 +239,9 @@ class _PageCheck:
             raise BadAnswer(
                 "rows that were not asked for", got=f"{keys[0]} to {keys[-1]}", expected=f"keys above {above}"
             )
-        if pending and keys[:pending] != [int(last_key)] * pending:
+        if not pending or last_key is None:
+            return
+        if keys[:pending] != [int(last_key)] * pending:
             raise BadAnswer(
                 "the answer leaves out rows that came before",
                 got=f"{keys[:pending].count(int(last_key))} of key {last_key}",

@@ -8,23 +8,40 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hpc_ae
 from hpc_ae.errors import StaleError
+from hpc_ae.record import Record
 
 COMMAND_VARIABLE = "HPC_AE_COMMAND"  # what the user typed, where a launcher stands in between
 
 
+class Provenance(Record):
+    """What a manifest, model.json or another record says of its making."""
+
+    nulls: ClassVar = frozenset({"git_commit"})
+    package: str
+    git_commit: str | None
+    time: str
+    command: str
+    config: dict[str, Any]
+
+    @classmethod
+    def now(cls, config: dict[str, Any]) -> Provenance:
+        """That of what this process makes, by a config ({}: by none)."""
+        return cls(
+            package=f"hpc_ae {hpc_ae.__version__}",
+            git_commit=git_commit(),
+            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=os.environ.get(COMMAND_VARIABLE) or command_line(),
+            config=config,
+        )
+
+
 def provenance(config: dict[str, Any]) -> dict[str, Any]:
     """What a manifest or model.json records of its making."""
-    return {
-        "package": f"hpc_ae {hpc_ae.__version__}",
-        "git_commit": git_commit(),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": os.environ.get(COMMAND_VARIABLE) or command_line(),
-        "config": config,
-    }
+    return Provenance.now(config).to_json()
 
 
 def command_line() -> str:

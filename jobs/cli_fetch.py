@@ -44,37 +44,39 @@ def fetch(
 
     if all_rows and stars is not None:
         raise InputError("--all and --stars exclude each other", where="command line", expected="one of them")
-    extraction = _extraction(sql, key, (release, url), stars, all_rows=all_rows)
+    extraction = _extraction(sql, key, _address(release, url), stars, all_rows=all_rows)
     extraction = _bounded(extraction, page_rows, above, until)
     if show_sql:
         typer.echo(extraction.page_sql(min(page_rows, extraction.num_stars or page_rows), above))
         return
     manners = Manners(pause_seconds=pause, retries=retries, timeout_seconds=timeout)
     done = fetch_stars(out, extraction, manners, restart=restart)
-    repeated = f"{done['num_repeated']:,} rows share a key with another; " if done["num_repeated"] else ""
-    typer.echo(f"{out}: {done['num_rows']:,} rows; {repeated}next: hpc-ae ingest {out} --out catalog", err=True)
+    repeated = f"{done.num_repeated:,} rows share a key with another; " if done.num_repeated else ""
+    typer.echo(f"{out}: {done.num_rows:,} rows; {repeated}next: hpc-ae ingest {out} --out catalog", err=True)
 
 
-def _extraction(
-    sql: Path | None, key: str, place: tuple[str, str | None], stars: int | None, *, all_rows: bool
-) -> Extraction:
-    """The query of a file, or the lecture's, at an address."""
+def _address(release: str, url: str | None) -> str:
+    """The address of SqlSearch for a data release, SkyServer's own where none is given."""
     import re
 
-    from hpc_ae.fetch import Extraction
     from hpc_ae.skyserver.client import URL
-    from hpc_ae.skyserver.query import lecture_query, parse_query
 
-    release, url = place
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", release):
         raise InputError("not a data release", where="--release", got=release, expected="dr18, dr16, ...")
+    return (url or URL).replace("{release}", release)
+
+
+def _extraction(sql: Path | None, key: str, address: str, stars: int | None, *, all_rows: bool) -> Extraction:
+    """The query of a file, or the lecture's, at an address."""
+    from hpc_ae.fetch import Extraction
+    from hpc_ae.skyserver.query import lecture_query, parse_query
+
     try:
         text = lecture_query() if sql is None else sql.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("cannot read the query", where=sql, got=str(error)[:200], expected="a text file") from error
     query = parse_query(text, key, sql or "the lecture's query")
-    num_stars = None if all_rows else stars or query.top
-    return Extraction((url or URL).replace("{release}", release), query, num_stars)
+    return Extraction(address, query, None if all_rows else stars or query.top)
 
 
 def _bounded(extraction: Extraction, page_rows: int, above: int | None, until: int | None) -> Extraction:

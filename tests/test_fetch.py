@@ -29,6 +29,7 @@ from sky_server import FIRST_ID, HEADER, Sky, json_error, make_rows, redirect, r
 from hpc_ae import open_catalog
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.fetch import Extraction, fetch
+from hpc_ae.files import seal
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.skyserver import answer
 from hpc_ae.skyserver.answer import BadAnswer, Table, read_answer
@@ -94,7 +95,7 @@ def test_pages_hold_every_row_once(sky: Sky, tmp_path: Path) -> None:
     out = tmp_path / "new" / "stars.csv"
     done = fetch(out, extraction(sky), QUICK)
     assert read_csv(out) == [HEADER, *sky.rows]
-    assert done["num_rows"] == 1000 and done["num_repeated"] == 1000 - len({row[0] for row in sky.rows})
+    assert done.num_rows == 1000 and done.num_repeated == 1000 - len({row[0] for row in sky.rows})
     assert leftovers(out) == set()
     assert out.stat().st_mode & 0o777 == 0o600
     record = json.loads(record_path(out).read_text())
@@ -505,6 +506,27 @@ def test_damaged_leftovers_are_refused(sky: Sky, tmp_path: Path) -> None:
     assert read_csv(out) == [HEADER, *sky.rows]
     out.write_bytes(out.read_bytes().replace(b"19.", b"18.", 1))
     with pytest.raises(DamageError, match="not what was fetched"):
+        fetch(out, wanted, QUICK)
+
+
+def test_record_on_disk(sky: Sky, tmp_path: Path) -> None:
+    """Its fields stand in this order, so that older and newer records go on alike; a newer version is refused."""
+    out = tmp_path / "stars.csv"
+    wanted = begun(sky, out)
+    record = json.loads(record_path(out).read_text())
+    assert list(record) == [
+        *("format", "version", "complete", "query", "num_bytes", "content_digest", "state", "provenance", "digest")
+    ]
+    assert list(record["query"]) == ["url", "sql", "key", "num_stars", "above", "until"]
+    assert (record["query"]["num_stars"], record["query"]["above"]) == (wanted.num_stars, None)
+    assert list(record["state"]) == [
+        *("num_rows", "num_pages", "num_repeated", "header", "last_key", "pending", "complete")
+    ]
+    record_path(out).write_text(json.dumps(seal({**record, "version": 2})))
+    with pytest.raises(InputError, match="newer version of hpc_ae"):
+        fetch(out, wanted, QUICK)
+    record_path(out).write_text(json.dumps(seal({**record, "num_bytes": "1"})))
+    with pytest.raises(DamageError, match="num_bytes"):
         fetch(out, wanted, QUICK)
 
 

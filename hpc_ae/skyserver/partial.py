@@ -12,14 +12,12 @@ import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.files import TEMP_MARK, digest_file, make_dir, publish_json, read_json, seal, sync_dir, write_error
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Provenance
+from hpc_ae.skyserver.records import FETCH_FORMAT, FetchQuery, FetchRecord, FetchState
 
-FETCH_FORMAT = "hpc_ae/fetch"
-FETCH_VERSION = 1
 _READ_BYTES = 1 << 22
 _RESTART = "--restart throws it away and begins again"
 
@@ -35,18 +33,18 @@ def partial_path(out: Path) -> Path:
 
 
 class PartialFile:
-    """The growing file of one query, held by one process. `state` is what the caller keeps to go on.
+    """The growing file of one query, held by one process. `state` is how far it is on disk.
 
     `restart` throws away what an earlier process has left.
     """
 
-    def __init__(self, out: Path, query: dict[str, Any], *, restart: bool = False) -> None:
+    def __init__(self, out: Path, query: FetchQuery, *, restart: bool = False) -> None:
         self.out, self.query, self.restart = out, query, restart
-        self.state: dict[str, Any] = {}
+        self.state = FetchState()
         self.num_bytes = 0
         self._digest = hashlib.sha256()
         self._descriptor = -1
-        self._provenance = provenance({})
+        self._provenance = Provenance.now({})
 
     def __enter__(self) -> PartialFile:
         make_dir(self.out.parent)
@@ -99,34 +97,34 @@ class PartialFile:
                 error.what, where=error.where, got=error.got, expected=error.expected, fix=_RESTART
             ) from error
         size = os.fstat(self._descriptor).st_size
-        if record["complete"] and size == 0 and record["num_bytes"] != 0:
+        if record.complete and size == 0 and record.num_bytes != 0:
             path.unlink()  # OUT was made and has been taken away since: begin again
             return
         self._take_up(record, size)
 
-    def _take_up(self, record: dict[str, Any], size: int) -> None:
-        left = self.num_bytes = record["num_bytes"]
+    def _take_up(self, record: FetchRecord, size: int) -> None:
+        left = self.num_bytes = record.num_bytes
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         while left and (chunk := os.read(self._descriptor, min(left, _READ_BYTES))):
             self._digest.update(chunk)
             left -= len(chunk)
-        if left or self.digest != record["content_digest"]:
+        if left or self.digest != record.content_digest:
             raise DamageError(
                 "what was fetched so far is not what its record says",
                 where=partial_path(self.out),
                 got=f"{size:,} bytes, {self.digest}",
-                expected=f"{record['num_bytes']:,} bytes, {record['content_digest']}",
+                expected=f"{record.num_bytes:,} bytes, {record.content_digest}",
                 fix=_RESTART,
             )
         os.ftruncate(self._descriptor, self.num_bytes)
-        self.state = record["state"]
+        self.state = record.state
 
     @property
     def digest(self) -> str:
         """Of the bytes so far."""
         return "sha256:" + self._digest.hexdigest()
 
-    def append(self, data: bytes, state: dict[str, Any], *, complete: bool = False) -> None:
+    def append(self, data: bytes, state: FetchState) -> None:
         """Add bytes and say where to go on; both are on disk when this returns. WorkError where there is no room."""
         try:
             view = memoryview(data)
@@ -140,12 +138,15 @@ class PartialFile:
         self._digest.update(data)
         self.num_bytes += len(data)
         self.state = state
-        publish_json(record_path(self.out), self._record(complete))
-
-    def _record(self, complete: bool) -> dict[str, Any]:
-        record = {"format": FETCH_FORMAT, "version": FETCH_VERSION, "complete": complete, "query": self.query}
-        record |= {"num_bytes": self.num_bytes, "content_digest": self.digest, "state": self.state}
-        return seal({**record, "provenance": self._provenance})
+        record = FetchRecord(
+            complete=state.complete,
+            query=self.query,
+            num_bytes=self.num_bytes,
+            content_digest=self.digest,
+            state=state,
+            provenance=self._provenance,
+        )
+        publish_json(record_path(self.out), seal(record.to_json()))
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -163,13 +164,14 @@ class PartialFile:
             raise write_error(self.out, 0, error) from error
 
 
-def read_record(out: Path, query: dict[str, Any]) -> dict[str, Any]:
+def read_record(out: Path, query: FetchQuery) -> FetchRecord:
     """The record beside `out`; StaleError where it is of another query, DamageError where it cannot be trusted."""
     path = record_path(out)
-    record = read_json(path, sealed=True)
-    if record.get("format") != FETCH_FORMAT or record.get("version") != FETCH_VERSION:
-        raise InputError("not a record of this format", where=path, got=record.get("format"), expected=FETCH_FORMAT)
-    if changed := _changed(record["query"], query):
+    values = read_json(path, sealed=True)
+    if values.get("format") != FETCH_FORMAT:
+        raise InputError("not a record of this format", where=path, got=values.get("format"), expected=FETCH_FORMAT)
+    record = FetchRecord.parse(values, path)
+    if changed := _changed(record.query, query):
         raise StaleError(
             "this file was begun with another query",
             where=path,
@@ -180,11 +182,12 @@ def read_record(out: Path, query: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _changed(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _changed(recorded: FetchQuery, wanted: FetchQuery) -> list[str]:
     """What differs, each value from where it begins to."""
     found = []
-    for key in sorted(recorded.keys() | wanted.keys()):
-        old, new = str(recorded.get(key)), str(wanted.get(key))
+    before, now = recorded.to_json(), wanted.to_json()
+    for key in sorted(now):
+        old, new = str(before[key]), str(now[key])
         if old != new:
             differing = (i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1])
             same = max(0, next(differing, min(len(old), len(new))) - 20)
@@ -192,7 +195,7 @@ def _changed(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return found
 
 
-def is_complete(out: Path, query: dict[str, Any]) -> dict[str, Any] | None:
+def is_complete(out: Path, query: FetchQuery) -> FetchRecord | None:
     """The record where `out` is there, whole and of this query; None where it is not there.
 
     InputError where something else is there, DamageError where its bytes have changed.
@@ -203,12 +206,12 @@ def is_complete(out: Path, query: dict[str, Any]) -> dict[str, Any] | None:
         raise InputError("there is a file already", where=out, fix="choose another OUT, or move the file away")
     record = read_record(out, query)
     digest = digest_file(out)
-    if not record["complete"] or digest != record["content_digest"]:
+    if not record.complete or digest != record.content_digest:
         raise DamageError(
             "the file is not what was fetched",
             where=out,
             got=digest,
-            expected=record["content_digest"],
+            expected=record.content_digest,
             fix="move it away and run the same command again",
         )
     return record
