@@ -31,6 +31,7 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "sections"),
     ("cluster", "sections"),
     ("record", "files"),
+    ("provenance", "record"),
 }
 # Foreign library: the files that may import it, by the beginning of their paths.
 DOORS = {
