@@ -29,7 +29,7 @@ from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
 from hpc_ae.provenance import provenance
-from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.mapping import check_mapping
 from hpc_ae.readers.names import ERROR_PREFIX
 from hpc_ae.readers.raw_file import FORMATS, Piece, RawFile, Scan, cut_pieces
@@ -47,6 +47,7 @@ from hpc_ae.readers.tally import (
 )
 from hpc_ae.readers.text import count_rows, count_tasks, scan_text
 from hpc_ae.readers.tree import NUM_THREADS, check_schemas, expand_dirs
+from hpc_ae.reading import Reading
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
@@ -72,7 +73,7 @@ class IngestSettings:
     def check(self) -> None:
         """InputError where a value cannot be."""
         check_mapping(self.mapping)
-        self.reading.check()
+        check_reading(self.reading)
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
             raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
         if self.bad not in ("flag", "drop", "stop"):

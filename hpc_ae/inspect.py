@@ -18,7 +18,7 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes,
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
-from hpc_ae.readers.conversion import Reading
+from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.head import head_piece
 from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
 from hpc_ae.readers.raw_file import RawFile, check_types
@@ -26,6 +26,7 @@ from hpc_ae.readers.recognise import choose_table, compression_name, is_called, 
 from hpc_ae.readers.sample import dialect_of, sample_columns, unpack_head
 from hpc_ae.readers.star_rows import StarRows
 from hpc_ae.readers.tree import expand_dirs
+from hpc_ae.reading import Reading
 
 _NUM_VALUES = 5
 _MOST_FILES = 16  # of a directory or pattern that names thousands, which are of one kind
@@ -39,7 +40,7 @@ def inspect_files(paths: list[Path], mapping: Mapping[str, str], reading: Readin
     An entry's `question` is the error that an ingest would stop with where something must be said; no command then.
     InputError where a file cannot be read, or an option is wrong.
     """
-    reading.check()
+    check_reading(reading)
     if not paths:
         raise InputError("no raw files", expected="one file or more")
     every = expand_dirs(paths)
@@ -51,19 +52,8 @@ def inspect_files(paths: list[Path], mapping: Mapping[str, str], reading: Readin
 
 def option_words(mapping: Mapping[str, str], reading: Reading) -> list[str]:
     """The options of `hpc-ae ingest` that say the same."""
-    pairs: list[tuple[str, str]] = [("--map", f"{name}={column}") for name, column in mapping.items()]
-    for option, value in (
-        ("--magnitudes", reading.magnitudes),
-        ("--flux", reading.flux),
-        ("--zero-point", ",".join(f"{point:g}" for point in reading.zero_point)),
-        ("--angles", reading.angles),
-        ("--table", reading.table),
-        ("--cuts", reading.cuts),
-    ):
-        pairs += [(option, value)] if value else []
-    pairs += [("--keep", text) for text in reading.keep]
-    flags = [name for name, is_on in (("--asinh", reading.asinh), ("--deredden", reading.deredden)) if is_on]
-    return [word for pair in pairs for word in pair] + flags
+    pairs = [("--map", f"{name}={column}") for name, column in mapping.items()]
+    return [*(word for pair in pairs for word in pair), *reading.words()]
 
 
 def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows: int) -> dict[str, Any]:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from hpc_ae.reading import OPTIONS, Option, Reading
 
 
 def _path_text(value: str) -> str:
@@ -40,29 +51,43 @@ class Simulate(Section):
     observed: bool = Field(False, description="stars whose noiseless magnitudes simulate_observed gives")
 
 
-class Source(Section):
-    """How to make the star catalog when it is not there yet: `simulate` or `raw`."""
-
+class _Files(Section):
     simulate: Simulate | None = Field(None, description="simulate the stars")
     raw: list[PathText] | None = Field(None, description="raw files to ingest; may have * wildcards")
     columns: dict[str, str] = Field({}, description="name=column where the automatic mapping does not do")
-    magnitudes: str = Field("", description="which magnitudes or fluxes of several: psfMag, modelMag, dered, flux, ...")
-    flux: Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None = Field(
-        None, description="the bands are fluxes in this unit; null: magnitudes, or as file and names say"
+
+
+def _key_of(option: Option) -> tuple[Any, Any]:
+    """The type and the field of the key that an option of `Reading` has in a config."""
+    description = option.told.description
+    if option.told.commas:
+        return option.item | list[option.item] | None, Field(None, description=description)  # type: ignore[name-defined]
+    if option.item is not None:
+        return list[option.item], Field(list(option.default), description=description)  # type: ignore[name-defined]
+    return option.type, Field(option.default, description=description)
+
+
+if TYPE_CHECKING:
+    _SourceKeys = _Files
+else:
+    _SourceKeys = create_model(
+        "_SourceKeys", __base__=_Files, __module__=__name__, **{option.name: _key_of(option) for option in OPTIONS}
     )
-    zero_point: float | list[float] | None = Field(None, description="magnitude of one count, or one for each band")
-    asinh: bool = Field(False, description="fluxes to SDSS asinh magnitudes instead of Pogson's")
-    deredden: bool = Field(False, description="subtract the file's own extinction of each band, or that of its E(B-V)")
-    angles: Literal["deg", "rad"] | None = Field(None, description="unit of ra and dec, where the file says none")
-    table: str | None = Field(None, description="which table of a file of several: an HDU's name or number, ...")
-    keep: list[str] = Field([], description="conditions that a row must fulfil, such as type=6 or r<20")
-    cuts: Literal["lecture"] | None = Field(None, description="lecture: keep rows with each band within 0-30")
+
+
+class Source(_SourceKeys):
+    """How to make the star catalog when it is not there yet: `simulate` or `raw`."""
 
     @model_validator(mode="after")
     def _one_of(self) -> Source:
         if (self.simulate is None) == (not self.raw):
             raise ValueError("say either simulate or raw")
         return self
+
+    @property
+    def reading(self) -> Reading:
+        """How the raw files are to be read."""
+        return Reading.of({option.name: getattr(self, option.name) for option in OPTIONS})
 
 
 class CatalogSection(Section):

@@ -12,7 +12,7 @@ from hpc_ae.errors import HpcAeError
 from hpc_ae.files import read_json
 from hpc_ae.jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from hpc_ae.jobs.resources import num_processes, num_tasks
-from hpc_ae.jobs.stages import Stage, reading_of, stages_of
+from hpc_ae.jobs.stages import Stage, stages_of
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
@@ -57,11 +57,12 @@ def _source_problems(config: RunConfig) -> list[str]:
     source = config.catalog.source
     if source is None or not source.raw:
         return []
+    from hpc_ae.readers.conversion import check_reading
     from hpc_ae.readers.mapping import check_mapping
 
     try:
         check_mapping(source.columns)
-        reading_of(source).check()
+        check_reading(source.reading)
     except HpcAeError as error:
         return [f"catalog.source: {error.what}: got {error.got}, expected {error.expected}"]
     return []

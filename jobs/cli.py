@@ -14,6 +14,7 @@ from hpc_ae.jobs import cli_query
 from hpc_ae.jobs.cli_export import export
 from hpc_ae.jobs.cli_fetch import fetch
 from hpc_ae.jobs.cli_model import model_export
+from hpc_ae.reading import Reading
 
 if TYPE_CHECKING:
     from hpc_ae.config import RunConfig
@@ -88,19 +89,12 @@ app.command()(fetch)
 
 
 @app.command()
+@options.with_reading
 def ingest(
     raw: options.Raw,
     out: Annotated[Path, typer.Option(help="The star catalog to make.")],
     map: options.MapOption = None,
-    magnitudes: options.Magnitudes = "",
-    flux: options.Flux = None,
-    zero_point: options.ZeroPoint = None,
-    asinh: options.Asinh = False,
-    deredden: options.Deredden = False,
-    angles: options.Angles = None,
-    table: options.Table = None,
-    keep: options.Keep = None,
-    cuts: options.Cuts = None,
+    reading: Reading = Reading(),
     shard_rows: ShardRows = 500_000,
     bad: Annotated[BadRows, typer.Option(help="Unusable rows: flag them, drop them, or stop.")] = "flag",
     order: Annotated[Order, typer.Option(help="Stars as the raw files have them, or by place in the sky.")] = "input",
@@ -109,7 +103,6 @@ def ingest(
     """Turn raw files into a star catalog; no row is lost unless --keep or --cuts leave it out or --bad drop drops it,
     unusable ones are flagged with their reasons.
     """
-    reading = options.make_reading(dict(locals()))
     from hpc_ae.ingest import IngestSettings
     from hpc_ae.ingest import ingest as make_catalog
     from hpc_ae.jobs.stages import expand_paths

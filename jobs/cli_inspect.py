@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter
+from inspect import signature as signature_of
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from hpc_ae.errors import InputError
+from hpc_ae.reading import OPTIONS, Option, Reading
 
-if TYPE_CHECKING:
-    from hpc_ae.readers.conversion import Reading
+_R = TypeVar("_R")
 
 Raw = Annotated[
     list[str],
@@ -25,29 +29,6 @@ MapOption = Annotated[
         "--map", metavar="NAME=COLUMN", help="Which column is which, where the automatic mapping does not do."
     ),
 ]
-Magnitudes = Annotated[
-    str, typer.Option(metavar="FAMILY", help="Which magnitudes or fluxes: psfMag, modelMag, dered, flux, ...")
-]
-Flux = Annotated[
-    Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"] | None,
-    typer.Option(help="The bands are fluxes in this."),
-]
-ZeroPoint = Annotated[
-    str | None, typer.Option(metavar="Z", help="Magnitude of one count, or five with commas: with --flux counts.")
-]
-Asinh = Annotated[bool, typer.Option("--asinh", help="Fluxes to SDSS asinh magnitudes instead of Pogson's.")]
-Deredden = Annotated[
-    bool, typer.Option("--deredden", help="Subtract the file's extinction of each band, or of its E(B-V).")
-]
-Angles = Annotated[Literal["deg", "rad"] | None, typer.Option(help="The unit of ra and dec, where the file says none.")]
-Table = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which table of a file of several: an HDU's name or number, ...")
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(metavar="CONDITION", help="Keep only such rows: type=6, class=STAR, 'r<20'; several: all of them."),
-]
-Cuts = Annotated[Literal["lecture"] | None, typer.Option(help="Keep the lecture's: each band BETWEEN 0 AND 30.")]
 
 
 def parse_mapping(entries: list[str]) -> dict[str, str]:
@@ -66,42 +47,39 @@ def parse_mapping(entries: list[str]) -> dict[str, str]:
     return mapping
 
 
-def make_reading(values: dict[str, object]) -> Reading:
-    """The `Reading` of the options above, given by their names; other names are ignored."""
-    from hpc_ae.readers.conversion import Reading
+def with_reading(command: Callable[..., _R]) -> Callable[..., _R]:
+    """The command with the options of `Reading` in place of its parameter `reading`."""
+    signature = signature_of(command, eval_str=True)
+    parameters: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += map(_parameter, OPTIONS) if parameter.name == "reading" else [parameter]
 
-    zero_point = values["zero_point"]
-    try:
-        points = tuple(float(word) for word in str(zero_point).split(",")) if zero_point is not None else ()
-    except ValueError:
-        raise InputError(
-            "not a list of numbers", where="--zero-point", got=zero_point, expected="25.1, or five with commas"
-        ) from None
-    return Reading(
-        magnitudes=str(values["magnitudes"]),
-        flux=str(values["flux"] or ""),
-        zero_point=points,
-        asinh=bool(values["asinh"]),
-        deredden=bool(values["deredden"]),
-        angles=str(values["angles"] or ""),
-        table=str(values["table"] or ""),
-        keep=tuple(values["keep"] or ()),  # type: ignore[arg-type]
-        cuts=str(values["cuts"] or ""),
+    @wraps(command)
+    def said(**values: Any) -> _R:
+        reading = Reading.of({option.name: values.pop(option.name) for option in OPTIONS})
+        return command(reading=reading, **values)
+
+    said.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
+    said.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return said
+
+
+def _parameter(option: Option) -> Parameter:
+    """An option as typer reads it off a command's parameter."""
+    declared = typer.Option(option.flag, metavar=option.told.metavar, help=option.help)
+    kind, default = option.type, option.default
+    if option.item is not None:
+        kind, default = (list[option.item] if option.repeats else str) | None, None  # type: ignore[name-defined]
+    return Parameter(
+        option.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, declared]
     )
 
 
+@with_reading
 def inspect(
     raw: Raw,
     map: MapOption = None,
-    magnitudes: Magnitudes = "",
-    flux: Flux = None,
-    zero_point: ZeroPoint = None,
-    asinh: Asinh = False,
-    deredden: Deredden = False,
-    angles: Angles = None,
-    table: Table = None,
-    keep: Keep = None,
-    cuts: Cuts = None,
+    reading: Reading = Reading(),
     rows: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at the beginning that are looked at.")] = 1_000,
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
 ) -> int:
@@ -111,7 +89,6 @@ def inspect(
     from hpc_ae.inspect import findings_text, inspect_files
     from hpc_ae.jobs.stages import expand_paths
 
-    reading = make_reading(dict(locals()))
     findings = inspect_files(expand_paths(raw), parse_mapping(map or []), reading, rows)
     if json:
         from json import dumps

@@ -20,9 +20,7 @@ from hpc_ae.jobs.resources import Kind, num_workers, threads_per_rank
 from hpc_ae.provenance import check_fingerprint
 
 if TYPE_CHECKING:
-    from hpc_ae.readers.conversion import Reading
     from hpc_ae.runtime.ranks import Ranks
-    from hpc_ae.sections import Source
 
 Outcome = Literal["done", "interrupted"]
 StopRequested = Callable[[], bool]
@@ -86,27 +84,8 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
     if source is None or not source.raw:
         raise InputError("the config names no raw files", where="catalog.source.raw")
     catalog = config.catalog
-    columns, reading = dict(source.columns), reading_of(source)
-    settings = IngestSettings(columns, catalog.shard_rows, catalog.bad, reading, catalog.order)
+    settings = IngestSettings(dict(source.columns), catalog.shard_rows, catalog.bad, source.reading, catalog.order)
     return expand_paths(source.raw), settings
-
-
-def reading_of(source: Source) -> Reading:
-    """What the config says of its raw files beside the columns."""
-    from hpc_ae.readers.conversion import Reading
-
-    points = source.zero_point if isinstance(source.zero_point, list) else [source.zero_point]
-    return Reading(
-        magnitudes=source.magnitudes,
-        flux=source.flux or "",
-        zero_point=tuple(point for point in points if point is not None),
-        asinh=source.asinh,
-        deredden=source.deredden,
-        angles=source.angles or "",
-        table=source.table or "",
-        keep=tuple(source.keep),
-        cuts=source.cuts or "",
-    )
 
 
 def _run_ingest(config: RunConfig, _: StopRequested) -> str:

@@ -16,7 +16,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 APPLICATION = REPOSITORY / "jobs"  # installed as hpc_ae.jobs, by a link
 SOURCES = sorted(path for root in ("hpc_ae", "jobs") for path in (REPOSITORY / root).rglob("*.py"))
 NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
-GROUND = {"config", "cluster", "sections", "yaml_loader", "files", "errors", "layout", "provenance", "record"}
+GROUND = {
+    "config",
+    "cluster",
+    "sections",
+    "yaml_loader",
+    "files",
+    "errors",
+    "layout",
+    "provenance",
+    "reading",
+    "record",
+}
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()} - {"jobs"}
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
@@ -30,6 +41,7 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "layout"),
     ("config", "sections"),
     ("cluster", "sections"),
+    ("sections", "reading"),
     ("record", "files"),
     ("provenance", "record"),
 }

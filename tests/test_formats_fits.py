@@ -27,9 +27,9 @@ from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.inspect import findings_text, inspect_files
 from hpc_ae.jobs.main import run_command
 from hpc_ae.readers.batches import read_batches
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.fits import open_fits
 from hpc_ae.readers.raw_file import Mark, Piece, RawFile
+from hpc_ae.reading import Reading
 
 BIG = 1237648720142401611
 ASTROPY = Path(astropy.io.fits.__file__).parent / "tests" / "data"

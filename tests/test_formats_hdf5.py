@@ -175,7 +175,7 @@ def test_pandas(options: dict[str, Any], index: str | None, tmp_path: Path) -> N
 
 def reading(*keep: str) -> Any:
     """A reading that keeps what fulfils conditions."""
-    from hpc_ae.readers.conversion import Reading
+    from hpc_ae.reading import Reading
 
     return Reading(keep=keep)
 

@@ -26,8 +26,8 @@ from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import findings_text, inspect_files
 from hpc_ae.readers import packed, text
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.recognise import open_tables, unpack
+from hpc_ae.reading import Reading
 
 DAMAGED = Caution.ID_DAMAGED
 Pack = Callable[[bytes], bytes]

@@ -36,8 +36,8 @@ from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.schema import Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.tree import expand_dirs
+from hpc_ae.reading import Reading
 
 STARS = make_arrays(40)
 COLUMNS = columns_of(STARS)

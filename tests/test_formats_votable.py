@@ -26,7 +26,7 @@ from test_catalog import OpenWatch
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files
-from hpc_ae.readers.conversion import Reading
+from hpc_ae.reading import Reading
 
 STARS = make_arrays()
 COLUMNS = columns_of(STARS)

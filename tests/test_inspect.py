@@ -19,7 +19,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.inspect import inspect_files, option_words
 from hpc_ae.jobs.main import run_command
 from hpc_ae.readers import sample, text
-from hpc_ae.readers.conversion import Reading
+from hpc_ae.reading import Reading
 
 
 def look(path: Path, num_rows: int = 1_000, **values: Any) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 def test_the_command_repeats_every_option(tmp_path: Path) -> None:
     """The command has each option that inspect was given, quoted for the shell."""
     reading = Reading(
-        "psfFlux", "counts", (25.0, 25.5, 26.0, 26.5, 27.0), True, True, "rad", ("r<20", "class=A B"), "lecture", "2"
+        "psfFlux", "counts", (25.0, 25.5, 26.0, 26.5, 27.0), True, True, "rad", "2", ("r<20", "class=A B"), "lecture"
     )
     words = option_words({"u": "my u"}, reading)
     assert shlex.join(words) == (

@@ -18,9 +18,9 @@ from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.errors import InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.jobs.main import run_command
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.selection import fulfils, parse_condition
 from hpc_ae.readers.star_rows import BadValue
+from hpc_ae.reading import Reading
 
 BIG = 1237648720142401611
 OPERATORS = {

@@ -16,7 +16,6 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts
 from hpc_ae.catalog.schema import SENTINELS, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING
 from hpc_ae.readers.mapping import understand
 from hpc_ae.readers.names import (
@@ -29,6 +28,7 @@ from hpc_ae.readers.names import (
     error_patterns,
     inverse_variance_patterns,
 )
+from hpc_ae.reading import Reading
 
 BANDS = "ugriz"
 PATTERNS = [(family, pattern) for family in FAMILIES for pattern in family.names]

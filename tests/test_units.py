@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from raw_files import lines, refused, run
 
 from hpc_ae.catalog.schema import Quality
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.flux import (
     SOFTENING,
     ZERO_POINTS,
@@ -26,6 +25,7 @@ from hpc_ae.readers.flux import (
     to_asinh,
     to_pogson,
 )
+from hpc_ae.reading import Reading
 
 B = np.array(SOFTENING)
 ASTROPY = {"nJy": units.nJy, "uJy": units.uJy, "mJy": units.mJy, "Jy": units.Jy}
@@ -280,7 +280,7 @@ def test_positions_become_degrees(
 ) -> None:
     """Radians by name or as said, degrees where a value can be nothing else or the name says so."""
     content = lines(f"{values},15,15,15,15,15", header=f"{names},u,g,r,i,z")
-    catalog = run(tmp_path, content, reading=Reading(angles=angles))
+    catalog = run(tmp_path, content, reading=Reading(angles=angles or None))
     np.testing.assert_allclose([catalog["ra"][0], catalog["dec"][0]], expected, rtol=1e-15)
     assert catalog["caution"][0] == 0
 

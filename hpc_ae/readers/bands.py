@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.flux import ZERO_POINTS, flux_unit, magnitude_factor
 from hpc_ae.readers.names import (
     BARE,
@@ -21,6 +20,7 @@ from hpc_ae.readers.names import (
     error_patterns,
     inverse_variance_patterns,
 )
+from hpc_ae.reading import Reading
 
 
 @dataclass(frozen=True)

@@ -14,73 +14,40 @@ import pyarrow as pa
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
-from hpc_ae.readers.flux import SOFTENING, ZERO_POINTS, error_of_inverse_variance, to_asinh, to_pogson
+from hpc_ae.readers.flux import SOFTENING, error_of_inverse_variance, to_asinh, to_pogson
 from hpc_ae.readers.names import FAMILIES, RAW_PREFIX
 from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
 from hpc_ae.readers.star_rows import StarRows
+from hpc_ae.reading import Reading
 
-FLUX_UNITS = (*ZERO_POINTS, "counts")
 LABELS = tuple(family.label for family in FAMILIES)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a user says of raw files beside the mapping; the defaults leave it to recognition.
+def check_reading(reading: Reading) -> None:
+    """InputError where a value cannot be, or two do not go together."""
+    if reading.magnitudes and reading.magnitudes.lower() not in {label.lower() for label in LABELS}:
+        raise InputError("an unknown word", where="--magnitudes", got=reading.magnitudes, expected=", ".join(LABELS))
+    reading.check_words()
+    if reading.zero_point and (
+        len(reading.zero_point) not in (1, len(DEFAULT_BANDS)) or not np.isfinite(reading.zero_point).all()
+    ):
+        raise InputError(
+            "wrong zero points", where="--zero-point", got=reading.zero_point, expected="one number, or five"
+        )
+    if (reading.flux == "counts") != bool(reading.zero_point):
+        points = ", ".join(map(str, reading.zero_point)) or "not given"
+        raise InputError(
+            "counts need a zero point, and only they",
+            where="--flux, --zero-point",
+            got=f"flux {reading.flux or 'not given'}, zero point {points}",
+            expected="--flux counts --zero-point Z, with Z the magnitude of one count; other units have their own",
+        )
+    conditions_of(reading)
 
-    `magnitudes` is a label of `FAMILIES`, `flux` a unit, `zero_point` (of counts) one for all bands or one each (mag),
-    `angles` deg or rad, `table` which one of a file's tables, `keep` conditions as `parse_condition` reads them, `cuts`
-    a key of `CUTS`.
-    """
 
-    magnitudes: str = ""
-    flux: str = ""
-    zero_point: tuple[float, ...] = ()
-    asinh: bool = False
-    deredden: bool = False
-    angles: str = ""
-    keep: tuple[str, ...] = ()
-    cuts: str = ""
-    table: str = ""
-
-    def check(self) -> None:
-        """InputError where a value cannot be, or two do not go together."""
-        labels = {label.lower() for label in LABELS}
-        for option, value, known in (
-            ("--magnitudes", self.magnitudes, LABELS),
-            ("--flux", self.flux, FLUX_UNITS),
-            ("--angles", self.angles, ("deg", "rad")),
-            ("--cuts", self.cuts, tuple(CUTS)),
-        ):
-            if value and value not in known and not (option == "--magnitudes" and value.lower() in labels):
-                raise InputError("an unknown word", where=option, got=value, expected=", ".join(known))
-        if self.zero_point and (
-            len(self.zero_point) not in (1, len(DEFAULT_BANDS)) or not np.isfinite(self.zero_point).all()
-        ):
-            raise InputError(
-                "wrong zero points", where="--zero-point", got=self.zero_point, expected="one number, or five"
-            )
-        if (self.flux == "counts") != bool(self.zero_point):
-            points = ", ".join(map(str, self.zero_point)) or "not given"
-            raise InputError(
-                "counts need a zero point, and only they",
-                where="--flux, --zero-point",
-                got=f"flux {self.flux or 'not given'}, zero point {points}",
-                expected="--flux counts --zero-point Z, with Z the magnitude of one count; other units have their own",
-            )
-        for text in self.keep:
-            parse_condition(text)
-
-    def fingerprint(self) -> dict[str, object]:
-        """What is not the default, as the manifest records it."""
-        default = Reading()
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        given = {name: value for name, value in values.items() if value != getattr(default, name)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-
-    @property
-    def conditions(self) -> list[Condition]:
-        """All conditions that a row must fulfil."""
-        return [parse_condition(text) for text in (*CUTS.get(self.cuts, ()), *self.keep)]
+def conditions_of(reading: Reading) -> list[Condition]:
+    """All conditions that a row must fulfil. InputError where one is none."""
+    return [parse_condition(text) for text in (*CUTS.get(reading.cuts or "", ()), *reading.keep)]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.readers.batches import read_batches, scan_head
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.mapping import understand
 from hpc_ae.readers.names import RAW_PREFIX
 from hpc_ae.readers.raw_file import Piece, RawFile
 from hpc_ae.readers.star_rows import clean_text, is_text
+from hpc_ae.reading import Reading
 
 HEAD_ROWS = 1_000
 

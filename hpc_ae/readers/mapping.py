@@ -16,7 +16,7 @@ from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.bands import Bands, choose_bands
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.conversion import Conversion, Reading
+from hpc_ae.readers.conversion import Conversion, conditions_of
 from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING, magnitude_factor
 from hpc_ae.readers.names import (
     EXTINCTION_PREFIX,
@@ -30,6 +30,7 @@ from hpc_ae.readers.names import (
 )
 from hpc_ae.readers.positions import Head, angle_factors, choose_positions
 from hpc_ae.readers.selection import Condition
+from hpc_ae.reading import Reading
 
 _VELOCITY = re.compile(r"/\s*s\b|s(\^|\*\*)?\(?-1", re.IGNORECASE)  # km/s, km s-1, km.s**-1
 
@@ -65,7 +66,7 @@ def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, h
     _check_taken_once(columns, mapping)
     ra_factor, dec_factor = angle_factors(columns, reading, head)
     factors = _choose_extinctions(columns, bands) if reading.deredden else ()
-    conditions = tuple(_resolve(columns, condition) for condition in reading.conditions)
+    conditions = tuple(_resolve(columns, condition) for condition in conditions_of(reading))
     order = {target: columns.wanted[target] for target in (*DEFAULT_BANDS, *TARGETS) if target in columns.wanted}
     conversion = Conversion(
         ra_factor,

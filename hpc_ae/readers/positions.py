@@ -8,9 +8,9 @@ import numpy as np
 
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.conversion import Reading
 from hpc_ae.readers.flux import angle_factor
 from hpc_ae.readers.names import EITHER_ANGLE, NAMES, PAIRS, RADIANS
+from hpc_ae.reading import Reading
 
 _SEXAGESIMAL = ":"
 _LIMITS = {"ra": 2 * np.pi, "dec": np.pi / 2}  # in radians

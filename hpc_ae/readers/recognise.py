@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hpc_ae.errors import InputError
 from hpc_ae.readers.batches import read_batches
-from hpc_ae.readers.conversion import Reading, convert
+from hpc_ae.readers.conversion import convert
 from hpc_ae.readers.fits import open_fits
 from hpc_ae.readers.hdf5 import is_hdf5, open_hdf5
 from hpc_ae.readers.head import map_raw
@@ -28,6 +28,7 @@ from hpc_ae.readers.raw_file import (
 from hpc_ae.readers.star_rows import BadValue, StarRows
 from hpc_ae.readers.text_header import open_text
 from hpc_ae.readers.votable import convert_votable, converted_paths
+from hpc_ae.reading import Reading
 
 _HEAD_BYTES = 1 << 16
 _FITS = b"SIMPLE  ="
