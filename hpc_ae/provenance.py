@@ -16,6 +16,9 @@ from hpc_ae.record import Record
 
 COMMAND_VARIABLE = "HPC_AE_COMMAND"  # what the user typed, where a launcher stands in between
 
+Fingerprint = dict[str, Any]
+"""What decides whether an output that is there is the one asked for: JSON that `differences` alone looks into."""
+
 
 class Provenance(Record):
     """What a manifest, model.json or another record says of its making."""
@@ -61,7 +64,7 @@ def git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def differences(recorded: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(recorded: Fingerprint, wanted: Fingerprint, prefix: str = "") -> list[str]:
     """The dotted keys in which two fingerprints differ, each with both values."""
     found = []
     for key in sorted(recorded.keys() | wanted.keys()):
@@ -73,7 +76,7 @@ def differences(recorded: dict[str, Any], wanted: dict[str, Any], prefix: str = 
     return found
 
 
-def check_fingerprint(where: Path, recorded: dict[str, Any], wanted: dict[str, Any], stage: str) -> None:
+def check_fingerprint(where: Path, recorded: Fingerprint, wanted: Fingerprint, stage: str) -> None:
     """StaleError, naming what changed, where an output was made from something else."""
     if changed := differences(recorded, wanted):
         raise StaleError(

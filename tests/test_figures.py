@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hpc_ae.report import figures
+from hpc_ae.report.data import Curve, History
 
 CHANCE = np.random.default_rng(1)
 
@@ -18,7 +19,7 @@ CHANCE = np.random.default_rng(1)
 def losses(low: float, high: float) -> Callable[[], bytes]:
     """A loss curve between two values, with the learning rate."""
     steps = np.arange(1, 200)
-    history = {"train_mse_mag2": (steps, np.geomspace(high, low, 199)), "learning_rate": (steps, 4e-3 / steps)}
+    history = History(Curve(steps, np.geomspace(high, low, 199)), learning_rate=Curve(steps, 4e-3 / steps))
     return lambda: figures.draw_loss_curve(history)
 
 

@@ -17,7 +17,8 @@ from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
-from hpc_ae.survey.outputs import throughput_table
+from hpc_ae.runtime.progress import ProgressRecord
+from hpc_ae.survey.words import throughput_table
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ALL_FILES = [
@@ -292,6 +293,10 @@ def test_page_names_raw_files_as_text(tmp_path: Path) -> None:
 
 def test_throughput_of_a_resumed_stage() -> None:
     """Stars, seconds and rate are those of the same process; a stage that had nothing to do is left out."""
-    speed = {"what": "encode", "done": 100, "first": 60, "seconds": 4.0, "rate": 10.0}
-    table = throughput_table([speed, {**speed, "what": "train", "first": 100, "rate": 0.0}])
+    speed = ProgressRecord(
+        **{"what": "encode", "done": 100, "first": 60, "seconds": 4.0, "rate": 10.0},
+        **{"state": "done", "total": 100, "unit": "stars", "note": "", "time": 0.0, "pid": 1},
+    )
+    idle = speed.model_copy(update={"what": "train", "first": 100, "rate": 0.0})
+    table = throughput_table([speed, idle])
     assert table is not None and table.rows == (("encode", 40, 4.0, 10.0),)

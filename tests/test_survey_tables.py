@@ -21,7 +21,7 @@ from hpc_ae.model.files import write_model
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.survey.pairs import Survey, open_survey
 from hpc_ae.survey.scores import read_scored
-from hpc_ae.survey.tables import model_tables
+from hpc_ae.survey.tables import ModelTables, model_tables
 
 PLANTED = slice(100, 140)
 
@@ -77,7 +77,7 @@ def test_drawn_stars_are_of_the_survey(made: Path, drawn: Arrays) -> None:
 
 def test_compression_keeps_its_bounds(made: Path, drawn: Arrays) -> None:
     """No error above its bound, fewer bits for looser ones, and without a bound the fewest."""
-    table = model_tables(survey_of(made), drawn)["compression"]
+    table = model_tables(survey_of(made), drawn).compression
     assert table is not None and {row[0] for row in table.rows} == {0.001, 0.01, 0.05, "none"}
     for bound, _, bits, with_model, largest, _ in table.rows:
         assert 0 < bits <= with_model
@@ -89,7 +89,7 @@ def test_compression_keeps_its_bounds(made: Path, drawn: Arrays) -> None:
 
 def test_errors_are_those_of_the_stars(made: Path, drawn: Arrays) -> None:
     """Catalog errors and residuals by magnitude are numpy's; the combination is no worse than the catalog."""
-    table = model_tables(survey_of(made), drawn)["denoising"]
+    table = model_tables(survey_of(made), drawn).denoising
     assert table is not None and len(table.rows) >= 10
     r = drawn["magnitude"][:, 2]
     for span, num, band, own, size, _, combined in table.rows:
@@ -121,7 +121,7 @@ def test_without_its_model_there_is_no_table(made: Path, drawn: Arrays, tmp_path
         write_model(folder / "model", model.architecture, model.state_dict(), {"training": None})
     else:
         weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    assert model_tables(survey_of(folder), drawn) == {"compression": None, "denoising": None}
+    assert model_tables(survey_of(folder), drawn) == ModelTables()
 
 
 def test_stars_of_a_kind_are_found(tmp_path: Path) -> None:

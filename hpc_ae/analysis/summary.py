@@ -8,17 +8,22 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import model_validator
 
 from hpc_ae.analysis.histogram import ERROR_BINS
 from hpc_ae.analysis.statistics import Moments
 from hpc_ae.analysis.tally import BRIGHT_MAG, TAIL_BINS, ErrorTally, ResidualTally
+from hpc_ae.record import Record
 
 QUANTILES = (0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999)
 _EXACT_INTEGER = 1 << 53
+
+CsvColumns = dict[str, Sequence[Any] | np.ndarray]
+"""Columns of a table, of equal length, by name."""
 
 
 def json_number(value: float) -> float | None:
@@ -31,60 +36,116 @@ def json_id(value: int) -> int | str:
     return int(value) if abs(int(value)) <= _EXACT_INTEGER else str(int(value))
 
 
-def summarize_error(tally: ErrorTally) -> dict[str, Any]:
-    """The reconstruction error in mag: mean, standard deviation, quantiles, largest; null where there are no stars."""
-    found = tally.error_quantiles(QUANTILES)
-    return {
-        "unit": "mag",
-        "definition": "per star: root mean square over bands of (magnitude - reconstruction)",
-        **_describe(tally.error)[0],
-        "quantiles": {str(q): json_number(value) for q, value in zip(QUANTILES, found, strict=True)},
-        "quantile_relative_precision": ERROR_BINS.precision,
-        "quantile_absolute_precision": 2.0**ERROR_BINS.low,
-    }
+class Spread(Record):
+    """Mean, standard deviation, smallest and largest of some numbers; null of none."""
+
+    nulls: ClassVar[frozenset[str]] = frozenset({"mean", "std", "min", "max"})
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+
+    @classmethod
+    def of(cls, moments: Moments) -> list[Spread]:
+        """Those of each column."""
+        columns = np.stack([moments.mean, moments.std, moments.low, moments.high], axis=1).tolist()
+        known = [[json_number(value) if moments.num else None for value in values] for values in columns]
+        return [cls(mean=mean, std=std, min=low, max=high) for mean, std, low, high in known]
 
 
-def summarize_squared_error(tally: ErrorTally) -> dict[str, Any]:
+class ErrorSummary(Record):
+    """The reconstruction error in mag: as Spread, and quantiles by level."""
+
+    nulls: ClassVar[frozenset[str]] = Spread.nulls
+    unit: str = "mag"
+    definition: str = "per star: root mean square over bands of (magnitude - reconstruction)"
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    quantiles: dict[str, float | None]
+    quantile_relative_precision: float = ERROR_BINS.precision
+    quantile_absolute_precision: float = 2.0**ERROR_BINS.low
+
+    def quantile(self, level: float) -> float | None:
+        """One of the quantiles, by its level."""
+        return self.quantiles[str(level)]
+
+    @classmethod
+    def of(cls, tally: ErrorTally) -> ErrorSummary:
+        """That of all usable stars."""
+        spread = Spread.of(tally.error)[0]
+        found = tally.error_quantiles(QUANTILES)
+        return cls(
+            mean=spread.mean,
+            std=spread.std,
+            min=spread.min,
+            max=spread.max,
+            quantiles={str(q): json_number(value) for q, value in zip(QUANTILES, found, strict=True)},
+        )
+
+
+class SquaredErrorSummary(Record):
     """The squared error in mag^2, which is the mean over bands: mean and median over stars."""
-    empty = not tally.error.num
-    median = float(tally.error_quantiles([0.5])[0])
-    return {
-        "unit": "mag^2",
-        "definition": "per star: mean over bands of (magnitude - reconstruction)^2",
-        "mean": None if empty else json_number(tally.error.mean_square[0]),
-        "median": json_number(median * median),
-        "median_relative_precision": 2 * ERROR_BINS.precision,
-    }
+
+    nulls: ClassVar[frozenset[str]] = frozenset({"mean", "median"})
+    unit: str = "mag^2"
+    definition: str = "per star: mean over bands of (magnitude - reconstruction)^2"
+    mean: float | None
+    median: float | None
+    median_relative_precision: float = 2 * ERROR_BINS.precision
+
+    @classmethod
+    def of(cls, tally: ErrorTally) -> SquaredErrorSummary:
+        """That of all usable stars."""
+        median = float(tally.error_quantiles([0.5])[0])
+        mean = json_number(tally.error.mean_square[0]) if tally.error.num else None
+        return cls(mean=mean, median=json_number(median * median))
 
 
-def summarize_latent(tally: ErrorTally) -> list[dict[str, Any]]:
-    """Range, mean and standard deviation of each latent dimension."""
-    return _describe(tally.latent)
+class BandSummary(Record):
+    """Of (magnitude - reconstruction) in a band: root mean square and mean, in mag."""
+
+    nulls: ClassVar[frozenset[str]] = frozenset({"rms_mag", "mean_residual_mag"})
+    rms_mag: float | None
+    mean_residual_mag: float | None
 
 
-def _describe(moments: Moments) -> list[dict[str, Any]]:
-    columns = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
-    return [
-        {name: json_number(values[dim]) if moments.num else None for name, values in columns.items()}
-        for dim in range(len(moments.mean))
-    ]
-
-
-def summarize_bands(bands: Sequence[str], tally: ResidualTally, num: int) -> dict[str, Any] | None:
-    """Per band the root mean square and the mean of (magnitude - reconstruction), in mag, over `num` stars."""
+def summarize_bands(bands: Sequence[str], tally: ResidualTally, num: int) -> dict[str, BandSummary] | None:
+    """Per band, over `num` stars; None of none."""
     if not num:
         return None
     return {
-        band: {
-            "rms_mag": json_number(math.sqrt(tally.square[index] / num)),
-            "mean_residual_mag": json_number(tally.total[index] / num),
-        }
+        band: BandSummary(
+            rms_mag=json_number(math.sqrt(tally.square[index] / num)),
+            mean_residual_mag=json_number(tally.total[index] / num),
+        )
         for index, band in enumerate(bands)
     }
 
 
-def summarize_clusters(clusters: np.ndarray, counts: np.ndarray, means: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Each cluster of a map: its number, stars and means.
+class ClusterSummary(Record):
+    """A cluster of a map: its number, stars, and means of named quantities, which stand in the file beside these."""
+
+    cluster: int
+    num_stars: int
+    means: dict[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"cluster": self.cluster, "num_stars": self.num_stars, **self.means}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "means" in values:
+            return values
+        means = {name: value for name, value in values.items() if name not in cls.model_fields}
+        return {**values, "means": means}
+
+
+def summarize_clusters(clusters: np.ndarray, counts: np.ndarray, means: dict[str, np.ndarray]) -> list[ClusterSummary]:
+    """Each cluster of a map.
 
     `clusters` and `counts`: (K,) or (K, K); `means`: the mean per cell of named quantities, NaN where there is no star.
     """
@@ -93,32 +154,38 @@ def summarize_clusters(clusters: np.ndarray, counts: np.ndarray, means: dict[str
         inside = clusters == number
         stars = counts[inside]
         known = {name: np.nansum(values[inside] * stars) / max(1, stars.sum()) for name, values in means.items()}
-        found.append(
-            {"cluster": number, "num_stars": int(stars.sum())}
-            | {name: json_number(value) if stars.any() else None for name, value in known.items()}
-        )
+        own = {name: json_number(value) if stars.any() else None for name, value in known.items()}
+        found.append(ClusterSummary(cluster=number, num_stars=int(stars.sum()), means=own))
     return found
 
 
-def summarize_tails(counts: np.ndarray) -> dict[str, Any]:
-    """How often the survey's stars have a tail probability of at most 1/2, 1/4, ...: what is stated against what is.
-
-    `counts`: all stars and the bright ones by TAIL_BINS, (2, bins).
+class TailSummary(Record):
+    """How often the survey's stars have a tail probability of at most 1/2, 1/4, ...: what is stated against what is,
+    of all stars and of the bright ones.
     """
-    edges = TAIL_BINS.edges()
-    below = np.cumsum(counts, axis=1) / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    shown = [index for index in range(len(edges) - 1) if edges[index + 1] <= 0.5 and counts[0, : index + 1].any()]
-    return {
-        "definition": "fraction of stars whose tail probability is below `stated`",
-        "stated": [float(edges[index + 1]) for index in shown],
-        "all": [float(below[0, index]) for index in shown],
-        "bright": [float(below[1, index]) for index in shown] if counts[1].any() else None,
-        "bright_limit_mag": BRIGHT_MAG,
-    }
+
+    nulls: ClassVar[frozenset[str]] = frozenset({"bright"})
+    definition: str = "fraction of stars whose tail probability is below `stated`"
+    stated: list[float]
+    all: list[float]
+    bright: list[float] | None
+    bright_limit_mag: float = BRIGHT_MAG
+
+    @classmethod
+    def of(cls, counts: np.ndarray) -> TailSummary:
+        """That of all stars and the bright ones counted by TAIL_BINS, (2, bins)."""
+        edges = TAIL_BINS.edges()
+        below = np.cumsum(counts, axis=1) / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        shown = [index for index in range(len(edges) - 1) if edges[index + 1] <= 0.5 and counts[0, : index + 1].any()]
+        return cls(
+            stated=[float(edges[index + 1]) for index in shown],
+            all=[float(below[0, index]) for index in shown],
+            bright=[float(below[1, index]) for index in shown] if counts[1].any() else None,
+        )
 
 
-def table_csv(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> bytes:
-    """Columns of equal length as CSV: a number's shortest text that reads back the same, nothing for NaN and None."""
+def table_csv(columns: CsvColumns) -> bytes:
+    """Columns as CSV: a number's shortest text that reads back the same, nothing for NaN and None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -126,7 +193,7 @@ def table_csv(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> bytes:
     return text.getvalue().encode()
 
 
-def anomaly_columns(anomalies: dict[str, np.ndarray], bands: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+def anomaly_columns(anomalies: dict[str, np.ndarray], bands: Sequence[str], columns: Sequence[str]) -> CsvColumns:
     """The columns of anomalies.csv that are known of every star; `columns`: those of the encoding.
 
     rank, row (counted from 0), objid, ra and dec in deg, one magnitude per band, reconstruction_error in mag, chi2,
@@ -136,7 +203,7 @@ def anomaly_columns(anomalies: dict[str, np.ndarray], bands: Sequence[str], colu
     num = len(anomalies.get("row", ()))
     nothing: Any = np.empty((0, len(bands)))
     magnitude = anomalies.get("magnitude", nothing)
-    found: dict[str, Any] = {"rank": range(1, num + 1)}
+    found: CsvColumns = {"rank": range(1, num + 1)}
     found |= {name: anomalies.get(name, ()) for name in ("row", "objid", "ra", "dec")}
     found |= {band: magnitude[:, index] for index, band in enumerate(bands)}
     found |= {name: anomalies.get(name, ()) for name in ("reconstruction_error", *(["chi2"] if has_chi2 else []))}

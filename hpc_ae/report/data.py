@@ -43,6 +43,28 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
+class Curve:
+    """A value by optimizer step."""
+
+    steps: np.ndarray  # (n,)
+    values: np.ndarray  # (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What a training said of itself: mean squared errors in mag^2 and the learning rate; None: not known."""
+
+    train: Curve | None = None
+    validation: Curve | None = None
+    learning_rate: Curve | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known."""
+        return not (self.train or self.validation or self.learning_rate)
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingCurve:
     """Mean squared error in mag^2 by optimizer step."""
 

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from hpc_ae.report.data import Curve, History
+
 # Colour-blind safe (Okabe and Ito 2008).
 BLUE, VERMILION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#777777"
 DENSITY_MAP = "viridis"
@@ -213,19 +215,16 @@ def _ranges(panels: MagnitudePanels) -> tuple[tuple[float, float], tuple[float, 
     return found[0], found[1]
 
 
-def draw_loss_curve(history: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Mean squared error in mag^2 by optimizer step, and the learning rate below it where it is known.
-
-    `history`: {metric: (steps (n,), values (n,))} with the names of metrics.jsonl.
-    """
-    has_rate = "learning_rate" in history
+def draw_loss_curve(history: History) -> bytes:
+    """Mean squared error in mag^2 by optimizer step, and the learning rate below it where it is known."""
+    rate = history.learning_rate
     with matplotlib.rc_context(_STYLE):
-        inner, ratios = ((4.4, 3.8), [3, 1]) if has_rate else ((4.4, 2.8), [1])
-        figure, panels = _new_figure(inner, (1.1, 0.3, 0.45, 0.1), 1 + has_rate, sharex=True, height_ratios=ratios)
+        inner, ratios = ((4.4, 3.8), [3, 1]) if rate else ((4.4, 2.8), [1])
+        figure, panels = _new_figure(inner, (1.1, 0.3, 0.45, 0.1), len(ratios), sharex=True, height_ratios=ratios)
         axes = panels[:, 0]
         _draw_losses(axes[0], history)
-        if has_rate:
-            axes[1].plot(*history["learning_rate"], color=BLACK, linewidth=1.0)
+        if rate:
+            axes[1].plot(rate.steps, rate.values, color=BLACK, linewidth=1.0)
             axes[1].set(ylabel="learning rate", ylim=(0, None))
             axes[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         axes[-1].set_xlabel("optimizer step")
@@ -233,19 +232,23 @@ def draw_loss_curve(history: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
         return _png(figure)
 
 
-def _draw_losses(axes: Axes, history: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    looks: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("train_mse_mag2", "training", {"color": BLUE, "linewidth": 0.9, "alpha": 0.9}),
-        ("validation_mse_mag2", "validation", {"color": VERMILION, "linewidth": 1.5, "marker": "o", "markersize": 2.5}),
-    )
-    shown = False
-    for name, label, look in looks:
-        if name in history:
-            steps, values = history[name]
-            keep = values > 0
-            shown |= bool(keep.any())
-            axes.plot(steps[keep], values[keep], label=label, **look)
+def _draw_losses(axes: Axes, history: History) -> None:
+    shown = [
+        _draw_loss(axes, history.train, label="training", color=BLUE, linewidth=0.9, alpha=0.9),
+        _draw_loss(
+            axes, history.validation, label="validation", color=VERMILION, linewidth=1.5, marker="o", markersize=2.5
+        ),
+    ]
     axes.set_ylabel("mean squared error [mag$^2$]")
-    if shown:
+    if any(shown):
         axes.set_yscale("log")
         axes.legend()
+
+
+def _draw_loss(axes: Axes, curve: Curve | None, **look: Any) -> bool:
+    """Draw what is above zero of a curve; whether there is anything."""
+    if curve is None:
+        return False
+    keep = curve.values > 0
+    axes.plot(curve.steps[keep], curve.values[keep], **look)
+    return bool(keep.any())

@@ -11,9 +11,28 @@ from typing import Any
 
 from hpc_ae.errors import WorkError
 from hpc_ae.files import make_dir, publish_json
+from hpc_ae.record import Record
 
 _FILE_SECONDS = 1.0
 _LOG_SECONDS = 30.0
+
+
+class ProgressRecord(Record):
+    """How far some work is, as its file says: of `total` units (0: nobody knows) `done`, `first` of them by an earlier
+    process; units per second and seconds of this one.
+    """
+
+    what: str
+    state: str  # running, done or failed
+    done: int
+    first: int
+    total: int
+    unit: str
+    rate: float
+    seconds: float
+    note: str
+    time: float
+    pid: int
 
 
 class Progress:
@@ -100,21 +119,21 @@ class Progress:
     def _write_file(self, state: str) -> None:
         if self.path is None:
             return
-        record = {
-            "what": self.what,
-            "state": state,
-            "done": self.done,
-            "first": self.first,
-            "total": self.total,
-            "unit": self.unit,
-            "rate": round(self.rate, 1),
-            "seconds": round(self.seconds, 1),
-            "note": self.note,
-            "time": time.time(),
-            "pid": os.getpid(),
-        }
+        record = ProgressRecord(
+            what=self.what,
+            state=state,
+            done=self.done,
+            first=self.first,
+            total=self.total,
+            unit=self.unit,
+            rate=round(self.rate, 1),
+            seconds=round(self.seconds, 1),
+            note=self.note,
+            time=time.time(),
+            pid=os.getpid(),
+        )
         try:
-            publish_json(self.path, record)
+            publish_json(self.path, record.to_json())
         except WorkError:
             self.path = None  # a full disk must not end the work for the sake of a progress file
 

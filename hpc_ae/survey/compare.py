@@ -10,20 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from hpc_ae.analysis.alignment import Alignment, JointMoments, align, neighbour_overlap
 from hpc_ae.analysis.histogram import ERROR_BINS, quantiles
 from hpc_ae.analysis.statistics import worst
-from hpc_ae.analysis.summary import json_number, table_csv
+from hpc_ae.analysis.summary import CsvColumns, json_number, table_csv
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.identity import NO_ID
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes, publish_json, seal
 from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME
+from hpc_ae.provenance import Fingerprint
+from hpc_ae.record import Record
 from hpc_ae.runtime.executor import Mapper
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.sample import read_sample
@@ -34,6 +37,42 @@ _NUM_NEIGHBOURS = 10
 _NEIGHBOUR_STARS = 20_000
 _ID_STARS = 200_000
 _QUANTILES = (0.5, 0.9, 0.99, 0.999)
+
+
+class Comparison(Record):
+    """What compare.json holds. `rotation` turns the other latents into ours; `displacement_*` are quantiles."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    nulls: ClassVar[frozenset[str]] = frozenset(
+        {"neighbour_overlap", "neighbour_overlap_by_chance", "displacement_50"}
+        | {"displacement_90", "displacement_99", "displacement_999"}
+    )
+    format_version: ClassVar[int | None] = 1
+
+    format: str = "hpc_ae/comparison"
+    version: int = 1
+    matched_by: str  # row or objid
+    num_matched: int
+    procrustes_disparity: float
+    linear_r_squared: float
+    scale: float
+    rotation: list[list[float]]
+    neighbour_overlap: float | None
+    neighbour_overlap_by_chance: float | None
+    num_neighbours: int = _NUM_NEIGHBOURS
+    num_stars_of_overlap: int
+    displacement_unit: str = "root mean square distance of the stars from their centre in the latent space"
+    displacement_50: float | None = Field(validation_alias="displacement_0.5")
+    displacement_90: float | None = Field(validation_alias="displacement_0.9")
+    displacement_99: float | None = Field(validation_alias="displacement_0.99")
+    displacement_999: float | None = Field(validation_alias="displacement_0.999")
+    files: dict[str, str]
+    fingerprint: Fingerprint
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        fields = type(self).model_fields
+        return {str(fields[name].validation_alias or name): value for name, value in super().to_json().items()}
 
 
 @dataclass(frozen=True)
@@ -58,7 +97,7 @@ class LatentPair:
 Reader = Callable[[], LatentPair]
 
 
-def comparison_fingerprint(survey: Survey, other_dir: Path) -> dict[str, Any]:
+def comparison_fingerprint(survey: Survey, other_dir: Path) -> Fingerprint:
     """What decides a comparison."""
     return {"encoding": survey.encoding.digest, "other": _open_other(other_dir).digest}
 
@@ -85,33 +124,25 @@ def compare_surveys(mapper: Mapper, survey: Survey, other_dir: Path, out_dir: Pa
         found = worst(values, rows, NUM_MOVED)
     table = _table(mapper, survey, found)
     publish_bytes(out_dir / COMPARE_TABLE_NAME, table)
-    record = {
-        "format": "hpc_ae/comparison",
-        "version": 1,
-        "matched_by": "row" if by_row else "objid",
-        **_numbers(total, alignment, counts),
-        "files": {COMPARE_TABLE_NAME: digest_bytes(table)},
-        "fingerprint": {"encoding": survey.encoding.digest, "other": other.digest},
-    }
-    publish_json(out_dir / COMPARE_NAME, seal(record))
-
-
-def _numbers(total: _Sums, alignment: Alignment, counts: np.ndarray) -> dict[str, Any]:
-    overlap = neighbour_overlap(total.other, total.latent, _NUM_NEIGHBOURS)
-    levels = quantiles(counts, ERROR_BINS.edges(), _QUANTILES)
-    return {
-        "num_matched": total.moments.num,
-        "procrustes_disparity": alignment.disparity,
-        "linear_r_squared": alignment.linear,
-        "scale": alignment.scale,
-        "rotation": alignment.rotation.tolist(),
-        "neighbour_overlap": json_number(overlap),
-        "neighbour_overlap_by_chance": json_number(_NUM_NEIGHBOURS / max(1, len(total.latent) - 1)),
-        "num_neighbours": _NUM_NEIGHBOURS,
-        "num_stars_of_overlap": len(total.latent),
-        "displacement_unit": "root mean square distance of the stars from their centre in the latent space",
-        **{f"displacement_{q:g}": json_number(value) for q, value in zip(_QUANTILES, levels, strict=True)},
-    }
+    levels = [json_number(value) for value in quantiles(counts, ERROR_BINS.edges(), _QUANTILES)]
+    comparison = Comparison(
+        matched_by="row" if by_row else "objid",
+        num_matched=total.moments.num,
+        procrustes_disparity=alignment.disparity,
+        linear_r_squared=alignment.linear,
+        scale=alignment.scale,
+        rotation=alignment.rotation.tolist(),
+        neighbour_overlap=json_number(neighbour_overlap(total.other, total.latent, _NUM_NEIGHBOURS)),
+        neighbour_overlap_by_chance=json_number(_NUM_NEIGHBOURS / max(1, len(total.latent) - 1)),
+        num_stars_of_overlap=len(total.latent),
+        displacement_50=levels[0],
+        displacement_90=levels[1],
+        displacement_99=levels[2],
+        displacement_999=levels[3],
+        files={COMPARE_TABLE_NAME: digest_bytes(table)},
+        fingerprint={"encoding": survey.encoding.digest, "other": other.digest},
+    )
+    publish_json(out_dir / COMPARE_NAME, seal(comparison.to_json()))
 
 
 def _open_other(directory: Path) -> Catalog:
@@ -204,7 +235,7 @@ def _table(mapper: Mapper, survey: Survey, found: tuple[np.ndarray, np.ndarray])
     displacement, rows = found
     stars = describe_rows(mapper, survey, np.sort(rows), None)
     order = np.argsort(rows, kind="stable").argsort(kind="stable")  # from ascending rows back to the farthest first
-    columns: dict[str, Any] = {"rank": range(1, len(rows) + 1)}
+    columns: CsvColumns = {"rank": range(1, len(rows) + 1)}
     columns |= {name: stars[name][order] for name in ("row", "objid", "ra", "dec")}
     columns |= {band: stars["magnitude"][order, index] for index, band in enumerate(survey.stars.bands)}
     columns["displacement"] = displacement

@@ -6,22 +6,38 @@ Shape letters: N stars, B bands, L latent dimensions, K cells along a side, R po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hpc_ae.analysis.histogram import MAGNITUDE_BINS
 from hpc_ae.analysis.maps import MEAN_CELLS, pooled, shown_pairs
+from hpc_ae.analysis.summary import TailSummary
 from hpc_ae.analysis.tally import BRIGHT_MAG
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.report import data as page
+from hpc_ae.runtime.progress import ProgressRecord
+from hpc_ae.survey.compare import Comparison
 from hpc_ae.survey.facts import PULL_EDGES
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.scores import ScoredSurvey
 
 CURVE_LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
-History = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report is made from. `curves`: quantiles of |residual| (B, magnitude bins, Q); `history`: the training;
+    `comparison` with another encoding, where there is one; `speeds`: how the stages before measured themselves.
+    """
+
+    survey: Survey
+    scored: ScoredSurvey
+    anomalies: Arrays
+    curves: np.ndarray
+    history: page.History
+    comparison: Comparison | None
+    speeds: Sequence[ProgressRecord]
 
 
 @dataclass(frozen=True)
@@ -68,13 +84,13 @@ def map_layers(survey: Survey, scored: ScoredSurvey, index: int) -> list[MapLaye
     return layers
 
 
-def fill_page(shown: Shown, history: History, about: dict[str, Any]) -> page.ReportData:
-    """The page's data; `about` has what is known from elsewhere: title, facts, config, tables."""
+def fill_page(shown: Shown, history: page.History, words: page.ReportData) -> page.ReportData:
+    """The page's data: `words` (title, sentences, facts, config, tables) and, from the survey, numbers and arrays."""
     survey, scored = shown.survey, shown.scored
     tally, facts = scored.tally, scored.facts
     flat = scored.plan.shape.num_shown == 1
-    return page.ReportData(
-        bands=tuple(survey.stars.bands),
+    return replace(
+        words,
         num_stars=survey.encoding.num_stars,
         num_good=tally.errors.num_good,
         num_latent=survey.num_latent,
@@ -89,7 +105,6 @@ def fill_page(shown: Shown, history: History, about: dict[str, Any]) -> page.Rep
         locus=_locus(survey, scored),
         anomalies=_anomalies(shown),
         kinds=_kinds(facts.kinds),
-        **about,
     )
 
 
@@ -117,12 +132,11 @@ def _kinds(found: Arrays) -> tuple[page.StrangeKind, ...]:
     )
 
 
-def _training(history: History) -> page.TrainingCurve | None:
-    if "train_mse_mag2" not in history:
+def _training(history: page.History) -> page.TrainingCurve | None:
+    if history.train is None:
         return None
-    nothing = (np.empty(0), np.empty(0))
-    train, validation = history["train_mse_mag2"], history.get("validation_mse_mag2", nothing)
-    return page.TrainingCurve(*train, *validation)
+    validation = history.validation or page.Curve(np.empty(0), np.empty(0))
+    return page.TrainingCurve(history.train.steps, history.train.values, validation.steps, validation.values)
 
 
 def _panels(survey: Survey, scored: ScoredSurvey) -> list[page.AtlasPanel]:
@@ -170,26 +184,23 @@ def _sky(scored: ScoredSurvey) -> page.SkyMap:
 
 def _residuals(shown: Shown) -> page.Residuals:
     edges = MAGNITUDE_BINS.edges()
-    has_model = "reconstruction" in shown.survey.encoding.columns
     return page.Residuals(
         bands=tuple(shown.survey.stars.bands),
         magnitude=0.5 * (edges[1:] + edges[:-1]),
         levels=CURVE_LEVELS,
         curves=shown.curves,
-        label="|magnitude − reconstruction|" if has_model else "reconstruction error",
+        label="|magnitude − reconstruction|" if shown.survey.has_reconstruction else "reconstruction error",
         log=True,
     )
 
 
 def _calibration(tails: np.ndarray, band: str) -> page.Calibration | None:
-    from hpc_ae.analysis.summary import summarize_tails
-
-    found = summarize_tails(tails)
-    if not found["stated"]:
+    found = TailSummary.of(tails)
+    if not found.stated:
         return None
-    curves = [("all", np.array(found["all"]))]
-    curves += [(f"{band} < {BRIGHT_MAG:g}", np.array(found["bright"]))] if found["bright"] else []
-    return page.Calibration(np.array(found["stated"]), tuple(curves))
+    curves = [("all", np.array(found.all))]
+    curves += [(f"{band} < {BRIGHT_MAG:g}", np.array(found.bright))] if found.bright else []
+    return page.Calibration(np.array(found.stated), tuple(curves))
 
 
 def _locus(survey: Survey, scored: ScoredSurvey) -> page.Locus | None:

@@ -66,6 +66,11 @@ class Survey:
         """Latent dimensions."""
         return _num_latent(self.encoding)
 
+    @property
+    def has_reconstruction(self) -> bool:
+        """Whether the encoding has the magnitudes that the model makes of the latents."""
+        return "reconstruction" in self.encoding.columns
+
     @cached_property
     def pairs(self) -> list[ShardPair]:
         """Every shard."""

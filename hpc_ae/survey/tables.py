@@ -6,6 +6,7 @@ Both need the model that encoded them; where it is gone there is no table. Shape
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,22 @@ _DENOISE = (
 )
 
 
-def model_tables(survey: Survey, drawn: Arrays) -> dict[str, Table | None]:
-    """The tables `compression` and `denoising` of stars drawn by chance; None where they cannot be made."""
+@dataclass(frozen=True)
+class ModelTables:
+    """What needs the model; None where it cannot be made."""
+
+    compression: Table | None = None
+    denoising: Table | None = None
+
+
+def model_tables(survey: Survey, drawn: Arrays) -> ModelTables:
+    """The tables of stars drawn by chance."""
     link = survey.encoding.manifest["inputs"].get("model") or {}
     model_dir = survey.encoding.directory / str(link.get("path", ""))
     try:
         decode, record = load_decoder(model_dir, str(link.get("digest"))), read_model_record(model_dir)
     except (HpcAeError, OSError, KeyError, ValueError):
-        return {"compression": None, "denoising": None}
+        return ModelTables()
     num_bytes = sum(path.stat().st_size for path in model_dir.glob("model.*"))
     given = {name: drawn[name] for name in ("magnitude", "latent") if name in drawn}
     table = None
@@ -50,7 +59,7 @@ def model_tables(survey: Survey, drawn: Arrays) -> dict[str, Table | None]:
         bands, num = survey.stars.bands, survey.encoding.num_stars
         rows = TableInput(given["magnitude"], given["latent"], decode, bands, num_bytes, (num,))
         table = _compression(rows)
-    return {"compression": table, "denoising": _denoising(survey, drawn, record)}
+    return ModelTables(table, _denoising(survey, drawn, record))
 
 
 def _compression(given: TableInput) -> Table:
