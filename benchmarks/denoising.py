@@ -65,7 +65,7 @@ def train_one(folder: Path, stars: Path, noise: str, latent: int, epochs: int) -
     settings = {"noise": value, "epochs": epochs}
     values = {"run_dir": str(run_dir), "catalog": {"path": str(stars)}, "train": settings, "model": {"latent": latent}}
     train(check_config(values, "benchmark"), Group(Ranks(), torch.device("cpu")))
-    table = read_uncertainty(read_model(run_dir / "model")[1]["uncertainty"], len(BANDS))
+    table = read_uncertainty(read_model(run_dir / "model")[1].uncertainty, len(BANDS))
     assert table is not None
     return Trained(run_dir, table)
 
@@ -201,7 +201,7 @@ def speed(folder: Path) -> None:
     report("train.noise", **{name: value / least["none"] for name, value in least.items()}, seconds=least["none"])
     model, record = read_model(folder / "speed-0-none" / "model")
     table, arrays = (
-        read_uncertainty(record["uncertainty"], 5),
+        read_uncertainty(record.uncertainty, 5),
         open_catalog(stars).read(["magnitude", "magnitude_error"]),
     )
     assert table is not None

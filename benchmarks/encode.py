@@ -37,6 +37,7 @@ from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder
 from hpc_ae.model.files import weights_of, write_model
 from hpc_ae.model.forward import make_forward
+from hpc_ae.model.weights import Origin
 
 ARCHITECTURE = Architecture(("u", "g", "r", "i", "z"))
 COMPILED_BATCH = 16_384
@@ -55,7 +56,7 @@ def make_model(folder: Path) -> Autoencoder:
     """A model directory in `folder`, and the model."""
     model = make_autoencoder(ARCHITECTURE, [20.9, 19.0, 18.0, 17.6, 17.3], [2.3, 1.9, 1.6, 1.6, 1.6], 1)
     if not (folder / "model" / "model.json").exists():
-        write_model(folder / "model", ARCHITECTURE, model.state_dict(), {})
+        write_model(folder / "model", ARCHITECTURE, model.state_dict(), Origin())
     return model.eval()
 
 

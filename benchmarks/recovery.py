@@ -44,11 +44,12 @@ def rank(config_path: Path, number: int, checked: bool) -> None:
         without_checks()
     from hpc_ae.config import load_config
     from hpc_ae.encode import encode
+    from hpc_ae.jobs.settings import encoding_of
     from hpc_ae.runtime.ranks import Ranks
 
     config = load_config(config_path)
     started, used = time.perf_counter(), time.process_time()
-    assert encode(config, Ranks(number, RANKS, number, RANKS)) == "done"
+    assert encode(*encoding_of(config), Ranks(number, RANKS, number, RANKS)) == "done"
     print(time.perf_counter() - started, time.process_time() - used)
 
 

@@ -185,9 +185,9 @@ def _find_model(encoding: Catalog, model: Path | None) -> Path:
         what = "the model of the encoding is not there"
         raise InputError(what, where=model_dir, expected=recorded["digest"], fix="say where it is: --model DIR")
     record = read_model_record(model_dir)
-    if record["digest"] != recorded["digest"]:
+    if record.digest != recorded["digest"]:
         what = "this is not the model that encoded"
-        raise StaleError(what, where=model_dir, got=record["digest"], expected=recorded["digest"])
+        raise StaleError(what, where=model_dir, got=record.digest, expected=recorded["digest"])
     return model_dir
 
 

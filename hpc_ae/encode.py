@@ -22,13 +22,13 @@ from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
 from hpc_ae.catalog.training import usable_errors
 from hpc_ae.catalog.view import write_view
-from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
 from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, shard_record_name
-from hpc_ae.model.forward import Encoding, make_forward
-from hpc_ae.model.weights import read_model_record, read_weights, recorded_architecture
-from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.model.encoding import Encoding
+from hpc_ae.model.forward import make_forward
+from hpc_ae.model.weights import ModelRecord, read_model_record, read_weights
+from hpc_ae.provenance import Fingerprint, check_fingerprint, provenance
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
@@ -39,30 +39,50 @@ _STAR_COLUMNS = ("objid", "quality", "caution", "magnitude")
 
 
 @dataclass(frozen=True)
+class EncodePaths:
+    """Where the stars and the model are, and where the encoding goes."""
+
+    catalog_dir: Path
+    model_dir: Path
+    encoding_dir: Path
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What is written beside the latents, and how it is computed: compute `auto`, `fused` or `torch`."""
+
+    reconstruction: bool = True
+    uncertainty: bool = False
+    compute: str = "auto"
+
+
+@dataclass(frozen=True)
 class EncodeJob:
     """What is encoded, with what, into what."""
 
     stars: Catalog
-    out_dir: Path
-    model_dir: Path
-    model_digest: str
-    reconstruction: bool
-    compute: str = "auto"
-    uncertainty: bool = False
+    model: ModelRecord
+    paths: EncodePaths
+    settings: EncodeSettings
 
-    def fingerprint(self) -> dict[str, Any]:
+    @property
+    def out_dir(self) -> Path:
+        """The encoding catalog."""
+        return self.paths.encoding_dir
+
+    def fingerprint(self) -> Fingerprint:
         """What the manifest records of the making of the whole."""
-        encode = {"reconstruction": self.reconstruction}
-        encode |= {"uncertainty": True} if self.uncertainty else {}  # absent as before there was any
-        return {"catalog": self.stars.digest, "model": self.model_digest, "encode": encode}
+        encode = {"reconstruction": self.settings.reconstruction}
+        encode |= {"uncertainty": True} if self.settings.uncertainty else {}  # absent as before there was any
+        return {"catalog": self.stars.digest, "model": self.model.digest, "encode": encode}
 
     def shard_notes(self, index: int) -> dict[str, str]:
         """What a shard records of its own making."""
         return {
-            "model_digest": self.model_digest,
+            "model_digest": self.model.digest,
             "star_shard_digest": self.stars.shards[index]["digest"],
-            "reconstruction": str(self.reconstruction).lower(),
-            "uncertainty": str(self.uncertainty).lower(),
+            "reconstruction": str(self.settings.reconstruction).lower(),
+            "uncertainty": str(self.settings.uncertainty).lower(),
         }
 
     def path(self, index: int) -> Path:
@@ -76,35 +96,25 @@ class EncodeJob:
     def columns(self) -> list[str]:
         """Names of the columns of the encoding catalog, in the order of the format."""
         names = ["objid", "quality", "caution", "latent", "reconstruction_error"]
-        names += ["reconstruction"] if self.reconstruction else []
-        names += ["reconstruction_uncertainty"] if self.uncertainty else []
+        names += ["reconstruction"] if self.settings.reconstruction else []
+        names += ["reconstruction_uncertainty"] if self.settings.uncertainty else []
         return names + (["chi2"] if "magnitude_error" in self.stars.columns else [])
 
 
-def make_job(config: RunConfig) -> EncodeJob:
-    """The encode job of a config; InputError where model and catalog do not have the same bands."""
-    stars = open_catalog(config.catalog_path)
-    record = read_model_record(config.model_path)
-    bands = list(recorded_architecture(record, config.model_path).bands)
-    if bands != stars.bands:
+def make_job(paths: EncodePaths, settings: EncodeSettings) -> EncodeJob:
+    """The encode job of these files; InputError where model and catalog do not have the same bands."""
+    stars, model = open_catalog(paths.catalog_dir), read_model_record(paths.model_dir)
+    if model.bands != stars.bands:
         what = "model and catalog have other bands"
-        raise InputError(what, where=config.model_path, got=bands, expected=stars.bands)
-    if config.encode.uncertainty:
-        uncertainty_of(record, config.model_path)
-    return EncodeJob(
-        stars,
-        config.encoding_path,
-        config.model_path,
-        record["digest"],
-        config.encode.reconstruction,
-        config.encode.compute,
-        config.encode.uncertainty,
-    )
+        raise InputError(what, where=paths.model_dir, got=model.bands, expected=stars.bands)
+    if settings.uncertainty:
+        uncertainty_of(model, paths.model_dir)
+    return EncodeJob(stars, model, paths, settings)
 
 
-def uncertainty_of(record: dict[str, Any], where: Path) -> Uncertainty:
+def uncertainty_of(model: ModelRecord, where: Path) -> Uncertainty:
     """The table of uncertainties in a model's record; InputError where it has none."""
-    table = read_uncertainty(record.get("uncertainty", {}), len(record["bands"]))
+    table = read_uncertainty(model.uncertainty, len(model.bands))
     if table is None:
         raise InputError(
             "the model does not say how uncertain its reconstructions are",
@@ -127,7 +137,8 @@ def is_encoded(job: EncodeJob) -> bool:
 
 
 def encode(
-    config: RunConfig,
+    paths: EncodePaths,
+    settings: EncodeSettings,
     ranks: Ranks,
     device: str = "cpu",
     stop_requested: Callable[[], bool] = lambda: False,
@@ -139,7 +150,7 @@ def encode(
     are quiet.
     StaleError names the first shard that another model or catalog made.
     """
-    job = make_job(config)
+    job = make_job(paths, settings)
     if is_encoded(job):
         return "done"
     make_dir(job.out_dir)
@@ -173,9 +184,9 @@ def _encode_shards(
     job: EncodeJob, todo: list[int], device: str, progress: Progress, stop_requested: Callable[[], bool]
 ) -> bool:
     """Read ahead, compute, write behind; False where a stop was asked for."""
-    weights, record = read_weights(job.model_dir)
-    forward = make_forward(weights, device, job.compute)
-    table = uncertainty_of(record, job.model_dir) if job.uncertainty else None
+    weights, model = read_weights(job.paths.model_dir)
+    forward = make_forward(weights, device, job.settings.compute)
+    table = uncertainty_of(model, job.paths.model_dir) if job.settings.uncertainty else None
     source = prefetched(_read_shards(job, todo))
     with concurrent.futures.ThreadPoolExecutor(1, "writer") as writer:
         writing: concurrent.futures.Future[None] | None = None
@@ -183,7 +194,7 @@ def _encode_shards(
             heartbeat.beat(f"reading {job.stars.directory / job.path(index).name}")
             arrays = next(source)
             heartbeat.beat(f"computing {job.path(index)}")
-            encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.reconstruction)
+            encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.settings.reconstruction)
             outputs = make_outputs(arrays, encoding, table)
             if writing is not None:
                 heartbeat.beat(f"writing the shard before {job.path(index)}")
@@ -233,12 +244,14 @@ def _write_shard(job: EncodeJob, index: int, outputs: Arrays, compute: str) -> N
     publish_json(job.record_path(index), {**record, "compute": compute})
 
 
-def finalise(config: RunConfig) -> dict[str, Any]:
+def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any]) -> dict[str, Any]:
     """Write `encoding.h5` and, last, the manifest; returns it. Call it after all ranks have ended.
+
+    `config` is what the manifest records of the run as its provenance.
 
     WorkError names the shards that are not there yet; DamageError a shard that has not its star shard's ids.
     """
-    job = make_job(config)
+    job = make_job(paths, settings)
     if is_encoded(job):
         return read_manifest(job.out_dir, ENCODING_FORMAT)
     missing = [job.path(index).name for index in range(len(job.stars.shards)) if not _is_done(job, index)]
@@ -250,9 +263,9 @@ def finalise(config: RunConfig) -> dict[str, Any]:
             fix="run the same command again: it encodes what is missing",
         )
     records = [_gather_record(job, index) for index in range(len(job.stars.shards))]
-    latent = int(read_model_record(job.model_dir)["latent"])
-    details = _details(job, config, latent, records)
-    details["view"] = write_view(job.out_dir, records, job.columns(), {"B": len(job.stars.bands), "L": latent})
+    details = _details(job, config, records)
+    sizes = {"B": len(job.stars.bands), "L": job.model.latent}
+    details["view"] = write_view(job.out_dir, records, job.columns(), sizes)
     manifest = write_manifest(job.out_dir, ENCODING_FORMAT, records, details)
     for index in range(len(records)):
         job.record_path(index).unlink(missing_ok=True)
@@ -277,7 +290,7 @@ def _gather_record(job: EncodeJob, index: int) -> dict[str, Any]:
     return {**record, **{key: star_shard[key] for key in ("healpix",) if key in star_shard}}
 
 
-def _details(job: EncodeJob, config: RunConfig, latent: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _details(job: EncodeJob, config: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
     compute = sorted({str(record.get("compute")) for record in records})
     if len(compute) > 1:
         raise WorkError(
@@ -288,14 +301,14 @@ def _details(job: EncodeJob, config: RunConfig, latent: int, records: list[dict[
         )
     return {
         "bands": job.stars.bands,
-        "latent": latent,
+        "latent": job.model.latent,
         "columns": job.columns(),
         **{key: job.stars.manifest[key] for key in ("order",) if key in job.stars.manifest},
         "compute": compute[0] if compute else None,
         "inputs": {
             "catalog": {"path": os.path.relpath(job.stars.directory, job.out_dir), "digest": job.stars.digest},
-            "model": {"path": os.path.relpath(job.model_dir, job.out_dir), "digest": job.model_digest},
+            "model": {"path": os.path.relpath(job.paths.model_dir, job.out_dir), "digest": job.model.digest},
         },
         "fingerprint": job.fingerprint(),
-        "provenance": provenance(config.model_dump(mode="json")),
+        "provenance": provenance(config),
     }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from hpc_ae.files import make_dir, publish_bytes
 from hpc_ae.model.autoencoder import Autoencoder, squared_error
 from hpc_ae.model.files import read_model
 from hpc_ae.model.forward_torch import TorchForward
+from hpc_ae.model.weights import ModelRecord
 
 TOLERANCE_MAG = 1e-4  # of outputs in mag; of latents relative to 1 or their size: float32 sums in another order
 OUTPUTS = ("latent", "reconstruction", "reconstruction_error")
@@ -101,15 +102,15 @@ def _check_packages(to: str) -> None:
         )
 
 
-def _metadata(record: dict[str, Any]) -> dict[str, str]:
+def _metadata(record: ModelRecord) -> dict[str, str]:
     """What a file of the model says of itself."""
     return {
         "format": "hpc_ae/exported-model",
         "version": "1",
-        "bands": ",".join(record["bands"]),
-        "latent": str(record["latent"]),
+        "bands": ",".join(record.bands),
+        "latent": str(record.latent),
         "unit": "mag",
-        "model_digest": record["digest"],
+        "model_digest": record.digest,
         "package": f"hpc_ae {hpc_ae.__version__}",
         "input": "magnitude float32 (N, B)",
         "outputs": "latent (N, L), reconstruction (N, B), reconstruction_error (N,)",

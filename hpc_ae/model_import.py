@@ -9,7 +9,8 @@ from hpc_ae.files import digest_file
 from hpc_ae.layout import MODEL_NAME
 from hpc_ae.model.files import infer_architecture, load_autoencoder, read_state_dict, write_model
 from hpc_ae.model.scaling import Scaling
-from hpc_ae.provenance import provenance
+from hpc_ae.model.weights import Imported, Origin
+from hpc_ae.provenance import Provenance
 
 
 def import_model(
@@ -35,11 +36,10 @@ def import_model(
     architecture = infer_architecture(tensors, bands, path)
     tensors |= {f"scaling.{name}": buffer for name, buffer in scaling.named_buffers()}
     load_autoencoder(architecture, tensors, path)
-    details = {
-        "training": {"imported": path.name, "imported_digest": digest_file(path)},
-        "fingerprint": {"imported": digest_file(path)},
-    }
-    return write_model(out_dir, architecture, tensors, {**details, "provenance": provenance({})})
+    digest = digest_file(path)
+    training = Imported(imported=path.name, imported_digest=digest)
+    origin = Origin(training=training, fingerprint={"imported": digest}, provenance=Provenance.now({}))
+    return write_model(out_dir, architecture, tensors, origin)
 
 
 def _scaling(num_bands: int, divide: float | None, mean: list[float] | None, std: list[float] | None) -> Scaling:

@@ -14,9 +14,9 @@ import hpc_ae
 from hpc_ae.errors import StaleError
 from hpc_ae.record import Record
 
+Fingerprint = dict[str, Any]  # what an output was made from, as JSON: compared, never looked into
 COMMAND_VARIABLE = "HPC_AE_COMMAND"  # what the user typed, where a launcher stands in between
 
-Fingerprint = dict[str, Any]
 """What decides whether an output that is there is the one asked for: JSON that `differences` alone looks into."""
 
 

@@ -38,12 +38,12 @@ from hpc_ae.model.noise import Noise
 from hpc_ae.model.scaling import standard_scaling
 from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.step import Stepper, StepSettings
-from hpc_ae.model.weights import is_model_of
-from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.model.weights import Origin, Trained, is_model_of
+from hpc_ae.provenance import Provenance, check_fingerprint
 from hpc_ae.runtime import heartbeat
-from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
+from hpc_ae.runtime.checkpoint import Checkpoint, CheckpointState, load_newest_checkpoint, save_checkpoint
 from hpc_ae.runtime.distributed import Group
-from hpc_ae.runtime.metrics import Metrics, NoMetrics
+from hpc_ae.runtime.metrics import Measurement, Metrics, NoMetrics
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.sections import Divide, Standardize
@@ -143,16 +143,13 @@ class Training:
         found = load_newest_checkpoint(self.checkpoints_dir)
         if found is None:
             return Position()
-        state, tensors = found
+        state = found.state
         wanted = self.config.training_fingerprint(self.catalog.digest)
-        check_fingerprint(self.checkpoints_dir, state["fingerprint"], wanted, "train")
-        self.stepper.load(tensors["model"], tensors["optimizer"], state["step"])
-        best_mse, lowest_mse = (
-            math.inf if state[key] is None else float(state[key]) for key in ("best_mse", "lowest_mse")
-        )
-        best = {name: tensor.to(self.group.device) for name, tensor in tensors.get("best", {}).items()}
-        loss = (state["loss_sum"], state["loss_steps"])
-        return Position(state["step"], *loss, state["best_step"], best_mse, lowest_mse, best)
+        check_fingerprint(self.checkpoints_dir, state.fingerprint, wanted, "train")
+        self.stepper.load(found.model, found.optimizer, state.step)
+        best_mse, lowest_mse = (math.inf if mse is None else mse for mse in (state.best_mse, state.lowest_mse))
+        best = {name: tensor.to(self.group.device) for name, tensor in found.best.items()}
+        return Position(state.step, state.loss_sum, state.loss_steps, state.best_step, best_mse, lowest_mse, best)
 
     def run(self, stop_requested: Callable[[], bool]) -> str:
         """Take the steps that are left; validate, record, checkpoint and stop at step boundaries only."""
@@ -272,23 +269,25 @@ class Training:
 
     def _validate(self, metrics: Any, rate: float, stars_per_second: float) -> None:
         position = self.position
-        record: dict[str, Any] = {
-            "step": position.step,
-            "epoch": position.step / self.plan.steps_per_epoch,
-            "learning_rate": rate,
-            "train_mse_mag2": position.loss_sum / max(1, position.loss_steps),
-            "validation_mse_mag2": None,
-            "stars_per_second": round(stars_per_second),
-        }
+        train_mse, held_out_mse = position.loss_sum / max(1, position.loss_steps), None
         position.loss_sum, position.loss_steps = 0.0, 0
         if self.num_held_out:
             total = self.group.sum(np.array([self.stepper.evaluate(self.held_out)]))[0]
-            record["validation_mse_mag2"] = float(total) / self.num_held_out
-            position.lowest_mse = min(position.lowest_mse, record["validation_mse_mag2"])
-            if record["validation_mse_mag2"] <= position.lowest_mse * _TIE:
-                position.best_mse, position.best_step = record["validation_mse_mag2"], position.step
+            held_out_mse = float(total) / self.num_held_out
+            position.lowest_mse = min(position.lowest_mse, held_out_mse)
+            if held_out_mse <= position.lowest_mse * _TIE:
+                position.best_mse, position.best_step = held_out_mse, position.step
                 position.best = self.stepper.weights()
-        metrics.write(record)
+        metrics.write(
+            Measurement(
+                step=position.step,
+                epoch=position.step / self.plan.steps_per_epoch,
+                learning_rate=rate,
+                train_mse_mag2=train_mse,
+                validation_mse_mag2=held_out_mse,
+                stars_per_second=round(stars_per_second),
+            )
+        )
 
     def _best_text(self) -> str:
         return f"{self.position.best_mse:.4g} mag^2" if math.isfinite(self.position.best_mse) else "not measured yet"
@@ -298,55 +297,55 @@ class Training:
         if self.group.is_lead:
             position = self.position
             heartbeat.beat(f"step {position.step}, writing a checkpoint to {self.checkpoints_dir}")
-            tensors = {"model": self.stepper.weights(), "optimizer": self.stepper.optimizer_tensors()}
-            if position.best:
-                tensors["best"] = position.best
-            state = {
-                "loss_sum": position.loss_sum,
-                "loss_steps": position.loss_steps,
-                "best_step": position.best_step,
-                "best_mse": _finite(position.best_mse),
-                "lowest_mse": _finite(position.lowest_mse),
-                "fingerprint": self.config.training_fingerprint(self.catalog.digest),
-            }
-            save_checkpoint(self.checkpoints_dir, position.step, tensors, state, self.config.train.keep_checkpoints)
+            state = CheckpointState(
+                loss_sum=position.loss_sum,
+                loss_steps=position.loss_steps,
+                best_step=position.best_step,
+                best_mse=_finite(position.best_mse),
+                lowest_mse=_finite(position.lowest_mse),
+                fingerprint=self.config.training_fingerprint(self.catalog.digest),
+                step=position.step,
+            )
+            found = Checkpoint(state, self.stepper.weights(), self.stepper.optimizer_tensors(), position.best)
+            save_checkpoint(self.checkpoints_dir, found, self.config.train.keep_checkpoints)
         self.group.barrier()
 
-    def _measure_uncertainty(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """How uncertain the reconstructions are, of the held-out stars of all ranks; empty where that is not known."""
+    def _measure_uncertainty(self, tensors: dict[str, Tensor]) -> dict[str, list[Any]] | None:
+        """How uncertain the reconstructions are, of the held-out stars of all ranks; None where that is not known."""
         num_bands = len(self.catalog.bands)
         gathered = self.group.gather_rows(self.held_out_rows[:: 1 + self.num_held_out // _UNCERTAINTY_STARS])
         if not self.group.is_lead or gathered.shape[1] == num_bands:
-            return {}
+            return None
         gathered = gathered[np.lexsort(gathered.T)]  # whichever rank held them
         magnitude, errors = gathered[:, :num_bands], gathered[:, num_bands:]
         model = load_autoencoder(self.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
         table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
-        return {} if table is None else {"uncertainty": table.record()}
+        return None if table is None else table.record()
 
     def _publish(self) -> None:
         tensors = self.position.best or self.stepper.weights()
         uncertainty = self._measure_uncertainty(tensors)
         if self.group.is_lead:
             position, model_dir = self.position, self.config.run_path / "model"
-            details = {
-                "training": {
-                    "catalog_digest": self.catalog.digest,
-                    "steps": position.step,
-                    "best_step": position.best_step if position.best else position.step,
-                    "validation_mse_mag2": position.best_mse if position.best else None,
-                    "num_training_stars": self.plan.num_rows,
-                    "num_validation_stars": self.num_held_out,
-                    "world_size": self.group.ranks.world_size,
-                    "compute": self.stepper.objective.name,
-                    "torch": torch.__version__,
-                },
-                "fingerprint": self.config.training_fingerprint(self.catalog.digest),
-                "provenance": provenance(self.config.model_dump(mode="json")),
-                **uncertainty,
-            }
+            training = Trained(
+                catalog_digest=self.catalog.digest,
+                steps=position.step,
+                best_step=position.best_step if position.best else position.step,
+                validation_mse_mag2=position.best_mse if position.best else None,
+                num_training_stars=self.plan.num_rows,
+                num_validation_stars=self.num_held_out,
+                world_size=self.group.ranks.world_size,
+                compute=self.stepper.objective.name,
+                torch=torch.__version__,
+            )
+            origin = Origin(
+                training=training,
+                fingerprint=self.config.training_fingerprint(self.catalog.digest),
+                provenance=Provenance.now(self.config.model_dump(mode="json")),
+                uncertainty=uncertainty,
+            )
             remove_debris(model_dir)
-            write_model(model_dir, self.architecture, tensors, details)
+            write_model(model_dir, self.architecture, tensors, origin)
         self.group.barrier()
 
 

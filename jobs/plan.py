@@ -13,6 +13,7 @@ from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
 from hpc_ae.files import read_json
 from hpc_ae.jobs.resources import num_processes, num_tasks, threads_per_rank
+from hpc_ae.jobs.settings import encoding_of
 from hpc_ae.jobs.stages import Stage, expand_paths, progress_path, stages_of
 
 _CALIBRATION_STARS = 200_000
@@ -69,14 +70,15 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(num_threads)  # of training; the other verbs take one each
+    encoding = encoding_of(small)
     paths = ReportPaths(small.encoding_path, small.catalog_path, folder / "report")
     works: dict[str, Callable[[], Any]] = {
         "simulate": lambda: simulate(
             folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress_path(small, "simulate")
         ),
         "train": lambda: train(small, Group(Ranks(), device)),
-        "encode": lambda: encode(small, Ranks(), device.type, progress_path=progress_path(small, "encode")),
-        "finalise": lambda: (finalise(small), verify(small.encoding_path)),
+        "encode": lambda: encode(*encoding, Ranks(), device.type, progress_path=progress_path(small, "encode")),
+        "finalise": lambda: (finalise(*encoding, {}), verify(small.encoding_path)),
         "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress_path(small, "postprocess")),
     }
     rates = {}

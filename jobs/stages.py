@@ -17,6 +17,7 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.jobs.resources import Kind, num_workers, threads_per_rank
+from hpc_ae.jobs.settings import encoding_of
 from hpc_ae.provenance import check_fingerprint
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
     ranks = ranks_from_environment()
     leads = ranks.local_rank == 0 and os.environ.get("GROUP_RANK", "0") == "0"  # the first rank of each job
     path = progress_path(config, "encode") if leads else None
-    return encode(config, ranks, _device_name(config, ranks), stop_requested, path)
+    return encode(*encoding_of(config), ranks, _device_name(config, ranks), stop_requested, path)
 
 
 def _device_name(config: RunConfig, ranks: Ranks) -> str:
@@ -209,14 +210,14 @@ def _is_encoded(config: RunConfig) -> bool:
         return False
     from hpc_ae.encode import is_encoded, make_job
 
-    return is_encoded(make_job(config))
+    return is_encoded(make_job(*encoding_of(config)))
 
 
 def _run_finalise(config: RunConfig, _: StopRequested) -> str:
     from hpc_ae.encode import finalise
     from hpc_ae.verify import verify
 
-    finalise(config)
+    finalise(*encoding_of(config), config.model_dump(mode="json"))
     check = verify(config.encoding_path, stars=config.catalog_path, num_workers=num_workers(config, "finalise"))
     if not check.ok:
         found = check.findings[0]

@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from hpc_ae import encode as encode_verb
 from hpc_ae import train as train_verb
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.manifest import write_manifest
@@ -26,10 +27,12 @@ from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.config import RunConfig, check_config, dump_config, load_config
 from hpc_ae.files import digest_file, make_dir, publish_bytes
+from hpc_ae.jobs.settings import encoding_of
 from hpc_ae.layout import shard_name
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import write_model
+from hpc_ae.model.weights import Origin
 from hpc_ae.runtime.distributed import Group, process_group
 from hpc_ae.runtime.ranks import Ranks, ranks_from_environment
 from hpc_ae.simulate import SimulateSettings, simulate
@@ -82,6 +85,16 @@ def train_here(config: RunConfig, stop: Callable[[], bool] = lambda: False) -> s
     return train_verb.train(config, Group(Ranks(), CPU), stop)
 
 
+def encode(config: RunConfig, ranks: Ranks, stop: Callable[[], bool] = lambda: False) -> str:
+    """Encode what is a rank's, in this process."""
+    return encode_verb.encode(*encoding_of(config), ranks, stop_requested=stop)
+
+
+def finalise(config: RunConfig) -> dict[str, Any]:
+    """Make the view and the manifest of an encoding that all ranks have ended."""
+    return encode_verb.finalise(*encoding_of(config), config.model_dump(mode="json"))
+
+
 def stop_after(num_asks: int) -> Callable[[], bool]:
     """A stop request that comes with the `num_asks`-th question."""
     asks = iter(range(1, 1 << 30))
@@ -115,7 +128,7 @@ def make_random_model(model_dir: Path, catalog_dir: Path, seed: int = 1, bands: 
     architecture = Architecture(bands)
     mean, std = [band["mean"] for band in statistics], [band["std"] for band in statistics]
     model = make_autoencoder(architecture, mean, std, seed)
-    write_model(model_dir, architecture, model.state_dict(), {"training": {}, "fingerprint": {}})
+    write_model(model_dir, architecture, model.state_dict(), Origin())
     return model_dir
 
 

@@ -14,8 +14,14 @@ from torch import Tensor
 
 from hpc_ae.errors import DamageError, HpcAeError, WorkError
 from hpc_ae.layout import list_checkpoints
-from hpc_ae.runtime.checkpoint import load_checkpoint, load_newest_checkpoint, save_checkpoint
-from hpc_ae.runtime.metrics import Metrics
+from hpc_ae.runtime.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    load_checkpoint,
+    load_newest_checkpoint,
+    save_checkpoint,
+)
+from hpc_ae.runtime.metrics import Measurement, Metrics
 
 
 def tensors_of(step: int) -> dict[str, dict[str, Tensor]]:
@@ -24,16 +30,23 @@ def tensors_of(step: int) -> dict[str, dict[str, Tensor]]:
     return {name: {"weight": torch.randn(7, 3, generator=generator)} for name in ("model", "optimizer", "best")}
 
 
+def state_of(step: int) -> CheckpointState:
+    """The numbers of a training at a step."""
+    return CheckpointState(
+        loss_sum=0.1 * step, loss_steps=1, best_step=step, best_mse=0.5, lowest_mse=None, fingerprint={}, step=step
+    )
+
+
 def save(directory: Path, *steps: int, keep: int = 9) -> None:
     """Save checkpoints of some steps."""
     for step in steps:
-        save_checkpoint(directory, step, tensors_of(step), {"loss_sum": 0.1 * step}, keep)
+        save_checkpoint(directory, Checkpoint(state_of(step), **tensors_of(step)), keep)
 
 
 def newest_step(directory: Path) -> int | None:
     """Step of the checkpoint that a restart would take."""
     found = load_newest_checkpoint(directory)
-    return None if found is None else int(found[0]["step"])
+    return None if found is None else found.state.step
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -41,10 +54,11 @@ def test_round_trip(tmp_path: Path) -> None:
     save(tmp_path, 12_000)
     names = {path.name for path in (tmp_path / "step-000012000").iterdir()}
     assert names == {"model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"}
-    state, tensors = load_checkpoint(tmp_path / "step-000012000")
-    assert (state["step"], state["loss_sum"]) == (12_000, 0.1 * 12_000)
+    found = load_checkpoint(tmp_path / "step-000012000")
+    assert (found.state.step, found.state.loss_sum) == (12_000, 0.1 * 12_000)
+    assert (found.state.best_mse, found.state.lowest_mse) == (0.5, None)
     for name, group in tensors_of(12_000).items():
-        assert torch.equal(tensors[name]["weight"], group["weight"])
+        assert torch.equal(found.groups()[name]["weight"], group["weight"])
 
 
 def test_none_at_all(tmp_path: Path) -> None:
@@ -122,15 +136,27 @@ def test_saving_a_step_again(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 10
 
 
+def measured(step: int, train_mse_mag2: float) -> Measurement:
+    """A line of the metrics."""
+    return Measurement(
+        step=step,
+        epoch=1.0,
+        learning_rate=0.1,
+        train_mse_mag2=train_mse_mag2,
+        validation_mse_mag2=None,
+        stars_per_second=1,
+    )
+
+
 def test_metrics_are_cut_at_a_restart(tmp_path: Path) -> None:
     """Lines after the checkpoint's step and a half-written line go; no step stands twice."""
     path = tmp_path / "metrics.jsonl"
     with Metrics(path, 0) as metrics:
         for step in (10, 20, 30):
-            metrics.write({"step": step, "train_mse_mag2": 0.5})
+            metrics.write(measured(step, 0.5))
     with path.open("a") as file:
         file.write('{"step": 15, "tra')
     with Metrics(path, 20) as metrics:
-        metrics.write({"step": 30, "train_mse_mag2": 0.25})
+        metrics.write(measured(30, 0.25))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30] and lines[-1]["train_mse_mag2"] == 0.25

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.testing import assert_array_equal
-from runs import change_catalog, make_catalog
+from runs import change_catalog, encode, finalise, make_catalog
 
 from hpc_ae.analysis.compression import (
     Grid,
@@ -39,7 +39,6 @@ from hpc_ae.catalog.shard import Arrays
 from hpc_ae.compress import CompressSettings, compress, parse_max_error
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.decompress import decompress, open_compressed
-from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError
 from hpc_ae.export import ExportSettings, export
 from hpc_ae.files import read_json, seal
@@ -48,6 +47,7 @@ from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.exact import ExactDecoder, _exp, load_decoder
 from hpc_ae.model.files import read_model, write_model
+from hpc_ae.model.weights import Origin
 from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.verify import verify
 
@@ -61,7 +61,7 @@ EDGES = np.array(
 def make_model(directory: Path) -> Path:
     """A model of untrained weights for the five bands."""
     model = make_autoencoder(Architecture(BANDS, (8, 8), 2), [19.8, 18.6, 18.1, 17.8, 17.6], [1.5] * 5, seed=3)
-    write_model(directory, model.architecture, model.state_dict(), {"training": None})
+    write_model(directory, model.architecture, model.state_dict(), Origin())
     return directory
 
 
@@ -219,7 +219,7 @@ def test_wrong_inputs(packed: Path, places: tuple[Path, Path, Path], tmp_path: P
     with pytest.raises(InputError, match="only an encoding"):
         compress(stars, tmp_path / "z", wanted)
     other = make_autoencoder(Architecture(BANDS, (8, 8), 2), [18.0] * 5, [1.0] * 5, seed=4)
-    write_model(tmp_path / "other", other.architecture, other.state_dict(), {})
+    write_model(tmp_path / "other", other.architecture, other.state_dict(), Origin())
     with pytest.raises(StaleError, match="not the model that encoded"):
         compress(encoding, tmp_path / "z", wanted, model=tmp_path / "other")
     with pytest.raises(InputError, match="there already"):
@@ -440,7 +440,7 @@ def test_decoder_is_exact(places: tuple[Path, Path, Path]) -> None:
     import torch
 
     model, record = read_model(places[2])
-    decode = load_decoder(places[2], record["digest"])
+    decode = load_decoder(places[2], record.digest)
     latent = np.random.default_rng(1).normal(size=(3_000, 2)) * 3
     with torch.inference_mode():
         double = model.double()

@@ -14,6 +14,8 @@ from runs import (
     BANDS,
     assert_same_training,
     change_catalog,
+    encode,
+    finalise,
     finish,
     make_catalog,
     make_config,
@@ -32,7 +34,6 @@ from hpc_ae.catalog.partition import BatchPlan, epoch_batches, owned_partitions,
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.catalog.training import StreamedRows, count_training_rows, load_training_rows, usable_errors
 from hpc_ae.config import RunConfig
-from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.jobs.advice import sure_problems_of

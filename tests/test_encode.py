@@ -17,6 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
     BANDS,
     change_catalog,
+    encode,
+    finalise,
     finish,
     make_catalog,
     make_config,
@@ -30,7 +32,6 @@ from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, read_notes
 from hpc_ae.catalog.view import view_image
 from hpc_ae.config import RunConfig
-from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.forward import make_forward
@@ -201,7 +202,7 @@ def test_manifest_names_its_inputs(whole: RunConfig, model_dir: Path) -> None:
     """The manifest has the digests of catalog and model, paths to them, and how it was computed."""
     manifest = open_catalog(whole.encoding_path).manifest
     assert manifest["inputs"]["catalog"]["digest"] == open_catalog(whole.catalog_path).digest
-    assert manifest["inputs"]["model"]["digest"] == read_model_record(model_dir)["digest"]
+    assert manifest["inputs"]["model"]["digest"] == read_model_record(model_dir).digest
     found = (whole.encoding_path / manifest["inputs"]["catalog"]["path"]).resolve()
     assert found == whole.catalog_path.resolve()
     assert manifest["compute"] and manifest["latent"] == 2
@@ -222,7 +223,7 @@ def test_second_call_does_nothing(config: RunConfig) -> None:
 
 def test_stop_between_shards(whole: RunConfig, config: RunConfig) -> None:
     """A stop request ends the rank after the shard at hand; the next call goes on from there."""
-    assert encode(config, Ranks(), stop_requested=lambda: True) == "interrupted"
+    assert encode(config, Ranks(), lambda: True) == "interrupted"
     assert 0 < len(list(config.encoding_path.glob("shard-*.h5"))) < 7
     encode_with(config, 1)
     assert contents(config.encoding_path) == contents(whole.encoding_path)

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pytest
 from commands import hpc_ae, write_config
-from runs import make_config, train_here
+from runs import encode, finalise, make_config, train_here
 
 from hpc_ae.config import RunConfig
-from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import WorkError
 from hpc_ae.files import digest_file
 from hpc_ae.ingest import IngestSettings, ingest

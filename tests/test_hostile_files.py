@@ -26,7 +26,7 @@ from hpc_ae import open_catalog
 from hpc_ae.errors import DamageError
 from hpc_ae.files import digest_bytes, publish_json, read_json, seal
 from hpc_ae.model.check import check_checkpoint
-from hpc_ae.runtime.checkpoint import load_newest_checkpoint, save_checkpoint
+from hpc_ae.runtime.checkpoint import Checkpoint, CheckpointState, load_newest_checkpoint, save_checkpoint
 from hpc_ae.verify import verify
 
 MEMORY_BYTES = 6 << 30  # address space: torch alone maps more than a gigabyte
@@ -137,6 +137,9 @@ def test_encode_refuses_a_bomb(stars: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "victim").exists() and not list(config.encoding_path.glob("shard-*.h5"))
 
 
+STATE = CheckpointState(
+    loss_sum=0.0, loss_steps=0, best_step=-1, best_mse=None, lowest_mse=None, fingerprint={}, step=20
+)
 CHECKPOINTS: dict[str, Attack] = {
     "foreign path": lambda path, foreign: reseal(
         path / "state.json", digests={"../../../foreign": digest_bytes(foreign.read_bytes())}
@@ -156,7 +159,7 @@ def test_hostile_checkpoint(attack: Attack, tmp_path: Path) -> None:
     """A checkpoint that names foreign files or holds code is no start; the trace shows no foreign file opened."""
     foreign = tmp_path / "foreign.safetensors"
     foreign.write_bytes(save({"weight": torch.zeros(2)}))
-    checkpoint = save_checkpoint(tmp_path / "run" / "checkpoints", 20, {"model": {"weight": torch.zeros(2)}}, {}, 3)
+    checkpoint = save_checkpoint(tmp_path / "run" / "checkpoints", Checkpoint(STATE, {"weight": torch.zeros(2)}), 3)
     attack(checkpoint, foreign)
     watch = OpenWatch(foreign)
     with pytest.raises(DamageError, match="step-000000020"):

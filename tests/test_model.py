@@ -21,14 +21,27 @@ from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder
+from hpc_ae.model.encoding import Encoding
 from hpc_ae.model.files import load_autoencoder, read_model, weights_of, write_model
-from hpc_ae.model.forward import Encoding, make_forward
+from hpc_ae.model.forward import make_forward
 from hpc_ae.model.scaling import Scaling
 from hpc_ae.model.schedule import learning_rate
+from hpc_ae.model.weights import Imported, Origin, Trained
 from hpc_ae.model_import import import_model
 from hpc_ae.photometry import simulate_stars
 from hpc_ae.train import make_scaling
 
+TRAINING = Trained(
+    catalog_digest="sha256:0",
+    steps=7,
+    best_step=7,
+    validation_mse_mag2=None,
+    num_training_stars=9,
+    num_validation_stars=0,
+    world_size=1,
+    compute="torch",
+    torch=torch.__version__,
+)
 MEAN, STD = [19.9, 18.5, 18.0, 17.8, 17.7], [1.4, 1.3, 1.3, 1.25, 1.2]
 
 
@@ -58,7 +71,7 @@ def forward(model: Autoencoder, request: pytest.FixtureRequest) -> Callable[[np.
 @pytest.fixture
 def model_dir(model: Autoencoder, tmp_path: Path) -> Path:
     """The model on disk."""
-    write_model(tmp_path / "model", model.architecture, model.state_dict(), {"training": {"steps": 7}})
+    write_model(tmp_path / "model", model.architecture, model.state_dict(), Origin(training=TRAINING))
     return tmp_path / "model"
 
 
@@ -106,7 +119,7 @@ def test_record_of_a_model(model_dir: Path) -> None:
     """model.json says bands, hidden, latent and version, and is sealed."""
     record = read_json(model_dir / "model.json", sealed=True)
     assert (record["bands"], record["hidden"], record["latent"]) == (list(BANDS), [40] * 4, 2)
-    assert (record["format"], record["version"], record["training"]) == ("hpc_ae/model", 1, {"steps": 7})
+    assert (record["format"], record["version"], record["training"]) == ("hpc_ae/model", 1, TRAINING.to_json())
 
 
 def test_outputs_agree_with_numpy(
@@ -177,7 +190,7 @@ def test_input_is_not_changed(forward: Callable[[np.ndarray], Encoding], magnitu
 def test_model_files_round_trip(model: Autoencoder, model_dir: Path) -> None:
     """Reading a model gives every tensor bit by bit, and its record."""
     loaded, record = read_model(model_dir)
-    assert loaded.architecture == model.architecture and record["training"] == {"steps": 7}
+    assert loaded.architecture == model.architecture and record.training == TRAINING
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
@@ -253,7 +266,7 @@ def test_import_of_a_state_dict(model: Autoencoder, tmp_path: Path, magnitude: n
     torch.save(plain_state_dict(model), tmp_path / "weights.pt")
     import_model(tmp_path / "weights.pt", tmp_path / "model", BANDS, divide=20.0)
     loaded, record = read_model(tmp_path / "model")
-    assert record["training"]["imported"] == "weights.pt"
+    assert isinstance(record.training, Imported) and record.training.imported == "weights.pt"
     assert_allclose(loaded.scaling.mean, 0) and assert_allclose(loaded.scaling.std, 20)
     with torch.no_grad():
         expected = model.encoder(torch.from_numpy(magnitude[:99]) / 20)

@@ -27,6 +27,7 @@ from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import read_model, write_model
 from hpc_ae.model.forward_torch import TorchForward
+from hpc_ae.model.weights import Origin
 from hpc_ae.model_export import METADATA_NAME, OUTPUTS, TOLERANCE_MAG, export_model
 
 BANDS = tuple("ugriz")
@@ -54,7 +55,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     architecture = Architecture(BANDS)
     tensors = dict(make_autoencoder(architecture, MEAN, STD, 1).state_dict())
-    write_model(folder, architecture, tensors, {})
+    write_model(folder, architecture, tensors, Origin())
     return folder
 
 
@@ -116,7 +117,7 @@ def test_onnx_says_what_it_is(onnx_path: Path, model_dir: Path, session: onnxrun
     """Bands, the model's digest, units and version are in the file; a batch may have any size; no path of a machine."""
     found = session.get_modelmeta().custom_metadata_map
     assert found["hpc_ae.bands"] == "u,g,r,i,z" and found["hpc_ae.unit"] == "mag" and found["hpc_ae.version"] == "1"
-    assert found["hpc_ae.model_digest"] == read_model(model_dir)[1]["digest"]
+    assert found["hpc_ae.model_digest"] == read_model(model_dir)[1].digest
     assert found["hpc_ae.package"] == f"hpc_ae {package.__version__}"
     (given_input,) = session.get_inputs()
     assert given_input.name == "magnitude" and given_input.shape[1] == 5 and isinstance(given_input.shape[0], str)
@@ -152,7 +153,7 @@ def test_torch_export_in_a_fresh_process(model_dir: Path, tmp_path: Path) -> Non
         for batch, magnitude in batches.items():
             check_outputs(model_dir, magnitude, {name: outputs[f"{batch} {name}"] for name in OUTPUTS})
     said = json.loads(done.stdout)
-    assert said["bands"] == "u,g,r,i,z" and said["model_digest"] == read_model(model_dir)[1]["digest"]
+    assert said["bands"] == "u,g,r,i,z" and said["model_digest"] == read_model(model_dir)[1].digest
     with zipfile.ZipFile(path) as file:
         assert not any(str(REPOSITORY).encode() in file.read(name) for name in file.namelist())
         assert any(name.endswith(METADATA_NAME) for name in file.namelist())
@@ -162,7 +163,10 @@ def test_other_shapes(tmp_path: Path) -> None:
     """Three bands, one hidden layer, four latents: the shapes are the model's own."""
     architecture = Architecture(("a", "b", "c"), (8,), 4)
     write_model(
-        tmp_path / "m", architecture, dict(make_autoencoder(architecture, [1.0] * 3, [20.0] * 3, 2).state_dict()), {}
+        tmp_path / "m",
+        architecture,
+        dict(make_autoencoder(architecture, [1.0] * 3, [20.0] * 3, 2).state_dict()),
+        Origin(),
     )
     result = export_model(tmp_path / "m", tmp_path / "m.onnx", "onnx")
     assert result.worst_mag <= TOLERANCE_MAG and result.num_bytes == (tmp_path / "m.onnx").stat().st_size

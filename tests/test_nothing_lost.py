@@ -17,6 +17,8 @@ import pytest
 from commands import hpc_ae, run_processes, start
 from runs import (
     assert_same_training,
+    encode,
+    finalise,
     finish,
     make_catalog,
     make_config,
@@ -28,7 +30,6 @@ from runs import (
 
 from hpc_ae import open_catalog
 from hpc_ae.config import RunConfig
-from hpc_ae.encode import encode, finalise
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.runtime.ranks import Ranks

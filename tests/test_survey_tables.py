@@ -18,6 +18,7 @@ from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.files import write_model
+from hpc_ae.model.weights import Origin
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.survey.pairs import Survey, open_survey
 from hpc_ae.survey.scores import read_scored
@@ -35,8 +36,7 @@ def plant(columns: np.ndarray) -> np.ndarray:
 def link_model(folder: Path, uncertainty: dict[str, object] | None) -> None:
     """A model beside the encoding, which its manifest names."""
     model = make_autoencoder(Architecture(tuple("ugriz"), (8, 8), 2), [19.8, 18.6, 18.1, 17.8, 17.6], [1.5] * 5, seed=3)
-    details = {"training": None} | ({} if uncertainty is None else {"uncertainty": uncertainty})
-    digest = write_model(folder / "model", model.architecture, model.state_dict(), details)
+    digest = write_model(folder / "model", model.architecture, model.state_dict(), Origin(uncertainty=uncertainty))
     path = folder / "encoding" / "manifest.json"
     manifest = {key: value for key, value in read_json(path).items() if key != "digest"}
     manifest["inputs"]["model"]["digest"] = digest
@@ -118,7 +118,7 @@ def test_without_its_model_there_is_no_table(made: Path, drawn: Arrays, tmp_path
         shutil.rmtree(folder / "model")
     elif change == "another":
         model = make_autoencoder(Architecture(tuple("ugriz"), (8, 8), 2), [0.0] * 5, [1.0] * 5, seed=4)
-        write_model(folder / "model", model.architecture, model.state_dict(), {"training": None})
+        write_model(folder / "model", model.architecture, model.state_dict(), Origin())
     else:
         weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     assert model_tables(survey_of(folder), drawn) == ModelTables()

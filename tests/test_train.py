@@ -38,6 +38,7 @@ from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.model.files import read_model
+from hpc_ae.model.weights import Trained
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.train import Training, train
@@ -75,10 +76,11 @@ def test_model_is_the_best_one(whole: RunConfig) -> None:
     """The model has the weights of a step whose validation error ties (5 %) with the smallest, and says which."""
     errors = {line["step"]: line["validation_mse_mag2"] for line in metrics_of(whole)}
     model, record = read_model(whole.run_path / "model")
-    best_mse = errors[record["training"]["best_step"]]
-    assert record["training"]["validation_mse_mag2"] == best_mse <= 1.05 * min(errors.values())
+    assert isinstance(record.training, Trained)
+    best_mse = errors[record.training.best_step]
+    assert record.training.validation_mse_mag2 == best_mse <= 1.05 * min(errors.values())
     catalog = open_catalog(whole.catalog_path)
-    assert record["training"]["catalog_digest"] == catalog.digest and record["training"]["steps"] == STEPS
+    assert record.training.catalog_digest == catalog.digest and record.training.steps == STEPS
     stars = catalog.read(["objid", "quality", "magnitude"])
     held_out = (stars["quality"] == 0) & validation_mask(stars["objid"], whole.train.validation_fraction)
     with torch.no_grad():

@@ -10,7 +10,7 @@ Arithmetic on arrays. Shape letters: N stars, B bands, C cells, M magnitude bins
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -92,19 +92,23 @@ class Uncertainty:
             column += colour > self.colour_edges[row, edge]
         return row * side + column
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, list[Any]]:
         """As JSON holds it."""
         digits = np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])
-        return {name: (digits(values) if (values := getattr(self, name)).size else values).tolist() for name in _NAMES}
+        return {
+            name: (digits(values) if (values := getattr(self, name)).size else values).tolist() for name in _names()
+        }
 
 
-_NAMES = ("magnitude_edges", "colour_edges", "gain", "misfit", "error")
+def _names() -> list[str]:
+    """Of the table's arrays."""
+    return [one.name for one in fields(Uncertainty)]
 
 
-def read_uncertainty(record: dict[str, Any], num_bands: int) -> Uncertainty | None:
-    """The table of a record, None where it is not one for so many bands."""
+def read_uncertainty(record: dict[str, list[Any]] | None, num_bands: int) -> Uncertainty | None:
+    """The table of a model's record, None where there is none for so many bands."""
     try:
-        arrays = {name: np.array(record[name], np.float32) for name in _NAMES}
+        arrays = {name: np.array((record or {})[name], np.float32) for name in _names()}
     except (KeyError, TypeError, ValueError):
         return None
     side = arrays["magnitude_edges"].size + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +15,13 @@ from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, se
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
 from hpc_ae.model.autoencoder import Autoencoder
-from hpc_ae.model.weights import MODEL_FORMAT, MODEL_VERSION, Weights, read_sealed, read_weights
+from hpc_ae.model.weights import (
+    ModelRecord,
+    Origin,
+    Weights,
+    read_sealed,
+    read_weights,
+)
 
 _ENCODER_WEIGHT = re.compile(r"encoder\.[0-9]{1,9}\.weight")
 
@@ -36,28 +41,24 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
         raise DamageError("a file of tensors cannot be read", where=path, got=printable(str(error)[:200])) from error
 
 
-def write_model(
-    model_dir: Path, architecture: Architecture, tensors: dict[str, Tensor], details: dict[str, Any]
-) -> str:
+def write_model(model_dir: Path, architecture: Architecture, tensors: dict[str, Tensor], origin: Origin) -> str:
     """Publish a model directory, `model.json` last; return the model's digest."""
     make_dir(model_dir)
     weights_digest = write_tensors(model_dir / WEIGHTS_NAME, tensors)
-    record = seal(
-        {
-            "format": MODEL_FORMAT,
-            "version": MODEL_VERSION,
-            "bands": list(architecture.bands),
-            "hidden": list(architecture.hidden),
-            "latent": architecture.latent,
-            "weights_digest": weights_digest,
-            **details,
-        }
+    record = ModelRecord(
+        bands=list(architecture.bands),
+        hidden=list(architecture.hidden),
+        latent=architecture.latent,
+        weights_digest=weights_digest,
+        **dict(origin),
+        digest="",
     )
-    publish_json(model_dir / MODEL_NAME, record)
-    return str(record["digest"])
+    sealed = seal(record.to_json())
+    publish_json(model_dir / MODEL_NAME, sealed)
+    return str(sealed["digest"])
 
 
-def read_model(model_dir: Path) -> tuple[Autoencoder, dict[str, Any]]:
+def read_model(model_dir: Path) -> tuple[Autoencoder, ModelRecord]:
     """The model of a directory and its record; DamageError where the files do not match their digests."""
     weights, record = read_weights(model_dir)
     return as_autoencoder(weights), record

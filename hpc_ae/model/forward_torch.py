@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from hpc_ae.model.autoencoder import Autoencoder
+from hpc_ae.model.encoding import Encoding, chi_squared
 from hpc_ae.model.files import as_autoencoder
-from hpc_ae.model.forward import Encoding, chi_squared
 from hpc_ae.model.weights import Weights
 
 TILE_ROWS = {"cpu": 4_096, "cuda": 262_144}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
@@ -17,11 +18,67 @@ from hpc_ae.errors import DamageError, InputError, printable
 from hpc_ae.files import digest_bytes, read_json
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
-from hpc_ae.provenance import check_fingerprint
+from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
+from hpc_ae.record import Record
 
-MODEL_FORMAT = "hpc_ae/model"
+MODEL_FORMAT: Literal["hpc_ae/model"] = "hpc_ae/model"
 MODEL_VERSION = 1
-_MOST_WIDTH = 1 << 20
+_Width = Annotated[int, Field(gt=0, le=1 << 20)]
+
+
+class Trained(Record):
+    """How a model was trained here."""
+
+    nulls = frozenset({"validation_mse_mag2"})
+
+    catalog_digest: str
+    steps: int
+    best_step: int
+    validation_mse_mag2: float | None
+    num_training_stars: int
+    num_validation_stars: int
+    world_size: int
+    compute: str
+    torch: str
+
+
+class Imported(Record):
+    """The file that a model was imported from."""
+
+    imported: str
+    imported_digest: str
+
+
+class Origin(Record):
+    """Where a model comes from: all that its record says beside its shape and its weights."""
+
+    training: Trained | Imported | None = None
+    fingerprint: Fingerprint = Field({})
+    provenance: Provenance | None = None
+    uncertainty: dict[str, list[Any]] | None = None  # the table of analysis/denoising.py
+
+
+class ModelRecord(Record):
+    """model.json."""
+
+    format_version: ClassVar[int] = MODEL_VERSION
+
+    format: Literal["hpc_ae/model"] = MODEL_FORMAT
+    version: int = MODEL_VERSION
+    bands: Annotated[list[str], Field(min_length=1)]
+    hidden: list[_Width]
+    latent: _Width
+    weights_digest: str
+    training: Trained | Imported | None = None
+    fingerprint: Fingerprint = Field({})
+    provenance: Provenance | None = None
+    uncertainty: dict[str, list[Any]] | None = None
+    digest: str
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of the network."""
+        return Architecture(tuple(self.bands), tuple(self.hidden), self.latent)
 
 
 @dataclass(frozen=True)
@@ -43,14 +100,13 @@ class Weights:
         return self.arrays["scaling.mean"], self.arrays["scaling.std"]
 
 
-def read_weights(model_dir: Path) -> tuple[Weights, dict[str, Any]]:
+def read_weights(model_dir: Path) -> tuple[Weights, ModelRecord]:
     """The weights of a directory and its record; DamageError where the files do not match their digests."""
     record = read_model_record(model_dir)
     path = model_dir / WEIGHTS_NAME
-    arrays = load_arrays(read_sealed(path, record.get("weights_digest", "a field weights_digest")), path)
-    architecture = recorded_architecture(record, model_dir)
-    check_shapes(architecture, {name: values.shape for name, values in arrays.items()}, path)
-    return Weights(architecture, {name: np.array(values, np.float32) for name, values in arrays.items()}), record
+    arrays = load_arrays(read_sealed(path, record.weights_digest), path)
+    check_shapes(record.architecture, {name: values.shape for name, values in arrays.items()}, path)
+    return Weights(record.architecture, {name: np.array(values, np.float32) for name, values in arrays.items()}), record
 
 
 def read_sealed(path: Path, digest: str) -> bytes:
@@ -76,7 +132,7 @@ def load_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_model_record(model_dir: Path) -> dict[str, Any]:
+def read_model_record(model_dir: Path) -> ModelRecord:
     """The checked `model.json` of a model directory."""
     path = model_dir / MODEL_NAME
     if not path.is_file():
@@ -86,35 +142,15 @@ def read_model_record(model_dir: Path) -> dict[str, Any]:
             expected="a directory with model.json and model.safetensors",
             fix="train one, or make one of a PyTorch state dict with hpc-ae model import",
         )
-    record = read_json(path, sealed=True)
-    if record.get("format") != MODEL_FORMAT or record.get("version") != MODEL_VERSION:
-        raise InputError(
-            "not a model of this format",
-            where=path,
-            got=record.get("format"),
-            expected=f"{MODEL_FORMAT} {MODEL_VERSION}",
-        )
-    return record
+    values = read_json(path, sealed=True)
+    if values.get("format") != MODEL_FORMAT:
+        raise InputError("not a model of this format", where=path, got=values.get("format"), expected=MODEL_FORMAT)
+    return ModelRecord.parse(values, path)
 
 
-def is_model_of(model_dir: Path, fingerprint: dict[str, Any]) -> bool:
+def is_model_of(model_dir: Path, fingerprint: Fingerprint) -> bool:
     """Whether the model is there already; StaleError where it was trained from something else."""
     if not (model_dir / MODEL_NAME).exists():
         return False
-    check_fingerprint(model_dir, read_model_record(model_dir).get("fingerprint", {}), fingerprint, "train")
+    check_fingerprint(model_dir, read_model_record(model_dir).fingerprint, fingerprint, "train")
     return True
-
-
-def recorded_architecture(record: dict[str, Any], model_dir: Path) -> Architecture:
-    """The architecture that `model.json` says; DamageError where it says none."""
-    bands, hidden, latent = record.get("bands"), record.get("hidden"), record.get("latent")
-    widths = [*hidden, latent] if isinstance(hidden, list) else [None]
-    named = isinstance(bands, list) and bool(bands) and all(isinstance(band, str) for band in bands)
-    if not named or not all(type(width) is int and 0 < width <= _MOST_WIDTH for width in widths):
-        raise DamageError(
-            "a model does not say its shape",
-            where=model_dir / MODEL_NAME,
-            got=str({"bands": bands, "hidden": hidden, "latent": latent})[:200],
-            expected=f'"bands": names, "hidden": widths, "latent": a width, 1 to {_MOST_WIDTH}',
-        )
-    return Architecture(tuple(record["bands"]), tuple(record["hidden"]), record["latent"])

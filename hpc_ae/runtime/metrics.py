@@ -7,8 +7,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import ConfigDict
+
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_bytes, write_error
+from hpc_ae.record import Record
+
+
+class Measurement(Record):
+    """One line: losses since the measurement before and of the held-out stars, if there are any."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+    nulls = frozenset({"validation_mse_mag2"})
+
+    step: int
+    epoch: float
+    learning_rate: float
+    train_mse_mag2: float
+    validation_mse_mag2: float | None
+    stars_per_second: int
 
 
 class Metrics:
@@ -24,17 +41,18 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one line; it must have `step`."""
-        line = json.dumps(record).encode() + b"\n"
+    def write(self, measured: Measurement) -> None:
+        """Append one line."""
+        values = measured.to_json()
+        line = json.dumps(values).encode() + b"\n"
         try:
             self._file.write(line)
         except OSError as error:
             raise write_error(self.path, len(line), error) from error
         if self._board is not None:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, record["step"])
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, measured.step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,7 +71,7 @@ class NoMetrics:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, measured: Measurement) -> None:
         """Record nothing."""
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import HpcAeError
 from hpc_ae.formats.streams import codec_sizes
 from hpc_ae.model.exact import load_decoder
-from hpc_ae.model.weights import read_model_record
+from hpc_ae.model.weights import ModelRecord, read_model_record
 from hpc_ae.report.data import Cell, Table
 from hpc_ae.survey.pairs import Survey
 
@@ -79,9 +78,9 @@ def _compression(given: TableInput) -> Table:
     )
 
 
-def _denoising(survey: Survey, drawn: Arrays, record: dict[str, Any]) -> Table | None:
+def _denoising(survey: Survey, drawn: Arrays, record: ModelRecord) -> Table | None:
     """Errors of catalog, reconstruction and both combined, by band and magnitude, as held-out stars have them."""
-    found = read_uncertainty(record.get("uncertainty") or {}, len(survey.stars.bands))
+    found = read_uncertainty(record.uncertainty, len(survey.stars.bands))
     if found is None or not {"magnitude_error", "reconstruction"} <= drawn.keys():
         return None
     rows: list[tuple[Cell, ...]] = []
