@@ -133,7 +133,7 @@ def unpacked(text: str, meta: dict[str, Any]) -> np.ndarray:
 def test_counts_are_packed_exactly(counts: np.ndarray) -> None:
     """Counts of any size come back as they were."""
     packed = pack_counts(counts)
-    assert np.array_equal(unpacked(packed.text, packed.meta), counts)
+    assert np.array_equal(unpacked(packed.text, packed.form.to_json()), counts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,7 +141,7 @@ def test_counts_are_packed_exactly(counts: np.ndarray) -> None:
 def test_floats_are_packed_finely(values: np.ndarray) -> None:
     """A value is off by less than a thousandth of itself or of the middle half's width; none stays none."""
     packed = pack_floats(values)
-    found = unpacked(packed.text, packed.meta)
+    found = unpacked(packed.text, packed.form.to_json())
     assert np.array_equal(np.isnan(found), np.isnan(values))
     known = values[~np.isnan(values)]
     if known.size:
@@ -154,7 +154,7 @@ def test_floats_are_packed_finely(values: np.ndarray) -> None:
 def test_categories_are_packed_exactly() -> None:
     """Whole numbers of a layer of categories come back, no star stays none."""
     packed = pack_floats(np.array([[0, 1], [41, np.nan]]), "category")
-    assert np.array_equal(unpacked(packed.text, packed.meta), [[0, 1], [41, np.nan]], equal_nan=True)
+    assert np.array_equal(unpacked(packed.text, packed.form.to_json()), [[0, 1], [41, np.nan]], equal_nan=True)
 
 
 def test_larger_cells_keep_stars_and_means() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from hpc_ae.report.data import AtlasLayer, AtlasPanel
+from hpc_ae.report.embedded import ArrayForm, Code
 
 _STEPS = 65_534  # codes 1 to 65,535; 0 is no value
 _DTYPES = {"u1": "u1", "u2": "<u2", "u4": "<u4", "i2": "<i2", "i4": "<i4", "i8": "<i8", "f4": "<f4"}
@@ -22,18 +22,18 @@ _LEAST_SIDE = 32
 
 @dataclass(frozen=True)
 class Packed:
-    """An array of the page: `text` goes into an element of its own, `meta` into the page's JSON."""
+    """An array of the page: `text` goes into an element of its own, `form` into the page's JSON."""
 
     text: str
-    meta: dict[str, Any]
+    form: ArrayForm
 
 
-def pack(values: np.ndarray, dtype: str, **meta: Any) -> Packed:
+def pack(values: np.ndarray, dtype: str, *, divide: float | None = None, code: Code | None = None) -> Packed:
     """Pack an array as `dtype`: u1, u2, u4, i2, i4, i8 or f4. The values must fit it."""
     plain = np.ascontiguousarray(values, dtype=_DTYPES[dtype])
     planes = plain.reshape(-1).view(np.uint8).reshape(-1, plain.itemsize).T
     text = base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 6)).decode()
-    return Packed(text, {"dtype": dtype, "shape": list(plain.shape), **meta})
+    return Packed(text, ArrayForm(dtype=dtype, shape=plain.shape, divide=divide, code=code))
 
 
 def pack_counts(counts: np.ndarray) -> Packed:
@@ -49,14 +49,14 @@ def pack_floats(values: np.ndarray, scale: str = "linear") -> Packed:
     if scale == "category":
         codes = np.zeros(values.shape, np.int64)
         codes[finite] = np.clip(np.rint(known), -1, _STEPS) + 1
-        return pack(codes, "u2", code={"kind": "category"})
+        return pack(codes, "u2", code=Code(kind="category"))
     centre, width = _spread(known)
     bent = np.arcsinh((known - centre) / width)
     low, high = (float(bent.min()), float(bent.max())) if bent.size else (0.0, 0.0)
     step = (high - low) / (_STEPS - 1) or 1.0
     codes = np.zeros(values.shape, np.int64)
     codes[finite] = np.rint((bent - low) / step) + 1
-    return pack(codes, "u2", code={"kind": "asinh", "centre": centre, "width": width, "low": low, "step": step})
+    return pack(codes, "u2", code=Code(kind="asinh", centre=centre, width=width, low=low, step=step))
 
 
 def _spread(known: np.ndarray) -> tuple[float, float]:

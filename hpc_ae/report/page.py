@@ -14,7 +14,6 @@ import math
 import re
 from functools import cache
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,10 +29,22 @@ from hpc_ae.report.data import (
     MAX_SAMPLE,
     MAX_SKY_ORDER,
     SCALES,
+    AtlasLayer,
     AtlasPanel,
     Cell,
     ReportData,
+    SkyLayer,
     StarSample,
+)
+from hpc_ae.report.embedded import (
+    Colours,
+    Content,
+    EmbeddedArray,
+    EmbeddedLayer,
+    EmbeddedPanel,
+    EmbeddedSample,
+    EmbeddedSky,
+    Mark,
 )
 from hpc_ae.report.pack import Packed, halve_panel, pack, pack_counts, pack_floats
 from hpc_ae.report.rows import anomaly_rows, explore_link, number_columns
@@ -52,16 +63,16 @@ def render_page(data: ReportData) -> bytes:
     store = _Store()
     halvings = _embed_atlas(store, data.atlas)
     sky = _embed_sky(store, data)
-    content = {
-        "atlas": store.atlas,
-        "sample": _embed_sample(store, data.sample),
-        "sky": sky,
-        "marks": _marks(data),
-        "ridge": _ridge(data),
-        "bands": list(data.bands),
-        "explore": data.explore_url,
-        "colours": {"maps": colour_maps(), "order": list(MAPS), "diverging": DIVERGING_MAP, "categories": CATEGORIES},
-    }
+    content = Content(
+        atlas=store.atlas,
+        sample=_embed_sample(store, data.sample),
+        sky=sky,
+        marks=_marks(data),
+        ridge=_ridge(data),
+        bands=data.bands,
+        explore=data.explore_url,
+        colours=Colours(maps=colour_maps(), order=MAPS, diverging=DIVERGING_MAP, categories=CATEGORIES),
+    )
     style, script = _source("page.css"), "\n".join(_source(name) for name in _SCRIPTS)
     page = (
         _environment()
@@ -73,7 +84,7 @@ def render_page(data: ReportData) -> bytes:
             levels=curves.say_levels(data.residuals.levels) if data.residuals else "",
             layer_table=_layer_rows(data.atlas),
             halvings=halvings,
-            num_sky_layers=len(sky["layers"]) if sky else 0,
+            num_sky_layers=len(sky.layers) if sky else 0,
             anomaly_columns=number_columns(data.anomalies, data.bands) if data.anomalies else [],
             anomaly_rows=anomaly_rows(data.anomalies, data.bands, data.explore_url) if data.anomalies else [],
             kind_stars=[
@@ -98,12 +109,17 @@ class _Store:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.atlas: list[dict[str, Any]] = []
+        self.atlas: list[EmbeddedPanel] = []
 
-    def put(self, packed: Packed) -> dict[str, Any]:
+    def put(self, packed: Packed) -> EmbeddedArray:
         """Keep an array; what the page's JSON says of it."""
         self.texts.append(packed.text)
-        return {"id": f"payload-{len(self.texts) - 1}", **packed.meta}
+        return EmbeddedArray(id=f"payload-{len(self.texts) - 1}", **dict(packed.form))
+
+    def put_layer(self, layer: AtlasLayer | SkyLayer, packed: Packed) -> EmbeddedLayer:
+        """Keep a layer."""
+        array = self.put(packed)
+        return EmbeddedLayer(name=layer.name, label=layer.label, unit=layer.unit, scale=layer.scale, **dict(array))
 
 
 def _check(data: ReportData) -> None:
@@ -141,36 +157,33 @@ def _pack_layers(panel: AtlasPanel) -> list[Packed]:
     return [pack_floats(layer.values, layer.scale) for layer in panel.layers]
 
 
-def _describe_panel(store: _Store, panel: AtlasPanel, counts: Packed, layers: list[Packed]) -> dict[str, Any]:
-    labels = panel.labels or (f"latent {panel.dimensions[0] + 1}", f"latent {panel.dimensions[1] + 1}")
-    return {
-        "dimensions": list(panel.dimensions),
-        "labels": list(labels),
-        "window": [[float(end) for end in span] for span in panel.window],
-        "outside": panel.num_outside,
-        "counts": store.put(counts),
-        "layers": [
-            {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale, **store.put(packed)}
-            for layer, packed in zip(panel.layers, layers, strict=True)
-        ],
-    }
+def _describe_panel(store: _Store, panel: AtlasPanel, counts: Packed, layers: list[Packed]) -> EmbeddedPanel:
+    first, second = panel.dimensions
+    return EmbeddedPanel(
+        dimensions=panel.dimensions,
+        labels=panel.labels or (f"latent {first + 1}", f"latent {second + 1}"),
+        window=[[float(end) for end in span] for span in panel.window],
+        outside=panel.num_outside,
+        counts=store.put(counts),
+        layers=[store.put_layer(layer, packed) for layer, packed in zip(panel.layers, layers, strict=True)],
+    )
 
 
-def _embed_sample(store: _Store, sample: StarSample | None) -> dict[str, Any] | None:
+def _embed_sample(store: _Store, sample: StarSample | None) -> EmbeddedSample | None:
     """Magnitudes to 0.001 mag, places to 10^-6 deg (0.004 arcsec), the rest as it is."""
     if sample is None:
         return None
     rows = slice(0, MAX_SAMPLE)
-    score = {} if sample.score is None else {"score": store.put(pack(sample.score[rows], "f4"))}
-    return {
-        "objid": store.put(pack(sample.objid[rows], "i8")),
-        "latent": store.put(pack(sample.latent[rows], "f4")),
-        "ra": store.put(pack(_whole(sample.ra[rows], 1e6, 2**31 - 1), "i4", divide=1e6)),
-        "dec": store.put(pack(_whole(sample.dec[rows], 1e6, 2**31 - 1), "i4", divide=1e6)),
-        "magnitude": store.put(pack(_whole(sample.magnitude[rows], 1e3, 2**15 - 1), "i2", divide=1e3)),
-        "error": store.put(pack(sample.error[rows], "f4")),
-        **score,
-    }
+    score = None if sample.score is None else store.put(pack(sample.score[rows], "f4"))
+    return EmbeddedSample(
+        objid=store.put(pack(sample.objid[rows], "i8")),
+        latent=store.put(pack(sample.latent[rows], "f4")),
+        ra=store.put(pack(_whole(sample.ra[rows], 1e6, 2**31 - 1), "i4", divide=1e6)),
+        dec=store.put(pack(_whole(sample.dec[rows], 1e6, 2**31 - 1), "i4", divide=1e6)),
+        magnitude=store.put(pack(_whole(sample.magnitude[rows], 1e3, 2**15 - 1), "i2", divide=1e3)),
+        error=store.put(pack(sample.error[rows], "f4")),
+        score=score,
+    )
 
 
 def _whole(values: np.ndarray, factor: float, limit: int) -> np.ndarray:
@@ -180,29 +193,28 @@ def _whole(values: np.ndarray, factor: float, limit: int) -> np.ndarray:
     return np.where(known, np.where(known, scaled, 0), -limit - 1).astype(np.int64)
 
 
-def _embed_sky(store: _Store, data: ReportData) -> dict[str, Any] | None:
+def _embed_sky(store: _Store, data: ReportData) -> EmbeddedSky | None:
     """Pack the sky map's layers, in order, as many as fit."""
     if data.sky is None or not data.sky.layers:
         return None
-    layers: list[dict[str, Any]] = []
+    layers: list[EmbeddedLayer] = []
     room = SKY_BYTES
     for layer in data.sky.layers:
         packed = pack_floats(layer.values, layer.scale)
         room -= len(packed.text)
         if room < 0:
             break
-        named = {"name": layer.name, "label": layer.label, "unit": layer.unit, "scale": layer.scale}
-        layers.append(named | store.put(packed))
-    return {"order": data.sky.order, "layers": layers}
+        layers.append(store.put_layer(layer, packed))
+    return EmbeddedSky(order=data.sky.order, layers=layers)
 
 
-def _marks(data: ReportData) -> list[dict[str, Any]]:
+def _marks(data: ReportData) -> list[Mark]:
     """The anomalies that the atlas can mark."""
     found = data.anomalies
     if found is None or found.latent is None:
         return []
     return [
-        {"objid": objid, "latent": [_json_number(value) for value in latent]}
+        Mark(objid=objid, latent=[_json_number(value) for value in latent])
         for objid, latent in zip(found.objid[:MAX_ANOMALIES], found.latent[:MAX_ANOMALIES], strict=True)
     ]
 
@@ -246,9 +258,9 @@ def _percentiles(values: np.ndarray) -> list[Cell]:
     return [float(value) for value in np.quantile(values, [0.01, 0.5, 0.99])] if values.size else [None] * 3
 
 
-def _json(content: dict[str, Any]) -> str:
+def _json(content: Content) -> str:
     """JSON that no text in it can end: no <, > or & is left."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(content.to_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

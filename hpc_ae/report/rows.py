@@ -81,13 +81,12 @@ def anomaly_rows(anomalies: Anomalies, bands: Sequence[str], explore_url: str) -
     """The first rows of the table, strangest first."""
     columns = number_columns(anomalies, bands)
     return [
-        _row(anomalies, bands, (index, explore_url), [_field(values[index], form) for _, values, form in columns])
+        _row(anomalies, bands, index, [_field(values[index], form) for _, values, form in columns], explore_url)
         for index in range(min(len(anomalies.objid), MAX_ANOMALIES))
     ]
 
 
-def _row(anomalies: Anomalies, bands: Sequence[str], which: tuple[int, str], fields: list[Field]) -> Row:
-    index, url = which
+def _row(anomalies: Anomalies, bands: Sequence[str], index: int, fields: list[Field], explore_url: str) -> Row:
     ra, dec = float(anomalies.ra[index]), float(anomalies.dec[index])
     magnitude = anomalies.magnitude[index]
     residual = None if anomalies.residual is None else anomalies.residual[index]
@@ -95,14 +94,14 @@ def _row(anomalies: Anomalies, bands: Sequence[str], which: tuple[int, str], fie
     return Row(
         rank=index + 1,
         objid=anomalies.objid[index],
-        link=explore_link(url, ra, dec),
+        link=explore_link(explore_url, ra, dec),
         place=true_minus(f"{ra:.5f} {dec:+.5f}") if math.isfinite(ra + dec) else "",
         bars=bars(magnitude, residual),
         said=_say_bars(bands, magnitude, residual),
         fields=fields,
         reason=anomalies.reason[index] if anomalies.reason else "",
         neighbour=anomalies.neighbour[index] if anomalies.neighbour else "",
-        neighbour_link="" if near is None else explore_link(url, float(near[index, 0]), float(near[index, 1])),
+        neighbour_link="" if near is None else explore_link(explore_url, float(near[index, 0]), float(near[index, 1])),
         is_placed=anomalies.latent is not None,
     )
 
