@@ -160,7 +160,7 @@ def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
             if band >= num:
                 panel.set_visible(False)
                 continue
-            _draw_panel(panel, panels, band, (density[band], norm))
+            _draw_panel(panel, panels, band, density[band], norm)
             panel.set(xlim=x_range, ylim=y_range)
             if band + columns >= num:
                 panel.set_xlabel("magnitude [mag]")
@@ -183,8 +183,7 @@ def _density(panels: MagnitudePanels) -> np.ndarray:
     return density
 
 
-def _draw_panel(axes: Axes, panels: MagnitudePanels, band: int, shades: tuple[np.ndarray, LogNorm]) -> None:
-    density, norm = shades
+def _draw_panel(axes: Axes, panels: MagnitudePanels, band: int, density: np.ndarray, norm: LogNorm) -> None:
     counts = np.ma.masked_equal(density.T, 0)
     axes.pcolormesh(
         panels.magnitude_edges, panels.size_edges, counts, norm=norm, cmap="Greys", rasterized=True, linewidth=0

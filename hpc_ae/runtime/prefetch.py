@@ -5,17 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class _End:
+    """What comes after the last item: nothing, or an error."""
+
+    error: BaseException | None = None
+
+
 def prefetched(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     """Yield the items in order, at most `depth` of them made ahead; an error comes out where its item would have."""
-    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[Item | _End] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(entry: tuple[bool, Item | BaseException | None]) -> None:
+    def put(entry: Item | _End) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(entry, timeout=0.2)
@@ -25,23 +33,24 @@ def prefetched(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     def produce() -> None:
         try:
             for item in items:
-                put((True, item))
+                put(item)
                 if stopped.is_set():
                     return
-            put((False, None))
+            put(_End())
         except BaseException as error:
-            put((False, error))
+            put(_End(error))
 
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            is_item, value = ready.get()
-            if not is_item:
-                if isinstance(value, BaseException):
-                    raise value
+            entry = ready.get()
+            if not isinstance(entry, _End):
+                yield entry
+            elif entry.error is not None:
+                raise entry.error
+            else:
                 return
-            yield value  # type: ignore[misc]
     finally:
         stopped.set()
         thread.join()

@@ -6,6 +6,7 @@ Every star where there are no more than asked for; else evenly spaced rows of ev
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,15 +23,23 @@ def read_sample(mapper: Mapper, survey: Survey, most: int = MOST_STARS) -> Array
     """All columns of at most `most` stars with quality 0 and finite values, in the order of the catalog."""
     num = survey.encoding.num_stars
     wanted = [int(offset) if num <= most else int(offset) * most // num for offset in survey.encoding.offsets]
-    tasks = [(pair, stop - start) for pair, (start, stop) in zip(survey.pairs, itertools.pairwise(wanted), strict=True)]
+    spans = zip(survey.pairs, itertools.pairwise(wanted), strict=True)
+    tasks = [_Part(pair, stop - start) for pair, (start, stop) in spans]
     parts = list(mapper.map(_sample_shard, tasks))
     names = parts[0] if parts else ()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _sample_shard(task: tuple[ShardPair, int]) -> Arrays:
-    pair, num = task
-    parts = [_sample_rows(pair, first, stop, take) for first, stop, take in _chunks(pair, num)]
+@dataclass(frozen=True)
+class _Part:
+    """How many stars to take of a shard."""
+
+    pair: ShardPair
+    num: int
+
+
+def _sample_shard(part: _Part) -> Arrays:
+    parts = [_sample_rows(part.pair, first, stop, take) for first, stop, take in _chunks(part.pair, part.num)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

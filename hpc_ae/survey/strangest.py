@@ -5,6 +5,7 @@ Shape letters: N stars, n stars found, L latent dimensions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find_strangest(mapper: Mapper, survey: Survey, scores_dir: Path, scored: Sco
 
 def describe_rows(mapper: Mapper, survey: Survey, rows: np.ndarray, scores: Catalog | None) -> Arrays:
     """All columns of some ascending rows (n,), one at the least, those of `scores` too where given."""
-    tasks = [(pair, inside, scores) for pair in survey.pairs if len(inside := _rows_in(pair, rows))]
+    tasks = [_Wanted(pair, inside, scores) for pair in survey.pairs if len(inside := _rows_in(pair, rows))]
     parts = list(mapper.map(_describe, tasks))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -60,19 +61,28 @@ def _rows_in(pair: ShardPair, rows: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _describe(task: tuple[ShardPair, np.ndarray, Catalog | None]) -> Arrays:
+@dataclass(frozen=True)
+class _Wanted:
+    """Rows of a shard (n,), counted from its first, and the catalog of scores where its columns are wanted too."""
+
+    pair: ShardPair
+    rows: np.ndarray
+    scores: Catalog | None
+
+
+def _describe(wanted: _Wanted) -> Arrays:
     """All columns of some rows of a shard, chunk by chunk."""
-    pair, rows, scores = task
+    pair, rows = wanted.pair, wanted.rows
     parts = []
     for chunk in np.unique(rows // CHUNK_ROWS):
-        wanted = rows[rows // CHUNK_ROWS == chunk]
-        span = slice(int(wanted[0]), int(wanted[-1]) + 1)
+        inside = rows[rows // CHUNK_ROWS == chunk]
+        span = slice(int(inside[0]), int(inside[-1]) + 1)
         stars = pair.read(span)
         first = pair.first_row + span.start
-        if scores is not None:
+        if wanted.scores is not None:
             names = ["anomaly_score", "tail_probability", "cluster"]
-            stars |= scores.read(names, slice(first, first + len(stars["row"])))
-        parts.append({name: values[wanted - span.start] for name, values in stars.items()})
+            stars |= wanted.scores.read(names, slice(first, first + len(stars["row"])))
+        parts.append({name: values[inside - span.start] for name, values in stars.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
