@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,31 +28,75 @@ ModelPlace = Annotated[Path | None, typer.Option(help="Compressed: the model tha
 WriteWorkers = Annotated[int, typer.Option(min=1, help="Compressed, catalog: worker processes.")]
 
 DEFAULT_MAX_ERROR = "0.01"
-_OF_TABLES = ("good", "join", "files", "drop_unplaced")
 
 
-def refuse_others(given: dict[str, Any], names: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class Target:
+    """What every format needs: from where to where, by how many processes, and over what is there or not."""
+
+    directory: Path
+    out: Path
+    workers: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Options that tables alone have."""
+
+    good: bool
+    join: bool
+    files: int | None
+    drop_unplaced: bool
+
+    def given(self) -> dict[str, object]:
+        """Each as a user types it, with its value."""
+        return {
+            "--good": self.good,
+            "--join": self.join,
+            "--files": self.files,
+            "--drop-unplaced": self.drop_unplaced,
+        }
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """Options of a compressed catalog; a table has the first two as well."""
+
+    columns: tuple[str, ...] | None
+    stars: Path | None
+    max_error: str | None
+    latent_bits: int | None
+    model: Path | None
+
+    def given(self) -> dict[str, object]:
+        """Each that a table does not have, as a user types it, with its value."""
+        return {"--max-error": self.max_error, "--latent-bits": self.latent_bits, "--model": self.model}
+
+
+def column_names(text: str | None) -> tuple[str, ...] | None:
+    """The names of a list with commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def refuse_others(to: str, others: dict[str, object]) -> None:
     """InputError where an option was given that the format does not have."""
-    for name in names:
-        if given[name]:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError("the format has no such option", where=option, got=f"--to {given['to']}")
+    for option, value in others.items():
+        if value:
+            raise InputError("the format has no such option", where=option, got=f"--to {to}")
 
 
-def write_compressed(given: dict[str, Any]) -> None:
-    """Compress an encoding and say what it came to; `given` has the options of export by name."""
-    refuse_others(given, _OF_TABLES)
+def write_compressed(target: Target, options: CompressOptions) -> None:
+    """Compress an encoding and say what it came to."""
     from hpc_ae.catalog.catalog import open_catalog
     from hpc_ae.compress import CompressSettings, compress, parse_max_error
 
-    columns = given["columns"]
-    chosen = None if columns is None else tuple(name.strip() for name in columns.split(","))
-    max_error = parse_max_error(given["max_error"] or DEFAULT_MAX_ERROR, open_catalog(given["directory"]).bands)
-    settings = CompressSettings(max_error, given["latent_bits"], chosen, given["overwrite"])
-    places = {"stars": given["stars"], "model": given["model"]}
-    done = compress(given["directory"], given["out"], settings, **places, num_workers=given["workers"])
+    max_error = parse_max_error(options.max_error or DEFAULT_MAX_ERROR, open_catalog(target.directory).bands)
+    settings = CompressSettings(max_error, options.latent_bits, options.columns, target.overwrite)
+    places = {"stars": options.stars, "model": options.model}
+    done = compress(target.directory, target.out, settings, **places, num_workers=target.workers)
     if done is not None:
-        typer.echo(f"{given['out']}: {_account(done)}", err=True)
+        typer.echo(f"{target.out}: {_account(done)}", err=True)
 
 
 def _account(done: Compressed) -> str:
@@ -65,11 +110,10 @@ def _account(done: Compressed) -> str:
     )
 
 
-def write_catalog(given: dict[str, Any]) -> None:
-    """Restore the star catalog that a compressed catalog holds; `given` has the options of export by name."""
-    refuse_others(given, (*_OF_TABLES, "columns", "stars", "max_error", "latent_bits", "model"))
+def write_catalog(target: Target) -> None:
+    """Restore the star catalog that a compressed catalog holds."""
     from hpc_ae.decompress import decompress
 
-    num = decompress(given["directory"], given["out"], overwrite=given["overwrite"], num_workers=given["workers"])
+    num = decompress(target.directory, target.out, overwrite=target.overwrite, num_workers=target.workers)
     if num is not None:
-        typer.echo(f"{num:,} stars of {given['directory']} in {given['out']}", err=True)
+        typer.echo(f"{num:,} stars of {target.directory} in {target.out}", err=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from hpc_ae.jobs.cli_compress import (
+    CompressOptions,
     LatentBits,
     MaxError,
     ModelPlace,
+    TableOptions,
+    Target,
     WriteWorkers,
+    column_names,
     refuse_others,
     write_catalog,
     write_compressed,
@@ -57,17 +61,23 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there.")] = False,
 ) -> None:
     """Write a catalog for astropy, TOPCAT, pandas or lsdb, or compressed; it is read back and compared."""
-    given: dict[str, Any] = dict(locals())
+    chosen = column_names(columns)
+    of_tables = TableOptions(good, join, files, drop_unplaced)
+    compressing = CompressOptions(chosen, stars, max_error, latent_bits, model)
+    target = Target(directory, out, workers, overwrite)
     if to == "compressed":
-        return write_compressed(given)
+        refuse_others(to, of_tables.given())
+        return write_compressed(target, compressing)
     if to == "catalog":
-        return write_catalog(given)
-    refuse_others(given, ("max_error", "latent_bits", "model"))
+        refuse_others(to, of_tables.given() | {"--columns": columns, "--stars": stars} | compressing.given())
+        return write_catalog(target)
+    refuse_others(to, compressing.given())
     from hpc_ae.export import ExportSettings
     from hpc_ae.export import export as write
 
-    chosen = None if columns is None else tuple(name.strip() for name in columns.split(","))
-    settings = ExportSettings(to, chosen, good, vectors == "split", files, threshold, drop_unplaced, overwrite)
+    settings = ExportSettings(
+        to, compressing.columns, good, vectors == "split", files, threshold, drop_unplaced, overwrite
+    )
     done = write(directory, out, settings, join=join, stars=stars)
     left_out = [f"{done.num_bad:,} left out by --good"] if good else []
     left_out += [f"{done.num_unplaced:,} left out without a position"] if done.num_unplaced else []
