@@ -70,6 +70,11 @@ def step_of(checkpoint_dir: Path) -> int:
     return int(checkpoint_dir.name.removeprefix("step-"))
 
 
+def progress_name(stage: str) -> str:
+    """File name of how far a stage is."""
+    return f"{stage}.json"
+
+
 def tensors_name(group: str) -> str:
     """File name of one group of a checkpoint's tensors: model, optimizer."""
     return f"{group}.safetensors"
@@ -168,7 +173,7 @@ class RunLayout:
 
     def progress_path(self, stage: str) -> Path:
         """How far a stage is."""
-        return self.progress_dir / f"{stage}.json"
+        return self.progress_dir / progress_name(stage)
 
     def launch_path(self, stage: str) -> Path:
         """Which launch of a stage is the newest."""

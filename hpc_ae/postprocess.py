@@ -7,6 +7,7 @@ changes in it. Shape letters: N stars, B bands, L latent dimensions.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 
 from hpc_ae.analysis.histogram import RESIDUAL_BINS, column_quantiles
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.errors import HpcAeError
+from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import digest_bytes, digest_file, make_dir, publish_bytes, publish_json, remove_debris, seal
-from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME, SUMMARY_NAME
+from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME, SUMMARY_NAME, RunLayout, progress_name
 from hpc_ae.provenance import Fingerprint, check_fingerprint
 from hpc_ae.record import read_record
 from hpc_ae.report.data import Curve, History
@@ -62,7 +63,7 @@ class ReportPaths:
     @cached_property
     def scores(self) -> Path:
         """Where the score catalog is."""
-        return self.scores_dir or self.out_dir.parent / "scores"
+        return self.scores_dir or RunLayout(self.out_dir.parent).scores_dir
 
 
 def postprocess(
@@ -191,5 +192,9 @@ def _read_comparison(path: Path) -> Comparison | None:
 
 def _read_speeds(directory: Path | None) -> list[ProgressRecord]:
     """What the stages before have said of their work."""
-    paths = [directory / f"{name}.json" for name in _MEASURED] if directory else []
-    return [read_record(path, ProgressRecord) for path in paths if path.is_file()]
+    paths = [directory / progress_name(name) for name in _MEASURED] if directory else []
+    found = []
+    for path in (path for path in paths if path.is_file()):
+        with suppress(DamageError):  # of another version: the table does without
+            found.append(read_record(path, ProgressRecord))
+    return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError
 from hpc_ae.jobs.launched import Launched, prepare_run, record_launch
-from hpc_ae.jobs.stages import Stage
+from hpc_ae.jobs.marker import started_at
+from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.watchdog import start_watchdog
-from hpc_ae.jobs.worker import Marker, StopFlag, export_ranks, marker_path, started_at, take_one_gpu
+from hpc_ae.jobs.worker import Reporter, StopFlag, export_ranks, take_one_gpu
 from hpc_ae.runtime.executor import launched_size
 
 
@@ -29,7 +29,7 @@ class Place:
     token: str
 
 
-def run_adopted(config: RunConfig, stage: Stage) -> str | None:
+def run_adopted(run: Run, stage: Stage) -> str | None:
     """Run a stage as the process that another launcher made of this one; None where there is no such launcher.
 
     "done" or "interrupted"; an error ends the process with the status of the contract.
@@ -39,18 +39,18 @@ def run_adopted(config: RunConfig, stage: Stage) -> str | None:
         return None
     if stage.kind == "mapped" and launched_size() != place.world_size:
         return None  # torchrun's processes do not know MPI
-    state_dir = config.run_path / "jobs" / "state" / f"{stage.name}-{place.token}"
+    files = run.layout.launch(stage.name, place.token)
     if place.rank == 0:
-        prepare_run(config)
-        record_launch(Launched(stage.name, place.token, config.run_path, state_dir, place.world_size))
+        prepare_run(run.config)
+        record_launch(Launched(stage.name, place.token, run.layout, files, place.world_size))
     if stage.kind == "ranks":
         export_ranks(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node)
         take_one_gpu(place.local_rank)
-        os.environ.setdefault("HPC_AE_MEETING_DIR", str(state_dir / "meeting"))
-    marker, stop = Marker(marker_path(state_dir, place.rank), 0), StopFlag()
+        os.environ.setdefault("HPC_AE_MEETING_DIR", str(files.adopted_meeting_dir))
+    reporter, stop = Reporter(files.marker_path(place.rank), 0), StopFlag()
     if stage.kind == "ranks":
-        start_watchdog(marker.path, place.rank, config.cluster.stall_seconds)
-    return marker.run(lambda: stage.run(config, stop), stop)
+        start_watchdog(reporter.path, place.rank, run.config.cluster.stall_seconds)
+    return reporter.run(lambda: stage.run(run, stop), stop)
 
 
 def find_place() -> Place | None:

@@ -12,7 +12,8 @@ from hpc_ae.errors import HpcAeError
 from hpc_ae.files import read_json
 from hpc_ae.jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from hpc_ae.jobs.resources import num_processes, num_tasks
-from hpc_ae.jobs.stages import Stage, stages_of
+from hpc_ae.jobs.run import Run, Stage
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
@@ -30,14 +31,14 @@ def sure_problems_of(config: RunConfig, *, keeps_catalog: bool = True) -> list[s
     ranks = num_processes(config, "train", "ranks")
     if ranks > train.partitions:
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
-    if config.encode.model and not (config.model_path / "model.json").exists():
-        found.append(f"encode.model {config.model_path} is no model directory: there is no model.json")
+    if config.encode.model and not (config.model_path / MODEL_NAME).exists():
+        found.append(f"encode.model {config.model_path} is no model directory: there is no {MODEL_NAME}")
     return found + (_error_problems(config) if keeps_catalog else []) + _source_problems(config)
 
 
 def _error_problems(config: RunConfig) -> list[str]:
     """What needs magnitude errors in training, where the catalog, which is there, does not have them."""
-    manifest_path = config.catalog_path / "manifest.json"
+    manifest_path = config.catalog_path / MANIFEST_NAME
     if config.encode.model or not manifest_path.exists():
         return []
     with contextlib.suppress(HpcAeError):  # a damaged manifest is found by what reads the catalog
@@ -81,10 +82,11 @@ def problems_of(config: RunConfig) -> list[str]:
     return found
 
 
-def warnings_of(config: RunConfig, plans: list[StagePlan] | None = None) -> list[str]:
+def warnings_of(run: Run, plans: list[StagePlan] | None = None) -> list[str]:
     """What a user may want to change before queueing; with `plans` also what their times tell."""
-    found = _array_warnings(config) + _disk_warnings(config)
-    for stage in stages_of(config):
+    config = run.config
+    found = _array_warnings(config) + _disk_warnings(run)
+    for stage in run.stages:
         found += _stage_warnings(config, stage)
     if config.cluster.kind == "slurm":
         for plan in plans or []:
@@ -127,10 +129,10 @@ def _array_warnings(config: RunConfig) -> list[str]:
     return []
 
 
-def _disk_warnings(config: RunConfig) -> list[str]:
+def _disk_warnings(run: Run) -> list[str]:
     """Where the file system of the run directory has less room than the stages write."""
-    needed = sum(disk_gb(config, stage.name, count_stars(config)) for stage in stages_of(config))
-    folder = config.run_path
+    needed = sum(disk_gb(run.config, stage.name, count_stars(run.config)) for stage in run.stages)
+    folder = run.layout.run_dir
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
@@ -150,10 +152,10 @@ def memory_bytes(text: str | None) -> float | None:
     return float(number) * _UNITS[unit]
 
 
-def advice(config: RunConfig, plans: list[StagePlan] | None = None) -> tuple[list[str], list[str]]:
+def advice(run: Run, plans: list[StagePlan] | None = None) -> tuple[list[str], list[str]]:
     """(problems, warnings); the one warning, where the stars are not there yet, is that."""
-    problems = problems_of(config)
+    problems = problems_of(run.config)
     try:
-        return problems, warnings_of(config, plans)
+        return problems, warnings_of(run, plans)
     except HpcAeError as error:
         return problems, ["; ".join(line.strip() for line in str(error).splitlines())]

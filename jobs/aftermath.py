@@ -17,13 +17,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.errors import HpcAeError
-from hpc_ae.files import publish_json, read_json
+from hpc_ae.files import publish_json
 from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.marker import Marker, State, read_marker
 from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
-from hpc_ae.jobs.worker import job_number, marker_path
+from hpc_ae.jobs.worker import job_number
+from hpc_ae.layout import RunLayout
 
 _PROBE_SECONDS = 30
 _PROBES_AT_ONCE = 16
@@ -34,19 +35,19 @@ _OPEN = ("running", "disconnected")
 
 def main(run_dir: str, stage: str, status: int) -> int:
     """Requeue this job where a node of it is lost, else say which ranks died; returns the job's exit status."""
-    launched = _this_launch(Path(run_dir), stage)
+    launched = _this_launch(RunLayout(Path(run_dir)), stage)
     if launched is None:
         return status
     paths = _my_markers(launched)
-    ended = {rank: _read(path) for rank, path in paths.items()}
-    open_ranks = [rank for rank, marker in ended.items() if marker.get("state", "running") in _OPEN]
+    ended = {rank: read_marker(path) or Marker(state="running") for rank, path in paths.items()}
+    open_ranks = [rank for rank, marker in ended.items() if marker.state in _OPEN]
     job = _show("job", os.environ["SLURM_JOB_ID"])
     if not open_ranks or job.get("JobState") != "RUNNING":
         return status  # it failed by itself and said so, or Slurm is ending it
     node = _lost_node(job)
     if node and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < _most_restarts(stage):
         for rank, marker in ended.items():
-            if marker.get("state") not in ("done", "failed"):
+            if not marker.has_ended:
                 _write(paths[rank], marker, "interrupted", f"node {node} was lost")
         print(f"hpc-ae: node {node} was lost: the job is requeued", file=sys.stderr, flush=True)
         subprocess.run(["scontrol", "requeue", job_number()], timeout=60, check=False)
@@ -56,13 +57,13 @@ def main(run_dir: str, stage: str, status: int) -> int:
     return status
 
 
-def _this_launch(run_dir: Path, stage: str) -> Launched | None:
+def _this_launch(layout: RunLayout, stage: str) -> Launched | None:
     """What `run` wrote down of this job."""
     number = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"]
     deadline = time.monotonic() + _RECORD_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(HpcAeError):
-            launched = launched_before(run_dir, stage)
+            launched = launched_before(layout, stage)
             if launched is not None and launched.job_id == number:
                 return launched
         time.sleep(0.5)
@@ -72,8 +73,7 @@ def _this_launch(run_dir: Path, stage: str) -> Launched | None:
 def _my_markers(launched: Launched) -> dict[int, Path]:
     """The markers of the ranks of this job, or of this task of an array."""
     part = launched.parts[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
-    ranks = range(part * launched.tasks, (part + 1) * launched.tasks)
-    return {rank: marker_path(launched.state_dir, rank) for rank in ranks}
+    return {rank: launched.files.marker_path(rank) for rank in launched.ranks_of(part)}
 
 
 def _most_restarts(stage: str) -> float:
@@ -125,25 +125,17 @@ def _run(*words: str) -> str:
     return ""
 
 
-def _say_who_died(paths: dict[int, Path], ended: dict[int, dict[str, Any]], node: str | None) -> None:
+def _say_who_died(paths: dict[int, Path], ended: dict[int, Marker], node: str | None) -> None:
     """Ranks that never said how they ended were killed; those that lost the connection to them failed after them."""
-    for rank, marker in sorted(ended.items(), key=lambda item: item[1].get("state") == "disconnected"):
+    for rank, marker in sorted(ended.items(), key=lambda item: item[1].state == "disconnected"):
         died = f"rank {rank} died ({f'node {node} was lost' if node else 'killed, perhaps for want of memory'})"
-        message = str(marker["message"]) if marker.get("state") == "disconnected" else died
+        message = marker.message if marker.state == "disconnected" else died
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
         _write(paths[rank], marker, "failed", message)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(HpcAeError):
-        return read_json(path)
-    return {}
-
-
-def _write(path: Path, before: dict[str, Any], state: str, message: str) -> None:
-    nothing = {"restart": 0, "pid": 0, "started": "", "host": ""}  # of a rank that never came to write
-    record = {**nothing, **before, "state": state, "message": message, "status": 1, "time": time.time()}
-    publish_json(path, record)
+def _write(path: Path, before: Marker, state: State, message: str) -> None:
+    publish_json(path, before.judged(state, message, time.time()).to_json())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from hpc_ae.jobs.cli_model import model_export
 from hpc_ae.reading import Reading
 
 if TYPE_CHECKING:
-    from hpc_ae.config import RunConfig
+    from hpc_ae.jobs.run import Run
     from hpc_ae.verify import Verification
 
 app = typer.Typer(
@@ -44,10 +44,11 @@ Order = Literal["input", "healpix"]
 ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one shard.")]
 
 
-def _load(path: Path, overrides: list[str] | None) -> RunConfig:
+def _load(path: Path, overrides: list[str] | None) -> Run:
     from hpc_ae.config import load_config
+    from hpc_ae.jobs.stages import make_run
 
-    return load_config(path, overrides)
+    return make_run(load_config(path, overrides))
 
 
 def _show_version(wanted: bool) -> None:
@@ -114,18 +115,18 @@ def ingest(
 app.command()(options.inspect)
 
 
-def _run_stage(name: str, config: RunConfig) -> int | None:
+def _run_stage(name: str, run: Run) -> int | None:
     """A stage on this machine with its own ranks (None), or as the rank that another launcher made of this process:
     its exit status.
     """
     from hpc_ae.jobs.adopt import run_adopted
     from hpc_ae.jobs.stages import STAGES
 
-    outcome = run_adopted(config, STAGES[name])
+    outcome = run_adopted(run, STAGES[name])
     if outcome is None:
         from hpc_ae.jobs.pipeline import run_stage_here
 
-        run_stage_here(config, STAGES[name])
+        run_stage_here(run, STAGES[name])
         return None
     return 0 if outcome == "done" else 130
 
@@ -178,8 +179,7 @@ def run(
     ] = None,
 ) -> int:
     """All stages that are not done yet, on this machine or as a chain of Slurm jobs."""
-    from hpc_ae.jobs.pipeline import run as run_all
-    from hpc_ae.jobs.pipeline import show_plan
+    from hpc_ae.jobs.pipeline import run_all, show_plan
 
     loaded = _load(config, overrides)
     if dry_run:
@@ -198,16 +198,16 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
     """How far a run is: stage, job, state, nodes, progress, rate, time left, restarts, and what to type next."""
-    from hpc_ae.jobs.status import open_run, status_of, status_record
+    from hpc_ae.jobs.status import open_run, run_status, status_of
     from hpc_ae.jobs.watch import show, watch_status
 
-    config = open_run(run_dir)
+    opened = open_run(run_dir)
     if json:
-        typer.echo(_as_json(status_record(config, status_of(config))))
+        typer.echo(_as_json(run_status(opened, status_of(opened)).to_json()))
     elif watch:
-        watch_status(config)
+        watch_status(opened)
     else:
-        show(config)
+        show(opened)
 
 
 @app.command()
@@ -242,7 +242,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> int:
     from hpc_ae.jobs.advice import advice
 
     loaded = _load(config, overrides)
-    typer.echo(dump_config(loaded), nl=False)
+    typer.echo(dump_config(loaded.config), nl=False)
     problems, warnings = advice(loaded)
     _echo_advice(problems, warnings)
     if not problems:
@@ -297,14 +297,20 @@ def plan(
 ) -> None:
     """What a run will cost: time, memory, disk and node-hours of each stage, from a short calibration here."""
     from hpc_ae.jobs.advice import advice
-    from hpc_ae.jobs.plan import calibrate, make_plan, plan_record, plan_text
+    from hpc_ae.jobs.plan import Plan, calibrate, count_stars, make_plan, plan_text
 
     loaded = _load(config, overrides)
-    rates = calibrate(loaded)
-    plans = make_plan(loaded, rates)
-    problems, warnings = advice(loaded, plans)
-    record = {**plan_record(loaded, plans, rates), "problems": problems, "warnings": warnings}
-    typer.echo(_as_json(record) if json else plan_text(loaded, plans))
+    rates = calibrate(loaded.config)
+    stages = make_plan(loaded, rates)
+    problems, warnings = advice(loaded, stages)
+    record = Plan(
+        num_stars=count_stars(loaded.config),
+        stages=tuple(stages),
+        calibration_stars_per_second=rates,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
+    typer.echo(_as_json(record.to_json()) if json else plan_text(loaded.config, stages))
     _echo_advice(problems, warnings)
 
 

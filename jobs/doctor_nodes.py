@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,15 +15,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.jobs.finding import Finding, error_of, run_quietly
+from hpc_ae.record import Record
 
 _SECONDS = 120
 _ROUNDS = 50
 _GRADIENT_BYTES = 44_500  # of the default model: what training exchanges in a step
 _SLOW_SECONDS = 5e-3
 _BLIND = 3
+
+
+class NodeAnswer(Record):
+    """A line that a node prints: whether it sees the run directory, or how fast the nodes talk."""
+
+    node: str | None = None
+    sees: bool | None = None
+    seconds: float | None = None
+    backend: str | None = None
 
 
 def examine_nodes(folder: Path) -> list[Finding]:
@@ -45,9 +55,12 @@ def examine_nodes(folder: Path) -> list[Finding]:
 
 def read_answers(done: subprocess.CompletedProcess[str] | None, num_nodes: int) -> list[Finding]:
     """What the nodes' lines of JSON say."""
-    answers = [json.loads(line) for line in (done.stdout if done else "").splitlines() if line.startswith("{")]
-    seen = sorted(str(answer["node"]) for answer in answers if answer.get("sees") is True)
-    blind = sorted(str(answer["node"]) for answer in answers if answer.get("sees") is False)
+    answers = []
+    for line in (done.stdout if done else "").splitlines():
+        with contextlib.suppress(ValueError):  # what else a node prints
+            answers.append(NodeAnswer.model_validate_json(line))
+    seen = sorted(str(answer.node) for answer in answers if answer.sees is True)
+    blind = sorted(str(answer.node) for answer in answers if answer.sees is False)
     if blind:
         fix = "choose a run_dir on a file system that all nodes mount"
         return [Finding("nodes", "fail", f"the run directory is not there on {', '.join(blind)}", fix)]
@@ -55,16 +68,16 @@ def read_answers(done: subprocess.CompletedProcess[str] | None, num_nodes: int) 
         found = f"{len(seen)} of {num_nodes} nodes answer: {error_of(done)}"
         return [Finding("nodes", "fail", found, "srun must be able to start a task on each node")]
     findings = [Finding("nodes", "ok", f"{', '.join(seen)} see the run directory")]
-    times = [answer for answer in answers if "seconds" in answer]
+    times = [answer for answer in answers if answer.seconds is not None]
     if not times:
         fix = "set cluster.network_interface; firewalls between nodes must let them talk"
         return [*findings, Finding("all-reduce", "fail", f"the nodes do not reach each other: {error_of(done)}", fix)]
     return [*findings, _speed(times[0], num_nodes)]
 
 
-def _speed(answer: dict[str, Any], num_nodes: int) -> Finding:
-    seconds = float(answer["seconds"])
-    found = f"{seconds * 1e6:.0f} us for one gradient of 44.5 kB over {num_nodes} nodes ({answer['backend']})"
+def _speed(answer: NodeAnswer, num_nodes: int) -> Finding:
+    seconds = answer.seconds or 0.0
+    found = f"{seconds * 1e6:.0f} us for one gradient of 44.5 kB over {num_nodes} nodes ({answer.backend})"
     fix = "set cluster.network_interface to the fast network's"
     return Finding("all-reduce", "ok" if seconds < _SLOW_SECONDS else "warn", found, fix)
 
@@ -72,7 +85,7 @@ def _speed(answer: dict[str, Any], num_nodes: int) -> Finding:
 def main(meeting: Path) -> int:
     """One node's part."""
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    _print({"node": node, "sees": meeting.is_dir()})
+    _print(NodeAnswer(node=node, sees=meeting.is_dir()))
     if not meeting.is_dir():
         return _BLIND
     import numpy as np
@@ -90,12 +103,13 @@ def main(meeting: Path) -> int:
             group.sum(gradient)
             times.append(time.perf_counter() - started)
     if rank == 0:
-        _print({"seconds": sorted(times)[_ROUNDS // 2], "backend": "nccl" if device.type == "cuda" else "gloo"})
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        _print(NodeAnswer(seconds=sorted(times)[_ROUNDS // 2], backend=backend))
     return 0
 
 
-def _print(record: dict[str, Any]) -> None:
-    print(json.dumps(record), flush=True)
+def _print(answer: NodeAnswer) -> None:
+    print(json.dumps(answer.to_json()), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpc_ae.config import RunConfig, dump_config
-from hpc_ae.errors import HpcAeError
-from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json, read_json
-from hpc_ae.jobs.worker import marker_path
+from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json
+from hpc_ae.jobs.marker import Marker, read_marker
+from hpc_ae.layout import LaunchLayout, RunLayout
+from hpc_ae.record import Record, read_record
 
 
-@dataclass
+class LaunchRecord(Record):
+    """What is remembered of a launch; `state_dir` is the name of its directory."""
+
+    job_id: str
+    tasks: int
+    parts: tuple[int, ...]
+    local: bool
+    state_dir: str
+
+
+@dataclass(frozen=True)
 class Launched:
     """A job, or an array of jobs, that was started here or submitted to Slurm.
 
-    `parts`: which part of the stage's work each array task does; a part is `tasks` ranks that follow one another.
+    `files` are those of this launch, `layout` those of its run. `parts`: which part of the stage's work each array task
+    does; a part is `tasks` ranks that follow one another. `job` is submitit's, of one that this process has launched.
     """
 
     stage: str
     job_id: str
-    run_dir: Path
-    state_dir: Path
+    layout: RunLayout
+    files: LaunchLayout
     tasks: int
     parts: tuple[int, ...] = (0,)
     local: bool = True
     job: Any = None
-    asked_at: float = field(default_factory=time.monotonic)
+    launched_at: float = field(default_factory=time.monotonic)
 
     @property
     def job_ids(self) -> list[str]:
@@ -49,15 +60,20 @@ class Launched:
     @property
     def ranks(self) -> list[int]:
         """The ranks that were launched."""
-        return [rank for part in self.parts for rank in range(part * self.tasks, (part + 1) * self.tasks)]
+        return [rank for part in self.parts for rank in self.ranks_of(part)]
 
-    def markers(self) -> dict[int, dict[str, Any]]:
+    def ranks_of(self, part: int) -> range:
+        """The ranks of one part."""
+        return range(part * self.tasks, (part + 1) * self.tasks)
+
+    def markers(self) -> dict[int, Marker]:
         """What each rank says of itself, in rank order; ranks that have not started yet are left out."""
-        found = {}
-        for rank in self.ranks:
-            with contextlib.suppress(HpcAeError):
-                found[rank] = read_json(marker_path(self.state_dir, rank))
-        return found
+        found = {rank: read_marker(self.files.marker_path(rank)) for rank in self.ranks}
+        return {rank: marker for rank, marker in found.items() if marker is not None}
+
+    def open_ranks(self, markers: dict[int, Marker]) -> list[int]:
+        """The ranks that are neither done nor have failed."""
+        return [rank for rank in self.ranks if rank not in markers or not markers[rank].has_ended]
 
     def job_of(self, rank: int) -> str:
         """The number of the job that a rank belongs to."""
@@ -66,39 +82,33 @@ class Launched:
     def log_path(self, rank: int | None = None) -> Path:
         """Standard error of a rank; of the first one where none is named."""
         rank = self.ranks[0] if rank is None else rank
-        return self.run_dir / "jobs" / "logs" / f"{self.job_of(rank)}_{rank % self.tasks}_log.err"
-
-
-def config_path(run_dir: Path) -> Path:
-    """The resolved config of a run."""
-    return run_dir / "config.yaml"
-
-
-def _record_path(run_dir: Path, stage: str) -> Path:
-    """Says which launch of a stage is the newest."""
-    return run_dir / "jobs" / "state" / f"{stage}.json"
+        return self.layout.log_path(self.job_of(rank), rank % self.tasks)
 
 
 def prepare_run(config: RunConfig) -> None:
     """Make the run directory and write the resolved config into it."""
     check_private(make_dir(config.run_path))
-    publish_bytes(config_path(config.run_path), dump_config(config).encode())
+    publish_bytes(config.layout.config_path, dump_config(config).encode())
 
 
 def record_launch(launched: Launched) -> None:
     """Write down that this is the newest launch of its stage."""
-    names = ("job_id", "tasks", "parts", "local")
-    record = {**{name: getattr(launched, name) for name in names}, "state_dir": launched.state_dir.name}
-    path = _record_path(launched.run_dir, launched.stage)
-    publish_json(make_dir(path.parent) / path.name, record)
+    record = LaunchRecord(
+        job_id=launched.job_id,
+        tasks=launched.tasks,
+        parts=launched.parts,
+        local=launched.local,
+        state_dir=launched.files.launch_dir.name,
+    )
+    path = launched.layout.launch_path(launched.stage)
+    publish_json(make_dir(path.parent) / path.name, record.to_json())
 
 
-def launched_before(run_dir: Path, stage: str) -> Launched | None:
+def launched_before(layout: RunLayout, stage: str) -> Launched | None:
     """The newest launch of a stage; None where there was none."""
-    path = _record_path(run_dir, stage)
+    path = layout.launch_path(stage)
     if not path.exists():
         return None
-    record = read_json(path)
-    state_dir = run_dir / "jobs" / "state" / record["state_dir"]
-    parts = tuple(record["parts"])
-    return Launched(stage, record["job_id"], run_dir, state_dir, record["tasks"], parts, record["local"])
+    record = read_record(path, LaunchRecord)
+    files = LaunchLayout(layout.state_dir / record.state_dir)
+    return Launched(stage, record.job_id, layout, files, record.tasks, record.parts, record.local)

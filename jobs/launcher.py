@@ -21,12 +21,13 @@ import submitit
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
-from hpc_ae.jobs.launched import Launched, config_path, record_launch
+from hpc_ae.jobs.launched import Launched, record_launch
+from hpc_ae.jobs.marker import Marker, read_marker
 from hpc_ae.jobs.resources import num_tasks
+from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
 from hpc_ae.jobs.slurm import slurm_executor, submission_error
-from hpc_ae.jobs.stages import Stage
-from hpc_ae.jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants, still_runs
+from hpc_ae.jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 
 _POLL_SECONDS = 0.1
@@ -36,7 +37,7 @@ _LEAKING = re.compile(r"^(SLURM|SLURMD|SRUN|SBATCH|PMI|PMIX|OMPI|SUBMITIT)_")
 
 
 def _local_executor(stage: Stage, config: RunConfig) -> Any:
-    executor = submitit.LocalExecutor(folder=config.run_path / "jobs" / "logs")
+    executor = submitit.LocalExecutor(folder=config.layout.logs_dir)
     executor.update_parameters(
         tasks_per_node=num_tasks(config, stage.name, stage.kind)[1],
         gpus_per_node=config.cluster.of_stage(stage.name).gpus_per_node,
@@ -46,38 +47,41 @@ def _local_executor(stage: Stage, config: RunConfig) -> Any:
     return executor
 
 
-def launch(stage: Stage, config: RunConfig, depends_on: str | None = None, *, attached: bool = True) -> Launched:
+def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: bool = True) -> Launched:
     """Start a stage here, or submit what is left of it to Slurm. `attached`: local children die with this process."""
-    make_dir(config.run_path / "jobs" / "logs")
+    config, layout = run.config, run.layout
+    make_dir(layout.logs_dir)
     local = config.cluster.kind == "local"
-    parts = (0,) if local else parts_left(stage, config)
+    parts = (0,) if local else parts_left(stage, run)
     executor = _local_executor(stage, config) if local else slurm_executor(stage, config, len(parts))
     executor.depends_on = depends_on
-    state_dir = make_dir(config.run_path / "jobs" / "state" / f"{stage.name}-{secrets.token_hex(8)}")
-    publish_bytes(config_path(state_dir), dump_config(config).encode())
+    files = layout.launch(stage.name, secrets.token_hex(8))
+    make_dir(files.launch_dir)
+    publish_bytes(files.config_path, dump_config(config).encode())
     num_parts = config.cluster.array_of(stage.name)[0]
-    payloads = [StageJob(stage.name, str(config_path(state_dir)), part, num_parts) for part in parts]
+    payloads = [StageJob(stage.name, str(files.config_path), part, num_parts) for part in parts]
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
     with start_environment(attached=attached and local), _deaf_to_interrupts(local):
         try:
             jobs = executor.submit_array(payloads)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
             if isinstance(error, OSError) and is_full(error):
-                raise write_error(state_dir, _PAYLOAD_BYTES, error) from error
+                raise write_error(files.launch_dir, _PAYLOAD_BYTES, error) from error
             raise submission_error(stage.name, error) from error
     job_id = str(jobs[0].job_id).partition("_")[0] if len(parts) > 1 else str(jobs[0].job_id)
-    launched = Launched(stage.name, job_id, config.run_path, state_dir, nodes * tasks, parts, local, jobs[0])
+    launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, jobs[0])
     record_launch(launched)
     return launched
 
 
-def parts_left(stage: Stage, config: RunConfig) -> tuple[int, ...]:
+def parts_left(stage: Stage, run: Run) -> tuple[int, ...]:
     """The parts of a job array that still have something to do; (0,) for a stage that is one job."""
+    config = run.config
     num_parts = config.cluster.array_of(stage.name)[0]
     if num_parts == 1 or stage.ranks_left is None:
         return (0,)
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
-    left = stage.ranks_left(config, num_parts * nodes * tasks)
+    left = stage.ranks_left(run, num_parts * nodes * tasks)
     return tuple(sorted({rank // (nodes * tasks) for rank in left})) or (0,)
 
 
@@ -119,18 +123,24 @@ def wait(launched: Launched, watch: Callable[[], None] = lambda: None) -> None:
     """Wait until every rank is done. The first that fails ends a job and raises its error; the other tasks of an array
     go on, and the error comes when all have ended.
     """
+    asked_at = launched.launched_at
     while True:
         watch()
         markers = launched.markers()
-        failed = {rank: marker for rank, marker in markers.items() if marker["state"] == "failed"}
-        open_ranks = [rank for rank in launched.ranks if markers.get(rank, {}).get("state") not in ("done", "failed")]
+        failed = {rank: marker for rank, marker in markers.items() if marker.state == "failed"}
+        open_ranks = launched.open_ranks(markers)
         if failed and (not launched.is_array or not open_ranks):
             if open_ranks:
                 cancel(launched)
             raise _stage_error(launched, failed)
         if not open_ranks:
             return
-        if (reason := _gone(launched, markers, open_ranks)) is not None:
+        reason = None
+        if launched.local:
+            reason = _gone_locally(launched, markers)
+        elif time.monotonic() - asked_at >= ASK_SECONDS:
+            reason, asked_at = _gone_from_slurm(launched, open_ranks), time.monotonic()
+        if reason is not None:
             if failed:
                 raise _stage_error(launched, failed)
             cancel(launched)
@@ -140,11 +150,11 @@ def wait(launched: Launched, watch: Callable[[], None] = lambda: None) -> None:
         time.sleep(_POLL_SECONDS if launched.local else 10 * _POLL_SECONDS)
 
 
-def _stage_error(launched: Launched, failed: dict[int, dict[str, Any]]) -> HpcAeError:
+def _stage_error(launched: Launched, failed: dict[int, Marker]) -> HpcAeError:
     """The first failure, with its status; of an array also how many of its tasks failed."""
-    rank = min(failed, key=lambda rank: float(failed[rank]["time"]))
-    message = str(failed[rank]["message"])
-    error: HpcAeError = InputError(message) if failed[rank]["status"] == 2 else WorkError(message)
+    rank = min(failed, key=lambda rank: failed[rank].time)
+    message = failed[rank].message
+    error: HpcAeError = InputError(message) if failed[rank].status == 2 else WorkError(message)
     text = f"{launched.stage} failed: {message}\n  log:      {launched.log_path(rank)}"
     if launched.is_array:
         jobs = sorted({launched.job_of(rank) for rank in failed})
@@ -154,31 +164,28 @@ def _stage_error(launched: Launched, failed: dict[int, dict[str, Any]]) -> HpcAe
     return error
 
 
-def _gone(launched: Launched, markers: dict[int, dict[str, Any]], open_ranks: list[int]) -> str | None:
-    """Why the ranks that are not done never will be, where that is known; None while they may."""
-    if launched.local:
-        return _gone_locally(launched, markers)
-    if time.monotonic() - launched.asked_at < ASK_SECONDS:
-        return None
-    launched.asked_at = time.monotonic()
-    answer = ask(launched.run_dir, launched.job_ids)
+def _gone_from_slurm(launched: Launched, open_ranks: list[int]) -> str | None:
+    """Why the ranks that are not done never will be, where Slurm knows; None while they may."""
+    answer = ask(launched.layout, launched.job_ids)
     if answer is None or any(is_alive(answer, launched.job_of(rank)) for rank in open_ranks):
         return None
     time.sleep(_GRACE_SECONDS)
     now = launched.markers()
-    if all(now.get(rank, {}).get("state") == "done" for rank in open_ranks):
+    if all(rank in now and now[rank].state == "done" for rank in open_ranks):
         return None
     said = answer.get(launched.job_of(open_ranks[0]))
-    return f"Slurm says {said['state'].lower()} ({said['reason']})" if said else "the job has left Slurm's queue"
+    return f"Slurm says {said.state.lower()} ({said.reason})" if said else "the job has left Slurm's queue"
 
 
-def _gone_locally(launched: Launched, markers: dict[int, dict[str, Any]]) -> str | None:
+def _gone_locally(launched: Launched, markers: dict[int, Marker]) -> str | None:
+    """The same of ranks on this machine."""
     for rank, marker in markers.items():
-        if marker["state"] == "interrupted":
-            return f"{marker['message']}; the same command goes on"
-        if marker["state"] == "running" and not still_runs(marker):
+        if marker.state == "interrupted":
+            return f"{marker.message}; the same command goes on"
+        if marker.state == "running" and not marker.still_runs:
             time.sleep(_GRACE_SECONDS / 4)
-            if launched.markers().get(rank, {}).get("state") == "running":
+            now = read_marker(launched.files.marker_path(rank))
+            if now is not None and now.state == "running":
                 return f"rank {rank} died (killed, perhaps for want of memory)"
     if launched.job is not None and launched.job.done() and len(markers) < launched.tasks:
         time.sleep(_GRACE_SECONDS / 4)
@@ -189,7 +196,7 @@ def _gone_locally(launched: Launched, markers: dict[int, dict[str, Any]]) -> str
 
 def _last_words(launched: Launched) -> str:
     """Why a rank left without a word, as far as that is known."""
-    free = shutil.disk_usage(launched.run_dir).free
+    free = shutil.disk_usage(launched.layout.run_dir).free
     if free < _PAYLOAD_BYTES:
         return f"the disk is full: {free} bytes are left, {_PAYLOAD_BYTES} are needed for its log and marker"
     return _last_line(launched.log_path())

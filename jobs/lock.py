@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpc_ae.errors import InputError
 from hpc_ae.files import check_private, make_dir
+from hpc_ae.layout import RunLayout
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -20,7 +21,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold RUN_DIR/jobs/lock; InputError names who holds it. File systems without locks are used without."""
     check_private(run_dir)
-    path = make_dir(run_dir / "jobs") / "lock"
+    path = RunLayout(run_dir).lock_path
+    make_dir(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -46,5 +48,5 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 def who_holds(run_dir: Path) -> str:
     """What the last process that held the lock said of itself; empty where none ever did."""
     with contextlib.suppress(OSError):
-        return (run_dir / "jobs" / "lock").read_text(errors="replace")[:200]
+        return RunLayout(run_dir).lock_path.read_text(errors="replace")[:200]
     return ""

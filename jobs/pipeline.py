@@ -7,102 +7,104 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import make_dir, read_json
 from hpc_ae.jobs.advice import sure_problems_of
-from hpc_ae.jobs.launched import Launched, config_path, launched_before, prepare_run
+from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
 from hpc_ae.jobs.lock import run_lock, who_holds
 from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
+from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, dependency_options
-from hpc_ae.jobs.stages import STAGES, Stage, progress_path, stages_of
+from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
+from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, RunLayout
 
 _START_SECONDS = 60.0
 _ENDING_SECONDS = 3.0
 
 
-def discard(config: RunConfig, names: list[str]) -> None:
+def discard(run: Run, names: list[str]) -> None:
     """Remove the outputs of the named stages and of every stage after the first of them."""
-    stages = stages_of(config)
-    for stage in stages[first_redone(config, names) :]:
-        for path in stage.outputs(config):
-            if path.exists() and stage.keeps(config, path):
+    for stage in stages_from(run, names):
+        for path in stage.outputs(run):
+            if path.exists() and stage.keeps(run, path):
                 say(f"keeping {path}: it does not depend on what was changed")
             elif path.exists():
                 say(f"discarding {path}")
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def first_redone(config: RunConfig, names: list[str]) -> int:
-    """The place of the first of the named stages among those of the run; the number of stages where none is named."""
-    known = [stage.name for stage in stages_of(config)]
+def stages_from(run: Run, names: list[str]) -> tuple[Stage, ...]:
+    """The first of the named stages and those after it; none where none is named."""
+    known = run.stage_names
     if unknown := [name for name in names if name not in known]:
         raise InputError("no such stage in this run", where="--redo", got=unknown[0], expected=", ".join(known))
-    return min((known.index(name) for name in names), default=len(known))
+    return run.stages[min((known.index(name) for name in names), default=len(known)) :]
 
 
-def stages_left(config: RunConfig) -> list[Stage]:
+def stages_left(run: Run) -> list[Stage]:
     """The stages that still have something to do; StaleError where an output does not belong to what is to run."""
     left: list[Stage] = []
-    for stage in stages_of(config):
-        if stage.name == "encode" and "train" in [earlier.name for earlier in left]:
-            _refuse_stale(config, STAGES["train"])
-        if not stage.is_done(config):
+    for stage in run.stages:
+        if stage is ENCODE and TRAIN in left:
+            _refuse_stale(run.layout)
+        if not stage.is_done(run):
             left.append(stage)
     return left
 
 
-def stale_shards(config: RunConfig) -> list[Path]:
+def stale_shards(layout: RunLayout) -> list[Path]:
     """Encoding shards that are there while the model is still to be trained."""
-    return sorted(config.encoding_path.glob("shard-*.h5"))
+    return sorted(layout.encoding_dir.glob(SHARD_PATTERN))
 
 
-def _refuse_stale(config: RunConfig, running: Stage) -> None:
-    if shards := stale_shards(config):
+def _refuse_stale(layout: RunLayout) -> None:
+    if shards := stale_shards(layout):
         raise StaleError(
-            f"{running.name} is to run, but the encoding of an earlier model is there",
-            where=config.encoding_path,
+            "train is to run, but the encoding of an earlier model is there",
+            where=layout.encoding_dir,
             got=f"{len(shards)} stale shards, the first {shards[0].name}",
-            fix=f"hpc-ae run CONFIG --redo {running.name} discards them; another run_dir keeps both",
+            fix="hpc-ae run CONFIG --redo train discards them; another run_dir keeps both",
         )
 
 
-def run(config: RunConfig, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
+def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
     """Run all stages that are not already done; the exit status of the contract."""
-    slurm = config.cluster.kind == "slurm"
-    with run_lock(config.run_path):
-        queued = submitted_before(config)
+    config, slurm = run.config, run.config.cluster.kind == "slurm"
+    with run_lock(run.layout.run_dir):
+        queued = submitted_before(run)
         if queued:
             refuse_other_run(config, queued, redo, parsable)
         else:
-            refuse_problems(config, stages_of(config)[first_redone(config, redo) :])  # before anything is discarded
-            discard(config, redo)
-        left = [] if queued else stages_left(config)
+            refuse_problems(config, stages_from(run, redo))  # before anything is discarded
+            discard(run, redo)
+        left = [] if queued else stages_left(run)
         refuse_problems(config, left)
         prepare_run(config)
-        done = [stage.name for stage in stages_of(config) if stage not in left]
+        done = [stage.name for stage in run.stages if stage not in left]
         if done and not queued:
             say(f"already done: {', '.join(done)}")
         started = time.monotonic()
-        launched = (queued or submit_chain(config, left, parsable)) if slurm else []
+        launched = (queued or submit_chain(run, left, parsable)) if slurm else []
         if launched:
-            say_what_next(config)
+            say_what_next(run.layout)
         if slurm and not no_wait:
-            _follow_chain(config, launched)
+            _follow_chain(run, launched)
         elif not slurm and not no_wait:
-            _run_locally(config, left)
+            _run_locally(run, left)
     if no_wait:
-        return 0 if slurm or not left else start_detached(config)
-    say_result(config, time.monotonic() - started)
+        return 0 if slurm or not left else start_detached(run.layout)
+    say_result(run.layout, time.monotonic() - started)
     return 0
 
 
-def refuse_problems(config: RunConfig, left: list[Stage]) -> None:
+def refuse_problems(config: RunConfig, left: Sequence[Stage]) -> None:
     """InputError where a stage that is left is known to fail."""
     names = {stage.name for stage in left}
     if not names & {"train", "encode"}:
@@ -111,20 +113,20 @@ def refuse_problems(config: RunConfig, left: list[Stage]) -> None:
         raise InputError("the run would fail", where="the config", got="; ".join(problems), fix="hpc-ae check CONFIG")
 
 
-def submitted_before(config: RunConfig) -> list[Launched]:
+def submitted_before(run: Run) -> list[Launched]:
     """The jobs of this run directory that are still in Slurm's queue; none for a run that was never submitted."""
-    known = [launched_before(config.run_path, name) for name in STAGES]
+    known = [launched_before(run.layout, name) for name in STAGES]  # an earlier config may have had other stages
     jobs = [job for job in known if job is not None and not job.local and not _has_ended(job)]
     ids = [job_id for job in jobs for job_id in job.job_ids]
-    answer = ask(config.run_path, ids, anew=True)
+    answer = ask(run.layout, ids, anew=True)
     while answer and (ending := ending_jobs(answer, ids)):  # cancelled just now: they may still save
         say(f"waiting for jobs that are ending: {' '.join(ending)}")
         time.sleep(_ENDING_SECONDS)
-        answer = ask(config.run_path, ids, anew=True)
-    if answer is None and config.cluster.kind == "slurm":
+        answer = ask(run.layout, ids, anew=True)
+    if answer is None and run.config.cluster.kind == "slurm":
         raise WorkError(
             "Slurm does not answer: jobs of this run directory may still be queued",
-            where=config.run_path,
+            where=run.layout.run_dir,
             got=" ".join(job.job_id for job in jobs),
             fix="try again when squeue answers",
         )
@@ -132,14 +134,13 @@ def submitted_before(config: RunConfig) -> list[Launched]:
 
 
 def _has_ended(job: Launched) -> bool:
-    markers = job.markers()
-    return all(markers.get(rank, {}).get("state") in ("done", "failed") for rank in job.ranks)
+    return not job.open_ranks(job.markers())
 
 
 def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str], parsable: bool) -> None:
     """InputError where what is asked for is not what the queued jobs do; else say that they are followed."""
     ids = " ".join(job.job_id for job in queued)
-    path = config_path(config.run_path)
+    path = config.layout.config_path
     if redo or not path.exists() or path.read_text() != dump_config(config):
         raise InputError(
             "Slurm jobs of this run directory are still queued or running, with another config",
@@ -152,12 +153,12 @@ def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str],
         print("\n".join(job.job_id for job in queued), flush=True)
 
 
-def show_plan(config: RunConfig, redo: list[str]) -> int:
+def show_plan(run: Run, redo: list[str]) -> int:
     """Print what a run would start, without starting it or leaving anything behind."""
-    stages = stages_of(config)
-    left = stages[first_redone(config, redo) :] if redo else stages_left(config)
+    config = run.config
+    left = stages_from(run, redo) if redo else stages_left(run)
     previous: Stage | None = None
-    for stage in stages:
+    for stage in run.stages:
         if stage not in left:
             print(f"# {stage.name}: already done")
         elif config.cluster.kind == "local":
@@ -166,7 +167,7 @@ def show_plan(config: RunConfig, redo: list[str]) -> int:
             print(f"# {stage.name}" + (f" (after {previous.name})" if previous else ""))
             options = dependency_options(f"<job id of {previous.name}>" if previous else None)
             print("# " + " ".join(["sbatch", *options, "SCRIPT"]))
-            sys.stdout.write(batch_script(stage, config, len((0,) if redo else parts_left(stage, config))))
+            sys.stdout.write(batch_script(stage, config, len((0,) if redo else parts_left(stage, run))))
             previous = stage
     return 0
 
@@ -179,58 +180,57 @@ def describe(stage: Stage, config: RunConfig) -> str:
     return f"1 process with {num_workers(config, stage.name)} workers on this machine"
 
 
-def run_stage_here(config: RunConfig, stage: Stage) -> None:
+def run_stage_here(run: Run, stage: Stage) -> None:
     """One stage on this machine, whatever cluster.kind says."""
-    local = config.model_copy(update={"cluster": config.cluster.model_copy(update={"kind": "local"})})
-    with run_lock(config.run_path):
-        if stage.is_done(config):
+    with run_lock(run.layout.run_dir):
+        if stage.is_done(run):
             say(f"already done: {stage.name}")
             return
-        if stage.name == "train" and (shards := stale_shards(config)):
-            say(
-                f"note: {len(shards)} shards in {config.encoding_path} are of an earlier model; encode will refuse them"
-            )
-        prepare_run(config)
-        _run_locally(local, [stage])
+        if stage is TRAIN and (shards := stale_shards(run.layout)):
+            where = run.layout.encoding_dir
+            say(f"note: {len(shards)} shards in {where} are of an earlier model; encode will refuse them")
+        prepare_run(run.config)
+        _run_locally(run.on_this_machine(), [stage])
 
 
-def _run_locally(config: RunConfig, stages: list[Stage]) -> None:
+def _run_locally(run: Run, stages: list[Stage]) -> None:
     for stage in stages:
-        progress_path(config, stage.name).unlink(missing_ok=True)
-        launched = launch(stage, config)
-        _say_resumed(config, stage, launched)
+        progress_path = run.layout.progress_path(stage.name)
+        progress_path.unlink(missing_ok=True)
+        launched = launch(stage, run)
+        _say_resumed(run, stage, launched)
         try:
-            with LiveView(config, stage.name) as view:
+            with LiveView(progress_path) as view:
                 wait(launched, view.refresh)
         except BaseException:
             cancel(launched)
             raise
-        _say_counts(config, stage.name)
+        _say_counts(run.config, stage.name)
 
 
 def _say_counts(config: RunConfig, stage: str) -> None:
     """After an ingest: what it flagged, and why, by file."""
-    if stage != "ingest":
+    if stage != INGEST.name:
         return
     from hpc_ae.readers.tally import describe_counts
 
-    manifest = read_json(config.catalog_path / "manifest.json")
+    manifest = read_json(config.catalog_path / MANIFEST_NAME)
     for entry in manifest["inputs"].get("raw", []):
         for note in entry.get("notes", []):
             say(f"  {entry['name']}: {note}")
         say(f"  {describe_counts(entry)}")
 
 
-def submit_chain(config: RunConfig, stages: list[Stage], parsable: bool) -> list[Launched]:
+def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched]:
     """Submit the stages as dependent jobs; where one is not accepted, cancel those before it."""
     launched: list[Launched] = []
     try:
         for stage in stages:
-            progress_path(config, stage.name).unlink(missing_ok=True)
-            launched.append(launch(stage, config, launched[-1].job_id if launched else None))
+            run.layout.progress_path(stage.name).unlink(missing_ok=True)
+            launched.append(launch(stage, run, launched[-1].job_id if launched else None))
             job = launched[-1]
             print(job.job_id if parsable else f"Submitted batch job {job.job_id} ({stage.name})", flush=True)
-            _say_resumed(config, stage, job)
+            _say_resumed(run, stage, job)
     except BaseException:
         for job in reversed(launched):
             cancel(job)
@@ -240,48 +240,50 @@ def submit_chain(config: RunConfig, stages: list[Stage], parsable: bool) -> list
     return launched
 
 
-def _say_resumed(config: RunConfig, stage: Stage, job: Launched) -> None:
-    done, total, unit = stage.done_so_far(config)
-    num_parts = config.cluster.array_of(stage.name)[0]
+def _say_resumed(run: Run, stage: Stage, job: Launched) -> None:
+    work = stage.done_so_far(run)
+    num_parts = run.config.cluster.array_of(stage.name)[0]
     if job.is_array or num_parts > 1:
         say(f"{stage.name}: {len(job.parts)} of {num_parts} array tasks have work left")
-    if done and done != total:
-        where = f"{unit} {done + 1:,} of {total:,}" if total and unit == "shard" else f"{unit} {done:,}"
+    if work.done and work.done != work.total:
+        counted = work.total and work.unit == "shard"
+        where = f"{work.unit} {work.done + 1:,} of {work.total:,}" if counted else f"{work.unit} {work.done:,}"
         say(f"{stage.name}: resumed at {where}")
 
 
-def say_what_next(config: RunConfig) -> None:
+def say_what_next(layout: RunLayout) -> None:
     """The commands that a user types next."""
-    run_dir = shlex.quote(config.run_dir)
+    run_dir = shlex.quote(str(layout.run_dir))
     say(f"next: hpc-ae status {run_dir} --watch\n      hpc-ae logs {run_dir} -f\n      hpc-ae cancel {run_dir}")
 
 
-def _follow_chain(config: RunConfig, launched: list[Launched]) -> None:
+def _follow_chain(run: Run, launched: list[Launched]) -> None:
     """Wait for a chain; Ctrl-C leaves its jobs running."""
     try:
         for job in launched:
-            with LiveView(config, job.stage) as view:
+            with LiveView(run.layout.progress_path(job.stage)) as view:
                 wait(job, view.refresh)
-            _say_counts(config, job.stage)
+            _say_counts(run.config, job.stage)
     except KeyboardInterrupt:
         say("the Slurm jobs go on; the same command follows them to the end, `hpc-ae cancel` or scancel ends them:")
         say("scancel " + " ".join(job.job_id for job in launched))
         raise
 
 
-def start_detached(config: RunConfig) -> int:
+def start_detached(layout: RunLayout) -> int:
     """Go on in a process of its own, which a closed terminal does not end; returns when that has the run in hand."""
-    log_path = make_dir(config.run_path / "jobs" / "logs") / "run.log"
-    words = [sys.executable, "-m", "hpc_ae", "run", str(config_path(config.run_path))]
+    make_dir(layout.logs_dir)
+    log_path = layout.run_log_path
+    words = [sys.executable, "-m", "hpc_ae", "run", str(layout.config_path)]
     with log_path.open("ab") as log, start_environment(attached=False):
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if who_holds(config.run_path).startswith(f"process {process.pid} "):
+        if who_holds(layout.run_dir).startswith(f"process {process.pid} "):
             say(f"started in the background: process {process.pid}, log {log_path}")
-            say_what_next(config)
+            say_what_next(layout)
             return 0
         time.sleep(0.05)
     if process.poll() not in (None, 0):
@@ -289,9 +291,9 @@ def start_detached(config: RunConfig) -> int:
     return 0
 
 
-def say_result(config: RunConfig, seconds: float) -> None:
+def say_result(layout: RunLayout, seconds: float) -> None:
     """The last lines of a run: what was checked, and where everything is."""
-    manifest = read_json(config.encoding_path / "manifest.json")
+    manifest = read_json(layout.encoding_dir / MANIFEST_NAME)
     num_stars, num_good = manifest["num_stars"], manifest["num_good"]
     say(f"verified: {num_stars:,} stars in, {num_stars:,} out ({num_good:,} good), every row, id and digest checked")
-    say(f"done in {seconds:.1f} s: report {config.run_path / 'report'}, encoding {config.encoding_path}")
+    say(f"done in {seconds:.1f} s: report {layout.report_dir}, encoding {layout.encoding_dir}")

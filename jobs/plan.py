@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
-from hpc_ae.files import read_json
 from hpc_ae.jobs.resources import num_processes, num_tasks, threads_per_rank
+from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.settings import encoding_of
-from hpc_ae.jobs.stages import Stage, expand_paths, progress_path, stages_of
+from hpc_ae.jobs.stages import expand_paths
+from hpc_ae.layout import MANIFEST_NAME
+from hpc_ae.record import Record, read_record
+from hpc_ae.runtime.progress import ProgressRecord
 
 _CALIBRATION_STARS = 200_000
 _CALIBRATION_STEPS = 400
@@ -26,8 +28,7 @@ _ROW_BYTES = 20  # of a training star's magnitudes, and of their errors
 _SCORE_BYTES = 22
 
 
-@dataclass(frozen=True)
-class StagePlan:
+class StagePlan(Record):
     """What one stage is expected to take."""
 
     stage: str
@@ -36,6 +37,16 @@ class StagePlan:
     memory_gib: float
     disk_gb: float
     node_hours: float
+
+
+class Plan(Record):
+    """A plan as `--json` shows it."""
+
+    num_stars: int
+    stages: tuple[StagePlan, ...]
+    calibration_stars_per_second: dict[str, float]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def calibrate(config: RunConfig) -> dict[str, float]:
@@ -70,24 +81,22 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(num_threads)  # of training; the other verbs take one each
-    encoding = encoding_of(small)
-    paths = ReportPaths(small.encoding_path, small.catalog_path, folder / "report")
+    encoding, progress = encoding_of(small), small.layout.progress_path
+    paths = ReportPaths(small.encoding_path, small.catalog_path, small.layout.report_dir)
     works: dict[str, Callable[[], Any]] = {
-        "simulate": lambda: simulate(
-            folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress_path(small, "simulate")
-        ),
+        "simulate": lambda: simulate(folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress("simulate")),
         "train": lambda: train(small, Group(Ranks(), device)),
-        "encode": lambda: encode(*encoding, Ranks(), device.type, progress_path=progress_path(small, "encode")),
+        "encode": lambda: encode(*encoding, Ranks(), device.type, progress_path=progress("encode")),
         "finalise": lambda: (finalise(*encoding, {}), verify(small.encoding_path)),
-        "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress_path(small, "postprocess")),
+        "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress("postprocess")),
     }
     rates = {}
     for name, work in works.items():
         started = time.perf_counter()
         work()
         rates[name] = _CALIBRATION_STARS / (time.perf_counter() - started)
-        if progress_path(small, name).exists():  # without start-up and figures
-            rates[name] = float(read_json(progress_path(small, name))["rate"])
+        if progress(name).exists():  # without start-up and figures
+            rates[name] = read_record(progress(name), ProgressRecord).rate
     rates["ingest"] = rates["simulate"] / 2  # parsing text costs about as much again (benchmarks/README.md)
     return rates
 
@@ -97,14 +106,14 @@ def count_stars(config: RunConfig) -> int:
     from hpc_ae.catalog.manifest import read_manifest
     from hpc_ae.readers.tree import expand_dirs
 
-    if (config.catalog_path / "manifest.json").exists():
+    if (config.catalog_path / MANIFEST_NAME).exists():
         return int(read_manifest(config.catalog_path)["num_stars"])
     source = config.catalog.source
     if source is None:
         raise InputError(
             "there is no star catalog, and the config names no source of one",
             where=config.catalog_path,
-            got="no manifest.json there",
+            got=f"no {MANIFEST_NAME} there",
             expected="catalog.path with a catalog, or catalog.source",
         )
     if source.simulate is not None:
@@ -116,18 +125,23 @@ def count_stars(config: RunConfig) -> int:
     return max(1, int(sum(path.stat().st_size for path in paths) / _RAW_BYTES_PER_STAR))
 
 
-def make_plan(config: RunConfig, rates: dict[str, float]) -> list[StagePlan]:
+def make_plan(run: Run, rates: dict[str, float]) -> list[StagePlan]:
     """What each stage will take; processes are assumed to share the work evenly."""
-    num_stars = count_stars(config)
+    config, num_stars = run.config, count_stars(run.config)
     plans = []
-    for stage in stages_of(config):
+    for stage in run.stages:
         processes = num_processes(config, stage.name, stage.kind)
         stars = _trained_stars(config, num_stars) if stage.name == "train" else num_stars
         seconds = _START_SECONDS + stars / (rates[stage.name] * processes)
-        memory = memory_gib(config, stage.name, num_stars, processes)
-        disk = disk_gb(config, stage.name, num_stars)
-        node_hours = seconds * _num_nodes(config, stage) / 3600
-        plans.append(StagePlan(stage.name, processes, seconds, memory, disk, node_hours))
+        plan = StagePlan(
+            stage=stage.name,
+            processes=processes,
+            seconds=seconds,
+            memory_gib=memory_gib(config, stage.name, num_stars, processes),
+            disk_gb=disk_gb(config, stage.name, num_stars),
+            node_hours=seconds * _num_nodes(config, stage) / 3600,
+        )
+        plans.append(plan)
     return plans
 
 
@@ -175,12 +189,3 @@ def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:
         numbers = f"{plan.memory_gib:>10.1f}{plan.disk_gb:>10.2f}{plan.node_hours:>9.2f}"
         lines.append(f"{plan.stage:<12}{plan.processes:>10}{days + clock:>12}{limit:>12}{numbers}")
     return "\n".join(lines)
-
-
-def plan_record(config: RunConfig, plans: list[StagePlan], rates: dict[str, float]) -> dict[str, Any]:
-    """The plan for `--json`."""
-    return {
-        "num_stars": count_stars(config),
-        "stages": [asdict(plan) for plan in plans],
-        "calibration_stars_per_second": rates,
-    }

@@ -6,10 +6,11 @@ import contextlib
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.errors import HpcAeError
-from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.files import make_dir, publish_json
+from hpc_ae.layout import RunLayout
+from hpc_ae.record import Record, read_record
 
 ASK_SECONDS = 60.0
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESV_DEL_HOLD"})
@@ -20,44 +21,69 @@ ENDED = frozenset(
     }
 )  # fmt: skip
 _COMMAND_SECONDS = 30
+_FIELDS = 4  # of a row of squeue and sacct, as they are asked here
 
-Answer = dict[str, dict[str, str]]  # by job number (of an array task: 12_3): state, reason, nodes, time of the answer
+
+class JobRow(Record):
+    """What Slurm says of a job. An empty state: it does not know the job."""
+
+    state: str = ""
+    reason: str = ""
+    nodes: str = ""
+    time: str = ""  # when it said so, in seconds
+
+    @property
+    def asked_at(self) -> float:
+        """When Slurm said so; 0 where it did not."""
+        with contextlib.suppress(ValueError):
+            return float(self.time)
+        return 0.0
 
 
-def ask(run_dir: Path, job_ids: list[str], *, anew: bool = False) -> Answer | None:
+Answer = dict[str, JobRow]  # by job number (of an array task: 12_3)
+
+
+class _Asked(Record):
+    """The file that keeps the last answer."""
+
+    jobs: tuple[str, ...]
+    time: float
+    answer: dict[str, JobRow]
+
+
+def ask(layout: RunLayout, job_ids: list[str], *, anew: bool = False) -> Answer | None:
     """What Slurm knows of these jobs; None where it does not answer. An answer is kept for a minute, unless `anew`."""
     if not job_ids:
         return {}
-    cache = run_dir / "jobs" / "state" / "scheduler.json"
-    asked, kept = _kept(cache)
-    if not anew and set(job_ids) <= set(asked):
-        return kept
-    asked = sorted({*asked, *job_ids})  # who else watches this run will ask for the others
+    cache = layout.scheduler_path
+    asked = _kept(cache)
+    if not anew and set(job_ids) <= set(asked.jobs):
+        return asked.answer
+    jobs = sorted({*asked.jobs, *job_ids})  # who else watches this run will ask for the others
     known = _table(_lines("squeue", "--me", "--noheader", "--array", "--states=all", "--format", "%i|%T|%r|%N"))
     if known is None:
         return None
-    answer = {job_id: known[job_id] for job_id in asked if job_id in known}
-    if gone := [job_id for job_id in asked if job_id not in answer]:
+    answer = {job_id: known[job_id] for job_id in jobs if job_id in known}
+    if gone := [job_id for job_id in jobs if job_id not in answer]:
         answer |= _accounted(gone)
-    for row in answer.values():
-        row["time"] = str(time.time())
     with contextlib.suppress(HpcAeError):
-        publish_json(make_dir(cache.parent) / cache.name, {"jobs": asked, "time": time.time(), "answer": answer})
+        record = _Asked(jobs=tuple(jobs), time=time.time(), answer=answer)
+        publish_json(make_dir(cache.parent) / cache.name, record.to_json())
     return answer
 
 
-def forget(run_dir: Path) -> None:
+def forget(layout: RunLayout) -> None:
     """Ask anew the next time: jobs were cancelled."""
-    (run_dir / "jobs" / "state" / "scheduler.json").unlink(missing_ok=True)
+    layout.scheduler_path.unlink(missing_ok=True)
 
 
-def _kept(cache: Path) -> tuple[list[str], Answer]:
-    """(what was asked within the last minute, what Slurm said of it)."""
+def _kept(cache: Path) -> _Asked:
+    """What was asked within the last minute, and what Slurm said of it."""
     with contextlib.suppress(HpcAeError):
-        record: dict[str, Any] = read_json(cache)
-        if 0 <= time.time() - record["time"] < ASK_SECONDS:
-            return list(record["jobs"]), dict(record["answer"])
-    return [], {}
+        record = read_record(cache, _Asked)
+        if 0 <= time.time() - record.time < ASK_SECONDS:
+            return record
+    return _Asked(jobs=(), time=0.0, answer={})
 
 
 def _accounted(job_ids: list[str]) -> Answer:
@@ -70,11 +96,13 @@ def _accounted(job_ids: list[str]) -> Answer:
 def _table(lines: list[str] | None) -> Answer | None:
     if lines is None:
         return None
-    names = ("state", "reason", "nodes")
-    rows = [line.split("|") for line in lines if line.count("|") == len(names)]
-    table = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-    for row in table.values():
-        row["state"] = row["state"].split()[0] if row["state"] else ""  # sacct: CANCELLED by 1000
+    now = str(time.time())
+    table = {}
+    for row in (line.split("|") for line in lines):
+        if len(row) == _FIELDS:
+            job_id, state, reason, nodes = row
+            word = state.split()[0] if state else ""  # sacct: CANCELLED by 1000
+            table[job_id] = JobRow(state=word, reason=reason, nodes=nodes, time=now)
     return table
 
 
@@ -89,9 +117,9 @@ def _lines(*command: str) -> list[str] | None:
 def ending_jobs(answer: Answer, job_ids: list[str]) -> list[str]:
     """The jobs that are being ended, where none waits or runs any more."""
     alive = [job_id for job_id in job_ids if is_alive(answer, job_id)]
-    return alive if all(answer[job_id]["state"] == "COMPLETING" for job_id in alive) else []
+    return alive if all(answer[job_id].state == "COMPLETING" for job_id in alive) else []
 
 
 def is_alive(answer: Answer, job_id: str) -> bool:
     """Whether a job still waits or runs."""
-    return job_id in answer and answer[job_id]["state"] not in ENDED
+    return job_id in answer and answer[job_id].state not in ENDED

@@ -18,7 +18,7 @@ from hpc_ae.cluster import ClusterSection, limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.jobs.resources import num_tasks, num_workers
-from hpc_ae.jobs.stages import Stage
+from hpc_ae.jobs.run import Stage
 
 _MOST_SIGNAL_SECONDS = 90
 _NEVER_MINUTES = 1 << 30
@@ -69,7 +69,7 @@ def dependency_options(depends_on: str | None) -> list[str]:
 def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[ChainExecutor] = ChainExecutor) -> Any:
     """An executor with everything that a stage asks for; InputError where Slurm is not on this machine."""
     try:
-        executor = kind(folder=config.run_path / "jobs" / "logs")
+        executor = kind(folder=config.layout.logs_dir)
     except RuntimeError as error:  # no srun
         raise InputError(
             "Slurm is not on this machine",

@@ -1,4 +1,4 @@
-"""The stages of a run: what each does, how it is launched, when it is done, what `--redo` discards.
+"""The stages of a run: what each does, when it is done, what `--redo` discards; and which of them a config takes.
 
 A stage is run by name, in a process that may be one of several; nothing here knows who launched it.
 """
@@ -8,48 +8,33 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
-from hpc_ae.jobs.resources import Kind, num_workers, threads_per_rank
+from hpc_ae.jobs.resources import num_workers, threads_per_rank
+from hpc_ae.jobs.run import Run, Stage, StopRequested, WorkDone
 from hpc_ae.jobs.settings import encoding_of
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SHARD_PATTERN, SUMMARY_NAME, list_checkpoints, step_of
 from hpc_ae.provenance import check_fingerprint
+from hpc_ae.record import Record, read_record
 
 if TYPE_CHECKING:
+    from hpc_ae.ingest import IngestSettings
+    from hpc_ae.postprocess import PostprocessSettings, ReportPaths
     from hpc_ae.runtime.ranks import Ranks
-
-Outcome = Literal["done", "interrupted"]
-StopRequested = Callable[[], bool]
+    from hpc_ae.simulate import SimulateSettings
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage. `kind`: tasks "mapped" over a pool or MPI, "ranks" that know their place, or a "single" process."""
+class Verified(Record):
+    """Which manifest of the encoding finalise has verified, by its digest."""
 
-    name: str
-    kind: Kind
-    run: Callable[[RunConfig, StopRequested], str]
-    is_done: Callable[[RunConfig], bool]
-    outputs: Callable[[RunConfig], list[Path]]
-    # (done, of how many, what) of the work that outlasts a kill: shards, or the steps of the newest checkpoint.
-    done_so_far: Callable[[RunConfig], tuple[int, int, str]] = lambda _: (0, 0, "")
-    # The ranks of so many that still have something to do; None: the stage cannot be cut into parts.
-    ranks_left: Callable[[RunConfig, int], list[int]] | None = None
-    # Whether --redo leaves an output, as making it again would give the same.
-    keeps: Callable[[RunConfig, Path], bool] = lambda *_: False
+    manifest: str
 
 
-def progress_path(config: RunConfig, stage: str) -> Path:
-    """Where a stage says how far it is."""
-    return config.run_path / "jobs" / "progress" / f"{stage}.json"
-
-
-def _simulation(config: RunConfig) -> Any:
+def _simulation(config: RunConfig) -> SimulateSettings:
     from hpc_ae.simulate import SimulateSettings
 
     source = config.catalog.source
@@ -59,16 +44,16 @@ def _simulation(config: RunConfig) -> Any:
     return SimulateSettings(stars.stars, config.seed, stars.bad_rows, config.catalog.shard_rows, stars.observed)
 
 
-def _run_simulate(config: RunConfig, _: StopRequested) -> str:
+def _run_simulate(run: Run, _: StopRequested) -> str:
     from hpc_ae.simulate import simulate
 
-    simulate(
-        config.catalog_path, _simulation(config), num_workers(config, "simulate"), progress_path(config, "simulate")
-    )
+    workers, progress_path = num_workers(run.config, "simulate"), run.layout.progress_path("simulate")
+    simulate(run.config.catalog_path, _simulation(run.config), workers, progress_path)
     return "done"
 
 
-def _is_simulated(config: RunConfig) -> bool:
+def _is_simulated(run: Run) -> bool:
+    config = run.config
     if not _has_manifest(config.catalog_path):
         return False
     from hpc_ae.catalog.manifest import read_manifest
@@ -78,7 +63,7 @@ def _is_simulated(config: RunConfig) -> bool:
     return True
 
 
-def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
+def _ingestion(config: RunConfig) -> tuple[list[Path], IngestSettings]:
     from hpc_ae.ingest import IngestSettings
 
     source = config.catalog.source
@@ -89,15 +74,17 @@ def _ingestion(config: RunConfig) -> tuple[list[Path], Any]:
     return expand_paths(source.raw), settings
 
 
-def _run_ingest(config: RunConfig, _: StopRequested) -> str:
+def _run_ingest(run: Run, _: StopRequested) -> str:
     from hpc_ae.ingest import ingest
 
-    raw_paths, settings = _ingestion(config)
-    ingest(raw_paths, config.catalog_path, settings, num_workers(config, "ingest"), progress_path(config, "ingest"))
+    raw_paths, settings = _ingestion(run.config)
+    workers, progress_path = num_workers(run.config, "ingest"), run.layout.progress_path("ingest")
+    ingest(raw_paths, run.config.catalog_path, settings, workers, progress_path)
     return "done"
 
 
-def _is_ingested(config: RunConfig) -> bool:
+def _is_ingested(run: Run) -> bool:
+    config = run.config
     if not _has_manifest(config.catalog_path):
         return False
     from hpc_ae.ingest import looks_ingested
@@ -123,20 +110,20 @@ def expand_paths(patterns: list[str]) -> list[Path]:
 
 
 def _has_manifest(directory: Path) -> bool:
-    return (directory / "manifest.json").exists()
+    return (directory / MANIFEST_NAME).exists()
 
 
-def _run_train(config: RunConfig, stop_requested: StopRequested) -> str:
+def _run_train(run: Run, stop_requested: StopRequested) -> str:
     from hpc_ae.runtime.distributed import pick_device, process_group
     from hpc_ae.runtime.ranks import ranks_from_environment
     from hpc_ae.train import train
 
-    _limit_threads(config, "train")
+    _limit_threads(run.config, "train")
     ranks = ranks_from_environment()
     device = pick_device(ranks)
     meeting = os.environ.get("HPC_AE_MEETING_DIR")
     with process_group(ranks, device, Path(meeting) if meeting else None) as group:
-        return train(config, group, stop_requested)
+        return train(run.config, group, stop_requested)
 
 
 def _limit_threads(config: RunConfig, stage: str) -> None:
@@ -146,30 +133,31 @@ def _limit_threads(config: RunConfig, stage: str) -> None:
     torch.set_num_threads(threads_per_rank(config, stage))
 
 
-def _is_trained(config: RunConfig) -> bool:
-    if not (config.run_path / "model" / "model.json").exists() or not _has_manifest(config.catalog_path):
+def _is_trained(run: Run) -> bool:
+    config, model_dir = run.config, run.layout.model_dir
+    if not (model_dir / MODEL_NAME).exists() or not _has_manifest(config.catalog_path):
         return False
     from hpc_ae.catalog.catalog import open_catalog
     from hpc_ae.model.weights import is_model_of
 
     fingerprint = config.training_fingerprint(open_catalog(config.catalog_path).digest)
-    return is_model_of(config.run_path / "model", fingerprint)
+    return is_model_of(model_dir, fingerprint)
 
 
-def _trained_so_far(config: RunConfig) -> tuple[int, int, str]:
+def _trained_so_far(run: Run) -> WorkDone:
     """By the names alone: the training itself passes over a damaged checkpoint."""
-    steps = [int(path.name[5:]) for path in (config.run_path / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
-    return max(steps, default=0), config.train.steps or 0, "step"
+    steps = [step_of(path) for path in list_checkpoints(run.layout.checkpoints_dir)]
+    return WorkDone(max(steps, default=0), run.config.train.steps or 0, "step")
 
 
-def _run_encode(config: RunConfig, stop_requested: StopRequested) -> str:
+def _run_encode(run: Run, stop_requested: StopRequested) -> str:
     from hpc_ae.encode import encode
     from hpc_ae.runtime.ranks import ranks_from_environment
 
     ranks = ranks_from_environment()
     leads = ranks.local_rank == 0 and os.environ.get("GROUP_RANK", "0") == "0"  # the first rank of each job
-    path = progress_path(config, "encode") if leads else None
-    return encode(*encoding_of(config), ranks, _device_name(config, ranks), stop_requested, path)
+    path = run.layout.progress_path("encode") if leads else None
+    return encode(*encoding_of(run.config), ranks, _device_name(run.config, ranks), stop_requested, path)
 
 
 def _device_name(config: RunConfig, ranks: Ranks) -> str:
@@ -193,30 +181,32 @@ def _shards_done(config: RunConfig) -> list[bool]:
     return [(config.encoding_path / shard["file"]).exists() for shard in read_manifest(config.catalog_path)["shards"]]
 
 
-def _encoded_so_far(config: RunConfig) -> tuple[int, int, str]:
-    done = _shards_done(config)
-    return sum(done), len(done), "shard"
+def _encoded_so_far(run: Run) -> WorkDone:
+    done = _shards_done(run.config)
+    return WorkDone(sum(done), len(done), "shard")
 
 
-def _ranks_with_shards_left(config: RunConfig, world_size: int) -> list[int]:
-    done = _shards_done(config)
+def _ranks_with_shards_left(run: Run, world_size: int) -> list[int]:
+    done = _shards_done(run.config)
     if not done:
         return list(range(world_size))
     return sorted({index % world_size for index, is_there in enumerate(done) if not is_there})
 
 
-def _is_encoded(config: RunConfig) -> bool:
-    if not _has_manifest(config.encoding_path) or not (config.model_path / "model.json").exists():
+def _is_encoded(run: Run) -> bool:
+    config = run.config
+    if not _has_manifest(config.encoding_path) or not (config.model_path / MODEL_NAME).exists():
         return False
     from hpc_ae.encode import is_encoded, make_job
 
     return is_encoded(make_job(*encoding_of(config)))
 
 
-def _run_finalise(config: RunConfig, _: StopRequested) -> str:
+def _run_finalise(run: Run, _: StopRequested) -> str:
     from hpc_ae.encode import finalise
     from hpc_ae.verify import verify
 
+    config = run.config
     finalise(*encoding_of(config), config.model_dump(mode="json"))
     check = verify(config.encoding_path, stars=config.catalog_path, num_workers=num_workers(config, "finalise"))
     if not check.ok:
@@ -228,115 +218,112 @@ def _run_finalise(config: RunConfig, _: StopRequested) -> str:
             expected=found.expected,
             fix="hpc-ae verify shows every finding; --redo encode makes the catalog again",
         )
-    digest = read_json(config.encoding_path / "manifest.json")["digest"]
-    publish_json(make_dir(verified_path(config).parent) / verified_path(config).name, {"manifest": digest})
+    digest = read_json(config.encoding_path / MANIFEST_NAME)["digest"]
+    make_dir(run.layout.jobs_dir)
+    publish_json(run.layout.verified_path, Verified(manifest=digest).to_json())
     return "done"
 
 
-def verified_path(config: RunConfig) -> Path:
-    """Where finalise says which manifest of the encoding it has verified."""
-    return config.run_path / "jobs" / "verified.json"
-
-
-def _is_verified(config: RunConfig) -> bool:
-    if not _is_encoded(config) or not verified_path(config).exists():
+def _is_verified(run: Run) -> bool:
+    if not _is_encoded(run) or not run.layout.verified_path.exists():
         return False
-    manifest = read_json(config.encoding_path / "manifest.json")
-    return bool(read_json(verified_path(config)).get("manifest") == manifest["digest"])
+    digest: str = read_json(run.layout.encoding_dir / MANIFEST_NAME)["digest"]
+    return read_record(run.layout.verified_path, Verified).manifest == digest
 
 
-def _report_of(config: RunConfig) -> tuple[Any, Any]:
+def _report_of(run: Run) -> tuple[ReportPaths, PostprocessSettings]:
     from hpc_ae.postprocess import PostprocessSettings, ReportPaths
 
-    run_dir, other = config.run_path, config.postprocess.compare
+    config, layout, other = run.config, run.layout, run.config.postprocess.compare
     paths = ReportPaths(
         config.encoding_path,
         config.catalog_path,
-        run_dir / "report",
-        run_dir / "metrics.jsonl",
-        run_dir / "scores",
+        layout.report_dir,
+        layout.metrics_path,
+        layout.scores_dir,
         Path(other) if other else None,
-        progress_path(config, "postprocess").parent,
+        layout.progress_dir,
     )
     return paths, PostprocessSettings(config.postprocess.anomalies)
 
 
-def _run_postprocess(config: RunConfig, _: StopRequested) -> str:
+def _run_postprocess(run: Run, _: StopRequested) -> str:
     from hpc_ae.postprocess import postprocess
 
-    _check_model_of_encoding(config)
-    postprocess(*_report_of(config), num_workers(config, "postprocess"), progress_path(config, "postprocess"))
+    _check_model_of_encoding(run.config)
+    workers, progress_path = num_workers(run.config, "postprocess"), run.layout.progress_path("postprocess")
+    postprocess(*_report_of(run), workers, progress_path)
     return "done"
 
 
 def _check_model_of_encoding(config: RunConfig) -> None:
     """StaleError where the encoding is of another model than the one that is there."""
-    path, manifest = config.model_path / "model.json", config.encoding_path / "manifest.json"
+    path, manifest = config.model_path / MODEL_NAME, config.encoding_path / MANIFEST_NAME
     if path.exists() and manifest.exists():
         recorded = {"model": read_json(manifest)["inputs"]["model"]["digest"]}
         check_fingerprint(config.encoding_path, recorded, {"model": read_json(path)["digest"]}, "encode")
 
 
-def _is_postprocessed(config: RunConfig) -> bool:
-    if not (config.run_path / "report" / "summary.json").exists() or not _has_manifest(config.encoding_path):
+def _is_postprocessed(run: Run) -> bool:
+    if not (run.layout.report_dir / SUMMARY_NAME).exists() or not _has_manifest(run.layout.encoding_dir):
         return False
     from hpc_ae.postprocess import is_postprocessed
 
-    return is_postprocessed(*_report_of(config))
+    return is_postprocessed(*_report_of(run))
 
 
-def _scored_so_far(config: RunConfig) -> tuple[int, int, str]:
+def _scored_so_far(run: Run) -> WorkDone:
     """By the names alone: postprocess itself looks whether they are of this encoding."""
-    num = len(list((config.run_path / "scores").glob("shard-*.h5")))
-    return num, max(num, len(list(config.encoding_path.glob("shard-*.h5")))), "shard"
+    num = len(list(run.layout.scores_dir.glob(SHARD_PATTERN)))
+    return WorkDone(num, max(num, len(list(run.layout.encoding_dir.glob(SHARD_PATTERN)))), "shard")
 
 
-def _keeps_scores(config: RunConfig, path: Path) -> bool:
+def _keeps_scores(run: Run, path: Path) -> bool:
     """Scores of the encoding that is there are what --redo would make again: nothing but the encoding decides them."""
-    if path.name != "scores":
+    if path != run.layout.scores_dir:
         return False
     from hpc_ae.postprocess import are_scores_of
 
-    return are_scores_of(path, config.encoding_path, config.catalog_path)
+    return are_scores_of(path, run.config.encoding_path, run.config.catalog_path)
 
 
-def _catalog_dir(config: RunConfig) -> list[Path]:
-    return [config.catalog_path]
+def _catalog_output(run: Run) -> list[Path]:
+    return [run.config.catalog_path]
 
 
-def _in_run(*names: str) -> Callable[[RunConfig], list[Path]]:
-    return lambda config: [config.run_path / name for name in names]
+def _train_outputs(run: Run) -> list[Path]:
+    layout = run.layout
+    return [layout.checkpoints_dir, layout.model_dir, layout.metrics_path, layout.tensorboard_dir]
 
 
-SIMULATE = Stage("simulate", "mapped", _run_simulate, _is_simulated, _catalog_dir)
-INGEST = Stage("ingest", "mapped", _run_ingest, _is_ingested, _catalog_dir)
-TRAIN = Stage(
-    "train",
-    "ranks",
-    _run_train,
-    _is_trained,
-    _in_run("checkpoints", "model", "metrics.jsonl", "tensorboard"),
-    _trained_so_far,
-)
+SIMULATE = Stage("simulate", "mapped", _run_simulate, _is_simulated, _catalog_output)
+INGEST = Stage("ingest", "mapped", _run_ingest, _is_ingested, _catalog_output)
+TRAIN = Stage("train", "ranks", _run_train, _is_trained, _train_outputs, _trained_so_far)
 ENCODE = Stage(
-    "encode", "ranks", _run_encode, _is_encoded, _in_run("encoding"), _encoded_so_far, _ranks_with_shards_left
+    "encode",
+    "ranks",
+    _run_encode,
+    _is_encoded,
+    lambda run: [run.layout.encoding_dir],
+    _encoded_so_far,
+    _ranks_with_shards_left,
 )
-FINALISE = Stage("finalise", "single", _run_finalise, _is_verified, _in_run())
+FINALISE = Stage("finalise", "single", _run_finalise, _is_verified, lambda _: [])
 POSTPROCESS = Stage(
     "postprocess",
     "mapped",
     _run_postprocess,
     _is_postprocessed,
-    _in_run("report", "scores"),
+    lambda run: [run.layout.report_dir, run.layout.scores_dir],
     _scored_so_far,
     keeps=_keeps_scores,
 )
 STAGES = {stage.name: stage for stage in (SIMULATE, INGEST, TRAIN, ENCODE, FINALISE, POSTPROCESS)}
 
 
-def stages_of(config: RunConfig) -> list[Stage]:
-    """The stages of a run in order: a catalog where the config says how to make one, a model unless one is given."""
+def make_run(config: RunConfig) -> Run:
+    """The run of a config. Its stages: a catalog where the config says how to make one, a model unless one is given."""
     source = config.catalog.source
     making = [] if source is None else [SIMULATE] if source.simulate else [INGEST]
     training = [] if config.encode.model else [TRAIN]
-    return [*making, *training, ENCODE, FINALISE, POSTPROCESS]
+    return Run(config, config.layout, (*making, *training, ENCODE, FINALISE, POSTPROCESS))

@@ -10,19 +10,23 @@ import contextlib
 import os
 import re
 import shlex
-from dataclasses import asdict, dataclass, field
+import signal
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
-from hpc_ae.config import RunConfig, load_config
+from hpc_ae.config import load_config
 from hpc_ae.errors import HpcAeError, InputError
-from hpc_ae.files import check_private, read_json
-from hpc_ae.jobs.launched import Launched, config_path, launched_before
+from hpc_ae.files import check_private
+from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.launcher import scancel
+from hpc_ae.jobs.marker import Marker
 from hpc_ae.jobs.restarts import restart_reasons
-from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, ask, forget
-from hpc_ae.jobs.stages import Stage, progress_path, stages_of
-from hpc_ae.jobs.worker import runs_here
+from hpc_ae.jobs.run import Run, Stage
+from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, JobRow, ask, forget
+from hpc_ae.jobs.stages import make_run
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
+from hpc_ae.record import Record, read_record
+from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 
 _REASONS = {
     "Dependency": "waits for the stage before it",
@@ -37,15 +41,18 @@ _REASONS = {
     "ReqNodeNotAvail": "the nodes it asks for are reserved or down",
 }
 _LOG_BYTES = 1 << 16
-_LAST_WRITTEN = ("manifest.json", "model.json", "summary.json")  # of a catalog, a model, a report
+_LAST_WRITTEN = (MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME)  # of a catalog, a model, a report
+_CULPRITS = ("failed", "lost")
+
+Markers = dict[int, Marker]  # by rank
+StageState = Literal["waiting", "queued", "running", "done", "failed", "stopped", "lost"]
 
 
-@dataclass
-class StageStatus:
-    """One stage of a run. `state`: waiting, queued, running, done, failed, stopped, lost."""
+class StageStatus(Record):
+    """One stage of a run."""
 
     stage: str
-    state: str = "waiting"
+    state: StageState = "waiting"
     job_id: str | None = None
     nodes: str = ""
     done: int = 0
@@ -54,144 +61,168 @@ class StageStatus:
     rate: float = 0.0
     seconds_left: float | None = None
     restarts: int = 0
-    restart_reasons: list[str] = field(default_factory=list)
+    restart_reasons: tuple[str, ...] = ()
     why: str = ""
     last_line: str = ""
+    nulls: ClassVar[frozenset[str]] = frozenset({"job_id", "seconds_left"})
 
 
-def open_run(run_dir: Path) -> RunConfig:
-    """The config of a run; InputError where there is no run, or one that others may have written."""
+class RunStatus(Record):
+    """The status of a run as `--json` shows it."""
+
+    run_dir: str
+    kind: str
+    state: StageState
+    stages: tuple[StageStatus, ...]
+    next: str
+
+
+def open_run(run_dir: Path) -> Run:
+    """The run of a directory; InputError where there is none, or one that others may have written."""
     check_private(run_dir)
-    if not config_path(run_dir).exists():
+    path = RunLayout(run_dir).config_path
+    if not path.exists():
         raise InputError(
-            "not a run directory", where=run_dir, got="no config.yaml", expected="the run_dir of `hpc-ae run CONFIG`"
+            "not a run directory", where=run_dir, got=f"no {path.name}", expected="the run_dir of `hpc-ae run CONFIG`"
         )
-    return load_config(config_path(run_dir), [f"run_dir={run_dir.absolute()}"])
+    return make_run(load_config(path, [f"run_dir={run_dir.absolute()}"]))
 
 
-def status_of(config: RunConfig, *, anew: bool = False) -> list[StageStatus]:
+def status_of(run: Run, *, anew: bool = False) -> list[StageStatus]:
     """Every stage of the run, in order. `anew`: ask Slurm even where it was asked within the last minute."""
-    launches = {stage.name: launched_before(config.run_path, stage.name) for stage in stages_of(config)}
-    jobs = [job for job in launches.values() if job is not None and not job.local]
-    answer = ask(config.run_path, [job_id for job in jobs for job_id in job.job_ids], anew=anew)
-    stages = [_stage_status(config, stage, launches[stage.name], answer) for stage in stages_of(config)]
-    _stop_after_failure([stage for stage in stages if stage.job_id is not None])
-    return stages
+    launches = [launched_before(run.layout, stage.name) for stage in run.stages]
+    jobs = [job for job in launches if job is not None and not job.local]
+    answer = ask(run.layout, [job_id for job in jobs for job_id in job.job_ids], anew=anew)
+    found = [
+        _not_launched(run, stage) if job is None else _launched_status(run, stage, job, answer)
+        for stage, job in zip(run.stages, launches, strict=True)
+    ]
+    return _stopped_after_failure(found)
 
 
-def _stop_after_failure(submitted: list[StageStatus]) -> None:
+def _stopped_after_failure(stages: list[StageStatus]) -> list[StageStatus]:
     """Jobs behind one that failed never start: Slurm, which takes its time to remove them, is not waited for."""
-    failed = False
-    for status in submitted:
-        if failed and status.state == "queued":
-            status.state, status.why = "stopped", _REASONS["DependencyNeverSatisfied"]
-        failed = failed or status.state in ("failed", "lost")
+    failed, found = False, []
+    for status in stages:
+        if failed and status.job_id is not None and status.state == "queued":
+            why = _REASONS["DependencyNeverSatisfied"]
+            status = status.model_copy(update={"state": "stopped", "why": why})
+        failed = failed or (status.job_id is not None and status.state in _CULPRITS)
+        found.append(status)
+    return found
 
 
-def _stage_status(config: RunConfig, stage: Stage, job: Launched | None, answer: Answer | None) -> StageStatus:
-    status = StageStatus(stage.name)
-    if job is None:
-        outputs = [path for path in stage.outputs(config) if path.name != "scores"]  # the report comes after them
-        if any((path / name).exists() for path in outputs for name in _LAST_WRITTEN):
-            status.state, status.why = "done", "its output was there before"
-        return status
+def _not_launched(run: Run, stage: Stage) -> StageStatus:
+    outputs = [path for path in stage.outputs(run) if path != run.layout.scores_dir]  # the report comes after them
+    if any((path / name).exists() for path in outputs for name in _LAST_WRITTEN):
+        return StageStatus(stage=stage.name, state="done", why="its output was there before")
+    return StageStatus(stage=stage.name)
+
+
+def _launched_status(run: Run, stage: Stage, job: Launched, answer: Answer | None) -> StageStatus:
     markers = job.markers()
-    status.job_id = None if job.local else job.job_id
-    status.last_line = last_line(job.log_path(_newest_rank(job, markers)))
-    _add_progress(status, progress_path(config, stage.name))
-    status.restarts = sum(_restarts(markers, part, job.tasks) for part in job.parts)
-    status.restart_reasons = restart_reasons(job.state_dir, job.parts)
-    status.nodes = ",".join(sorted({str(marker.get("host", "")) for marker in markers.values()} - {""}))
-    status.state, status.why = _state(job, markers, answer)
+    state, why = _state(job, markers, answer)
     if job.is_array:
-        status.why = "; ".join(filter(None, [_array_counts(job, markers, answer), status.why]))
-    if status.state == "done":
-        status.done = status.total
-    if status.state == "running" and status.rate:
-        status.seconds_left = (status.total - status.done) / status.rate
-    return status
+        why = "; ".join(filter(None, [_array_counts(job, markers, answer), why]))
+    progress = _read_progress(run.layout.progress_path(stage.name))
+    done = progress.total if state == "done" else progress.done
+    return StageStatus(
+        stage=stage.name,
+        state=state,
+        job_id=None if job.local else job.job_id,
+        nodes=",".join(sorted({marker.host for marker in markers.values()} - {""})),
+        done=done,
+        total=progress.total,
+        unit=progress.unit,
+        rate=progress.rate,
+        seconds_left=(progress.total - done) / progress.rate if state == "running" and progress.rate else None,
+        restarts=sum(_restarts(job, markers, part) for part in job.parts),
+        restart_reasons=restart_reasons(job.files, job.parts),
+        why=why,
+        last_line=last_line(job.log_path(_newest_rank(job, markers))),
+    )
 
 
-def _newest_rank(job: Launched, markers: dict[int, dict[str, Any]]) -> int:
+def _newest_rank(job: Launched, markers: Markers) -> int:
     """The rank whose last words say most: the first that failed, else the first that runs, else the first of all."""
     for state in ("failed", "running"):
         for rank, marker in markers.items():
-            if marker["state"] == state:
+            if marker.state == state:
                 return rank
     return job.ranks[0]
 
 
-def _restarts(markers: dict[int, dict[str, Any]], part: int, tasks: int) -> int:
-    return max((int(marker["restart"]) for rank, marker in markers.items() if rank // tasks == part), default=0)
+def _restarts(job: Launched, markers: Markers, part: int) -> int:
+    return max((markers[rank].restart for rank in job.ranks_of(part) if rank in markers), default=0)
 
 
-def _add_progress(status: StageStatus, path: Path) -> None:
+def _read_progress(path: Path) -> ProgressRecord:
+    """How far a stage is; nothing where it does not say so."""
     with contextlib.suppress(HpcAeError):
-        record = read_json(path)
-        status.done, status.total = int(record["done"]), int(record["total"])
-        status.unit, status.rate = str(record["unit"]), float(record["rate"])
+        return read_record(path, ProgressRecord)
+    return NOTHING_YET
 
 
-def _state(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | None) -> tuple[str, str]:
+def _state(job: Launched, markers: Markers, answer: Answer | None) -> tuple[StageState, str]:
     """(state, why) of a launch: by its markers, by Slurm's answer (None: there is none) where they leave it open."""
-    failed = [marker for marker in markers.values() if marker["state"] == "failed"]
-    open_ranks = [rank for rank in job.ranks if markers.get(rank, {}).get("state") not in ("done", "failed")]
+    failed = [marker for marker in markers.values() if marker.state == "failed"]
+    open_ranks = job.open_ranks(markers)
     if failed and (not job.is_array or not open_ranks):
-        return "failed", str(min(failed, key=lambda marker: float(marker["time"]))["message"])
+        return "failed", min(failed, key=lambda marker: marker.time).message
     if not open_ranks:
         return "done", ""
     if job.local:
         return _local_state(markers)
-    states = {str(marker["state"]): str(marker["message"]) for marker in markers.values()}
+    messages: dict[str, str] = {marker.state: marker.message for marker in markers.values()}
     if answer is None:
-        return ("running" if "running" in states else "queued"), "Slurm does not answer: this is from its own files"
+        return ("running" if "running" in messages else "queued"), "Slurm does not answer: this is from its own files"
     jobs = dict.fromkeys(job.job_of(rank) for rank in open_ranks)
-    said = [answer.get(job_id, {"state": "", "reason": ""}) for job_id in jobs]
-    asked = max((float(one["time"]) for one in said if "time" in one), default=0.0)
-    newer = {str(marker["state"]) for marker in markers.values() if float(marker["time"]) > asked}
-    if "running" in newer:
+    said = [answer.get(job_id, JobRow()) for job_id in jobs]
+    asked = max((row.asked_at for row in said), default=0.0)
+    if any(marker.state == "running" and marker.time > asked for marker in markers.values()):
         return "running", ""
-    return _state_in_queue(said, states)
+    return _state_in_queue(said, messages)
 
 
-def _state_in_queue(said: list[dict[str, str]], states: dict[str, str]) -> tuple[str, str]:
+def _state_in_queue(said: list[JobRow], messages: dict[str, str]) -> tuple[StageState, str]:
     """Of the jobs that are not done: running where one of them is, else queued, else how the first of them ended.
 
-    `states`: those that ranks say they are in, each with a message.
+    `messages`: by the states that ranks say they are in.
     """
-    alive = [one for one in said if one["state"] and one["state"] not in ENDED]
-    if any(one["state"] not in WAITING for one in alive):
-        if "interrupted" in states and all(one["state"] == "COMPLETING" for one in alive):
-            return "stopped", states["interrupted"]
-        return ("running", "") if states.keys() & {"running", "done"} else ("queued", "starting")
+    alive = [row for row in said if row.state and row.state not in ENDED]
+    if any(row.state not in WAITING for row in alive):
+        if "interrupted" in messages and all(row.state == "COMPLETING" for row in alive):
+            return "stopped", messages["interrupted"]
+        return ("running", "") if messages.keys() & {"running", "done"} else ("queued", "starting")
     if alive:
-        return "queued", _REASONS.get(alive[0]["reason"], alive[0]["reason"])
-    ended = next((one for one in said if one["state"]), None)
+        return "queued", _REASONS.get(alive[0].reason, alive[0].reason)
+    ended = next((row for row in said if row.state), None)
     if ended is not None:
-        return ("stopped" if ended["state"] == "CANCELLED" else "lost"), _how_it_ended(ended)
-    if "interrupted" in states:
-        return "stopped", states["interrupted"]
+        return ("stopped" if ended.state == "CANCELLED" else "lost"), _how_it_ended(ended)
+    if "interrupted" in messages:
+        return "stopped", messages["interrupted"]
     return "lost", "the job has left Slurm's queue without finishing"
 
 
-def _how_it_ended(said: dict[str, str]) -> str:
-    words = said["state"].lower().replace("_", " ")
-    if words == "cancelled" and said["reason"] in ("Dependency", "DependencyNeverSatisfied"):
+def _how_it_ended(row: JobRow) -> str:
+    words = row.state.lower().replace("_", " ")
+    if words == "cancelled" and row.reason in ("Dependency", "DependencyNeverSatisfied"):
         return "cancelled before it started: a stage before it was cancelled, or did not end well"
-    reason = _REASONS.get(said["reason"], said["reason"])
+    reason = _REASONS.get(row.reason, row.reason)
     return f"{words}: {reason}" if reason not in ("", "None") else words
 
 
-def _array_counts(job: Launched, markers: dict[int, dict[str, Any]], answer: Answer | None) -> str:
+def _array_counts(job: Launched, markers: Markers, answer: Answer | None) -> str:
     """How many of an array's tasks are done, failed, running."""
     counts = {"done": 0, "failed": 0, "running": 0, "cancelled": 0}
     for part, job_id in zip(job.parts, job.job_ids, strict=True):
-        states = [markers.get(part * job.tasks + rank, {}).get("state", "") for rank in range(job.tasks)]
+        states = [markers[rank].state for rank in job.ranks_of(part) if rank in markers]
+        in_queue = (answer or {}).get(job_id, JobRow()).state
         if states.count("done") == job.tasks:
             counts["done"] += 1
-        elif (answer or {}).get(job_id, {}).get("state") == "CANCELLED":
+        elif in_queue == "CANCELLED":
             counts["cancelled"] += 1
-        elif "failed" in states or _ended_badly(answer, job_id):
+        elif "failed" in states or in_queue in ENDED - {"COMPLETED"}:
             counts["failed"] += 1
         elif "running" in states:
             counts["running"] += 1
@@ -199,15 +230,11 @@ def _array_counts(job: Launched, markers: dict[int, dict[str, Any]], answer: Ans
     return ", ".join([*said, f"of {len(job.parts)} array tasks"])
 
 
-def _ended_badly(answer: Answer | None, job_id: str) -> bool:
-    return (answer or {}).get(job_id, {}).get("state", "") in ENDED - {"COMPLETED"}
-
-
-def _local_state(markers: dict[int, dict[str, Any]]) -> tuple[str, str]:
+def _local_state(markers: Markers) -> tuple[StageState, str]:
     for rank, marker in markers.items():
-        if marker["state"] == "interrupted":
-            return "stopped", str(marker["message"])
-        if marker["state"] == "running" and runs_here(marker) is False:
+        if marker.state == "interrupted":
+            return "stopped", marker.message
+        if marker.state == "running" and marker.runs_here is False:
             return "lost", f"rank {rank} died (killed, perhaps for want of memory)"
     return ("running", "") if markers else ("queued", "starting")
 
@@ -221,43 +248,41 @@ def last_line(path: Path) -> str:
     return ""
 
 
-def next_command(config: RunConfig, stages: list[StageStatus]) -> str:
+def next_command(layout: RunLayout, stages: list[StageStatus]) -> str:
     """What to type next."""
-    run_dir, path = shlex.quote(config.run_dir), shlex.quote(str(config_path(config.run_path)))
-    states = {stage.state for stage in stages}
-    if "failed" in states or "lost" in states:
-        culprit = next(stage for stage in stages if stage.state in ("failed", "lost"))
+    run_dir = shlex.quote(str(layout.run_dir))
+    if culprit := next((stage for stage in stages if stage.state in _CULPRITS), None):
         return f"hpc-ae logs {run_dir} {culprit.stage}; mend what it names, then the same hpc-ae run goes on"
-    if states & {"queued", "running"}:
+    if any(stage.state in ("queued", "running") for stage in stages):
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state == "done" for stage in stages):
         return f"hpc-ae verify {run_dir}"
-    return f"hpc-ae run {path}"
+    return f"hpc-ae run {shlex.quote(str(layout.config_path))}"
 
 
-def overall_state(stages: list[StageStatus]) -> str:
+def overall_state(stages: list[StageStatus]) -> StageState:
     """One word for a run: that of the stage that matters most."""
-    states = [stage.state for stage in stages]
-    order = ("failed", "lost", "running", "queued", "stopped")
-    return next((state for state in order if state in states), "done" if set(states) == {"done"} else "waiting")
+    states = {stage.state for stage in stages}
+    order: tuple[StageState, ...] = ("failed", "lost", "running", "queued", "stopped")
+    return next((state for state in order if state in states), "done" if states == {"done"} else "waiting")
 
 
-def status_record(config: RunConfig, stages: list[StageStatus]) -> dict[str, Any]:
+def run_status(run: Run, stages: list[StageStatus]) -> RunStatus:
     """The status for `--json`."""
-    return {
-        "run_dir": str(config.run_path),
-        "kind": config.cluster.kind,
-        "state": overall_state(stages),
-        "stages": [asdict(stage) for stage in stages],
-        "next": next_command(config, stages),
-    }
+    return RunStatus(
+        run_dir=str(run.layout.run_dir),
+        kind=run.config.cluster.kind,
+        state=overall_state(stages),
+        stages=tuple(stages),
+        next=next_command(run.layout, stages),
+    )
 
 
-def cancel_run(config: RunConfig) -> list[str]:
+def cancel_run(run: Run) -> list[str]:
     """End what still runs or waits, last stage first; lines that say what was ended and what had ended before."""
     said = []
-    for stage in reversed(status_of(config, anew=True)):
-        job = launched_before(config.run_path, stage.stage)
+    for stage in reversed(status_of(run, anew=True)):
+        job = launched_before(run.layout, stage.stage)
         if job is None or stage.state == "waiting":
             continue
         if stage.state not in ("queued", "running"):
@@ -266,7 +291,7 @@ def cancel_run(config: RunConfig) -> list[str]:
             said.append(f"{stage.stage}: {_cancel_local(job)}")
         else:
             said.append(f"{stage.stage}: job {job.job_id} " + (scancel(job.job_id) or "cancelled"))
-            forget(config.run_path)
+            forget(run.layout)
     return said
 
 
@@ -274,8 +299,8 @@ def _cancel_local(job: Launched) -> str:
     """SIGTERM to each rank: it saves its work, and the command that started it ends with its stage."""
     ended = 0
     for marker in job.markers().values():
-        if marker["state"] == "running" and runs_here(marker):
+        if marker.state == "running" and marker.runs_here:
             with contextlib.suppress(OSError):
-                os.kill(int(marker["pid"]), 15)
+                os.kill(marker.pid, signal.SIGTERM)
                 ended += 1
     return f"{ended} processes were asked to save and stop"

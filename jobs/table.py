@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hpc_ae.config import RunConfig
 from hpc_ae.jobs.status import StageStatus, next_command
+from hpc_ae.layout import RunLayout
 
 _WIDE, _MIDDLING, _NARROW = 120, 96, 76  # columns of a terminal: all; without the bar; with a percentage for numbers
 
 
-def status_table(config: RunConfig, stages: list[StageStatus], width: int = 160) -> Any:
+def status_table(layout: RunLayout, stages: list[StageStatus], width: int = 160) -> Any:
     """The status as a rich table with lines of advice under it; a narrow terminal does without the bar, nodes, rate."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=str(config.run_path), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=str(layout.run_dir), title_justify="left", box=None, pad_edge=False)
     shown = columns_for(width)
     for name in shown:
         table.add_column("" if name == "bar" else name, no_wrap=name != "nodes")
@@ -27,7 +27,7 @@ def status_table(config: RunConfig, stages: list[StageStatus], width: int = 160)
             cells["progress"] = f"{100 * stage.done / stage.total:.0f} %"
         table.add_row(*(cells[name] for name in shown))
     notes = [Text(line) for stage in stages for line in _notes(stage)]
-    return Group(table, *notes, Text(f"next: {next_command(config, stages)}"))
+    return Group(table, *notes, Text(f"next: {next_command(layout, stages)}"))
 
 
 def columns_for(width: int) -> list[str]:

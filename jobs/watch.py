@@ -8,52 +8,51 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError, InputError
-from hpc_ae.files import read_json
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.launcher import say
-from hpc_ae.jobs.stages import progress_path, stages_of
+from hpc_ae.jobs.run import Run
 from hpc_ae.jobs.status import status_of
 from hpc_ae.jobs.table import status_table
-from hpc_ae.runtime.progress import Progress
+from hpc_ae.record import read_record
+from hpc_ae.runtime.progress import Progress, ProgressRecord
 
 _WATCH_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.5
 _GOING_ON = ("queued", "running")
 
 
-def show(config: RunConfig) -> None:
+def show(run: Run) -> None:
     """The status, once, on standard output."""
     from rich.console import Console
 
     console = Console()
     width = console.width if console.is_terminal else 160  # a pipe has no width of its own
-    Console(width=width).print(status_table(config, status_of(config), width))
+    Console(width=width).print(status_table(run.layout, status_of(run), width))
 
 
-def watch_status(config: RunConfig) -> None:
+def watch_status(run: Run) -> None:
     """The status again and again until nothing is queued or runs; Ctrl-C ends the watching alone."""
     from rich.console import Console
     from rich.live import Live
 
-    stages, width = status_of(config), Console().width
-    with Live(status_table(config, stages, width), auto_refresh=False) as live:
+    stages, width = status_of(run), Console().width
+    with Live(status_table(run.layout, stages, width), auto_refresh=False) as live:
         while any(stage.state in _GOING_ON for stage in stages):
             time.sleep(_WATCH_SECONDS)
-            stages = status_of(config)
-            live.update(status_table(config, stages, width), refresh=True)
+            stages = status_of(run)
+            live.update(status_table(run.layout, stages, width), refresh=True)
 
 
-def show_log(config: RunConfig, stage: str | None, rank: int | None, *, follow: bool) -> None:
+def show_log(run: Run, stage: str | None, rank: int | None, *, follow: bool) -> None:
     """Print the log of a rank of a stage, to its end or until the stage has ended; InputError where there is none."""
-    launched = _find_launch(config, stage)
+    launched = _find_launch(run, stage)
     path = _find_log(launched, rank)
     if not path.stat().st_size:
         say(f"{path} is empty so far: progress comes every 30 s, of the first rank alone")
     with path.open(encoding="utf-8", errors="replace") as log:
         while True:
-            going_on = follow and _goes_on(config, launched)
+            going_on = follow and _goes_on(run, launched)
             for line in log:
                 sys.stdout.write(line)
             sys.stdout.flush()
@@ -62,27 +61,27 @@ def show_log(config: RunConfig, stage: str | None, rank: int | None, *, follow: 
             time.sleep(_FOLLOW_SECONDS)
 
 
-def _goes_on(config: RunConfig, launched: Launched) -> bool:
-    return any(status.stage == launched.stage and status.state in _GOING_ON for status in status_of(config))
+def _goes_on(run: Run, launched: Launched) -> bool:
+    return any(status.stage == launched.stage and status.state in _GOING_ON for status in status_of(run))
 
 
-def _find_launch(config: RunConfig, stage: str | None) -> Launched:
-    names = [known.name for known in stages_of(config)]
+def _find_launch(run: Run, stage: str | None) -> Launched:
+    names = run.stage_names
     if stage is not None and stage not in names:
         raise InputError("no such stage in this run", where="STAGE", got=stage, expected=", ".join(names))
-    launches = [launched_before(config.run_path, name) for name in ([stage] if stage else names)]
+    launches = [launched_before(run.layout, name) for name in ([stage] if stage else names)]
     found = [launch for launch in launches if launch is not None and _has_log(launch)]
     if not found and any(launch is not None and launch.adopted for launch in launches):
         raise InputError(
             "this stage was started by another launcher, and wrote to its terminal",
-            where=config.run_path,
+            where=run.layout.run_dir,
             fix="look where torchrun, srun or mpiexec was typed; runs of hpc-ae itself have logs",
         )
     if not found:
         raise InputError(
             "nothing has been logged yet",
-            where=config.run_path / "jobs" / "logs",
-            fix=f"hpc-ae status {config.run_path}",
+            where=run.layout.logs_dir,
+            fix=f"hpc-ae status {run.layout.run_dir}",
         )
     return found[-1]
 
@@ -99,7 +98,7 @@ def _find_log(launched: Launched, rank: int | None) -> Path:
             return path
     raise InputError(
         f"{launched.stage} has no log of this rank",
-        where=launched.run_dir / "jobs" / "logs",
+        where=launched.layout.logs_dir,
         got=f"rank {rank}" if rank is not None else "no log",
         expected=f"one of {len(launched.ranks)} ranks, {launched.ranks[0]} to {launched.ranks[-1]}, that has started",
     )
@@ -108,12 +107,11 @@ def _find_log(launched: Launched, rank: int | None) -> Path:
 class LiveView:
     """Shows a stage's progress file here, wherever the stage runs."""
 
-    def __init__(self, config: RunConfig, stage: str) -> None:
-        self.path = progress_path(config, stage)
-        self.stage = stage
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._progress: Progress | None = None
-        self._seen: Any = None
-        self._last: dict[str, Any] = {}
+        self._seen: int | None = None
+        self._last: ProgressRecord | None = None
 
     def __enter__(self) -> LiveView:
         return self
@@ -124,28 +122,27 @@ class LiveView:
             stamp = self.path.stat().st_mtime_ns
             if stamp != self._seen:
                 self._seen = stamp
-                self._show(read_json(self.path))
+                self._show(read_record(self.path, ProgressRecord))
 
-    def _show(self, record: dict[str, Any]) -> None:
+    def _show(self, record: ProgressRecord) -> None:
         if self._progress is None:
-            self._progress = Progress(str(record["what"]), int(record["total"]), str(record["unit"])).__enter__()
-            self._progress.start_at(int(record["done"]))
-        self._progress.update(int(record["done"]), str(record["note"]))
+            self._progress = Progress(record.what, record.total, record.unit).__enter__()
+            self._progress.start_at(record.done)
+        self._progress.update(record.done, record.note)
         self._last = record
 
     def __exit__(self, *error: Any) -> None:
         self.refresh()
-        if self._progress is not None:
+        if self._progress is not None and self._last is not None:
             self._progress.close()
             if error[0] is None:
-                say(summary_line({**self._last, "done": self._last["total"]}))  # rank 0 may have ended before others
+                say(summary_line(self._last))
 
 
-def summary_line(record: dict[str, Any]) -> str:
-    """What a finished stage's progress file says, in one line."""
-    unit = record["unit"]
-    num = record["done"] - record["first"]
-    if not num and record["done"]:  # a report made again from the scores that are there
-        return f"{record['what']}: done in {record['seconds']:.1f} s, from what was there"
-    what = f"{num:,} of {record['done']:,} {unit}" if record["first"] else f"{num:,} {unit}"  # some were there before
-    return f"{record['what']}: {what} in {record['seconds']:.1f} s, {record['rate']:,.0f} {unit}/s"
+def summary_line(record: ProgressRecord) -> str:
+    """What a finished stage's progress file says, in one line; its last rank may have ended after the first."""
+    num = record.total - record.first
+    if not num and record.total:  # a report made again from the scores that are there
+        return f"{record.what}: done in {record.seconds:.1f} s, from what was there"
+    what = f"{num:,} of {record.total:,} {record.unit}" if record.first else f"{num:,} {record.unit}"
+    return f"{record.what}: {what} in {record.seconds:.1f} s, {record.rate:,.0f} {record.unit}/s"

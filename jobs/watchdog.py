@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from hpc_ae.errors import HpcAeError
-from hpc_ae.files import publish_json, read_json
+from hpc_ae.files import publish_json
 from hpc_ae.runtime import heartbeat
 
 _WAITING_SECONDS = 15.0  # a rank that waits for a stuck one is given so much longer, so that the stuck one is named
@@ -74,13 +75,19 @@ def main(pid: int, descriptor: int, rank: int, stall_seconds: float, marker_path
     message = f"rank {rank} is stuck: no sign of life for cluster.stall_seconds {stall_seconds:.0f} ({doing})"
     print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
     with contextlib.suppress(HpcAeError):
-        marker = read_json(marker_path)
-        state = "disconnected" if waits and marker["has_aftermath"] else "failed"  # another node may be lost
-        publish_json(marker_path, {**marker, "state": state, "message": message, "status": 1})
+        _say_in_marker(marker_path, message, waits)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)  # its traceback goes to its log
         time.sleep(_TRACEBACK_SECONDS)
         os.kill(pid, signal.SIGKILL)
+
+
+def _say_in_marker(path: Path, message: str, waits: bool) -> None:
+    from hpc_ae.jobs.marker import read_marker  # and with it pydantic: a watchdog that finds nothing does without
+
+    if (marker := read_marker(path)) is not None:
+        state: Literal["disconnected", "failed"] = "disconnected" if waits and marker.has_aftermath else "failed"
+        publish_json(path, marker.judged(state, message, marker.time).to_json())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What runs inside a launched process: the payload, its place among the ranks, its marker, its signals.
+"""What runs inside a launched process: the payload, its place among the ranks, its signals, and who says how it ended.
 
 The payload is a stage's name, the path of the resolved config and which part of an array this is, nothing else. That
 config lies in a directory of this launch alone (RUN_DIR/jobs/state/STAGE-TOKEN), and so do its markers: neither a
@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +23,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hpc_ae.errors import HpcAeError, LostConnection, WorkError
-from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.files import make_dir, publish_json
+from hpc_ae.jobs.marker import Marker, State, host_name, read_marker, started_at
+from hpc_ae.layout import LaunchLayout
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
 _SAVE_SECONDS = 30.0
@@ -44,16 +45,16 @@ class StageJob:
     def __call__(self) -> str:
         """Run in a process that submitit started; ends it with the exit status of the contract."""
         rank, restart = self._take_place(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        state_dir = Path(self.config_path).parent
-        os.environ["HPC_AE_MEETING_DIR"] = str(state_dir / f"meeting-{self.part}-{restart}")
+        files = LaunchLayout(Path(self.config_path).parent)
+        os.environ["HPC_AE_MEETING_DIR"] = str(files.meeting_dir(self.part, restart))
         watch_parent()
-        marker = Marker(marker_path(state_dir, rank), restart, has_aftermath="SLURM_JOB_ID" in os.environ)
+        reporter = Reporter(files.marker_path(rank), restart, has_aftermath="SLURM_JOB_ID" in os.environ)
         stop = StopFlag()
-        before = marker.read()
-        outcome = marker.run(lambda: self._run(stop, marker, before), stop)
+        before = read_marker(reporter.path)
+        outcome = reporter.run(lambda: self._run(files, stop, reporter, before), stop)
         if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
             if stop.out_of_time:
-                requeue(state_dir, self._neighbours(state_dir), restart)
+                requeue(files.requeue_path(job_number(), restart), self._neighbours(files))
             os._exit(143)  # scancel, or a preemption after which Slurm itself requeues
         return outcome
 
@@ -67,28 +68,28 @@ class StageJob:
         take_one_gpu(here.local_rank)
         return rank
 
-    def _run(self, stop: StopFlag, marker: Marker, before: dict[str, Any]) -> str:
+    def _run(self, files: LaunchLayout, stop: StopFlag, reporter: Reporter, before: Marker | None) -> str:
         from hpc_ae.config import load_config
         from hpc_ae.jobs.restarts import note_restart
-        from hpc_ae.jobs.stages import STAGES
+        from hpc_ae.jobs.stages import STAGES, make_run
         from hpc_ae.jobs.watchdog import start_watchdog
 
-        config, stage = load_config(Path(self.config_path)), STAGES[self.stage]
+        run, stage = make_run(load_config(files.config_path)), STAGES[self.stage]
         if stage.kind != "ranks":
-            stop.at_once = marker.end  # nothing in it asks whether it should stop
-            return stage.run(config, stop)
-        start_watchdog(marker.path, int(os.environ["RANK"]), config.cluster.stall_seconds)
+            stop.at_once = reporter.end  # nothing in it asks whether it should stop
+            return stage.run(run, stop)
+        start_watchdog(reporter.path, int(os.environ["RANK"]), run.config.cluster.stall_seconds)
         if int(os.environ["RANK"]) % self._tasks() == 0:
-            note_restart(marker.path.parent, self.part, stage.done_so_far(config), before)
-        return stage.run(config, stop)
+            note_restart(files, self.part, stage.done_so_far(run), before)
+        return stage.run(run, stop)
 
     def _tasks(self) -> int:
         return int(os.environ["WORLD_SIZE"]) // self.num_parts
 
-    def _neighbours(self, state_dir: Path) -> list[Path]:
+    def _neighbours(self, files: LaunchLayout) -> list[Path]:
         """The markers of the ranks of this job."""
         first = self.part * self._tasks()
-        return [marker_path(state_dir, rank) for rank in range(first, first + self._tasks())]
+        return [files.marker_path(rank) for rank in range(first, first + self._tasks())]
 
     def checkpoint(self) -> Any:
         """Tell submitit that this job may be requeued as it is: all progress is in files."""
@@ -125,21 +126,12 @@ class StopFlag:
         )
 
 
-class Marker:
-    """A small file by which a rank says that it runs, is done, or why it failed.
-
-    `has_aftermath`: a batch script waits that says why a connection was lost (jobs/aftermath.py): it is not known yet.
-    """
+class Reporter:
+    """Says in a rank's marker how its work goes and ends."""
 
     def __init__(self, path: Path, restart: int, *, has_aftermath: bool = False) -> None:
         self.path, self.restart, self.has_aftermath = path, restart, has_aftermath
         make_dir(path.parent)
-
-    def read(self) -> dict[str, Any]:
-        """What this rank said before this start; empty at the first."""
-        with contextlib.suppress(HpcAeError):
-            return read_json(self.path)
-        return {}
 
     def run(self, work: Callable[[], str], stop: StopFlag) -> str:
         """Run `work`; on an error say it in the marker and in the log, and end the process with its status."""
@@ -155,7 +147,10 @@ class Marker:
         except Exception as error:
             traceback.print_exc()
             self._fail(f"unexpected {type(error).__name__}: {error}", 1)
-        self._write(outcome, f"{stop.reason}, and saved its work" if outcome == "interrupted" else "")
+        if outcome == "interrupted":
+            self._write("interrupted", f"{stop.reason}, and saved its work")
+        else:
+            self._write("done")
         return outcome
 
     def end(self, reason: str) -> NoReturn:
@@ -164,52 +159,26 @@ class Marker:
         kill_descendants(os.getpid())
         os._exit(143)
 
-    def _fail(self, message: str, status: int, state: str = "failed") -> NoReturn:
+    def _fail(self, message: str, status: int, state: State = "failed") -> NoReturn:
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
         self._write(state, message, status)
         sys.stdout.flush()
         os._exit(status)  # not sys.exit: a process group whose other ranks wait would hold it
 
-    def _write(self, state: str, message: str = "", status: int = 0) -> None:
-        record = {
-            "state": state,
-            "message": message,
-            "status": status,
-            "restart": self.restart,
-            "pid": os.getpid(),
-            "started": started_at(os.getpid()),
-            "host": _host(),
-            "has_aftermath": self.has_aftermath,
-            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-            "time": time.time(),
-        }
-        publish_json(self.path, record)
-
-
-def started_at(pid: int) -> str:
-    """When a process began, in this machine's ticks; empty where it is gone. Tells it from a later one."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""
-
-
-def runs_here(marker: dict[str, Any]) -> bool | None:
-    """Whether the process that wrote a marker still runs; None where that was on another machine."""
-    return still_runs(marker) if marker.get("host") == _host() else None
-
-
-def still_runs(marker: dict[str, Any]) -> bool:
-    """Whether the process that wrote a marker on this machine still runs."""
-    return bool(started_at(int(marker["pid"])) == marker["started"])
-
-
-def _host() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def marker_path(state_dir: Path, rank: int) -> Path:
-    """Where a rank of a launch says how it is."""
-    return state_dir / f"rank-{rank:05d}.json"
+    def _write(self, state: State, message: str = "", status: int = 0) -> None:
+        marker = Marker(
+            state=state,
+            message=message,
+            status=status,
+            restart=self.restart,
+            pid=os.getpid(),
+            started=started_at(os.getpid()),
+            host=host_name(),
+            has_aftermath=self.has_aftermath,
+            gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            time=time.time(),
+        )
+        publish_json(self.path, marker.to_json())
 
 
 def export_ranks(rank: int, world_size: int, local_rank: int, local_world_size: int, node: int) -> None:
@@ -226,12 +195,12 @@ def take_one_gpu(local_rank: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)]
 
 
-def requeue(state_dir: Path, neighbours: list[Path], restart: int) -> None:
-    """Put the job back into Slurm's queue and wait to be ended: by the first of its ranks that gets here, when the
-    others have saved what they do, too.
+def requeue(mine: Path, neighbours: list[Path]) -> None:
+    """Put the job back into Slurm's queue and wait to be ended: by the first of its ranks that gets here, which makes
+    the file `mine`, when the others have saved what they do, too.
     """
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(state_dir / f"requeue-{job_number()}-{restart}", os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(mine, os.O_CREAT | os.O_EXCL, 0o600))
         deadline = time.monotonic() + _SAVE_SECONDS
         while time.monotonic() < deadline and any(_is_running(path) for path in neighbours):
             time.sleep(0.2)
@@ -248,9 +217,8 @@ def job_number() -> str:
 
 
 def _is_running(path: Path) -> bool:
-    with contextlib.suppress(HpcAeError):
-        return bool(read_json(path)["state"] == "running")
-    return False
+    marker = read_marker(path)
+    return marker is not None and marker.state == "running"
 
 
 def watch_parent() -> None:

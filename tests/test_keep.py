@@ -305,9 +305,9 @@ def test_command_line_and_config_say_the_same(tmp_path: Path) -> None:
         "angles: deg, magnitudes: ugriz, table: any}}\ntrain: {epochs: 1, batch_size: 4, partitions: 1}\n",
     )
     from hpc_ae.config import load_config
-    from hpc_ae.jobs.stages import STAGES
+    from hpc_ae.jobs.stages import STAGES, make_run
 
-    assert STAGES["ingest"].run(load_config(config), lambda: False) == "done"
+    assert STAGES["ingest"].run(make_run(load_config(config)), lambda: False) == "done"
     assert shard_bytes(tmp_path / "run" / "catalog") == shard_bytes(out)
     manifests = [open_catalog(place).manifest["fingerprint"] for place in (out, tmp_path / "run" / "catalog")]
     assert manifests[0] == manifests[1] and manifests[0]["keep"] == ["clean=1", "r<18.5"]

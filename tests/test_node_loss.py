@@ -15,7 +15,8 @@ from slurm_cluster import SlurmCluster, wait_until
 from hpc_ae import open_catalog
 from hpc_ae.config import load_config
 from hpc_ae.files import read_json
-from hpc_ae.jobs.restarts import read_ledger
+from hpc_ae.jobs.restarts import Start, read_ledger
+from hpc_ae.layout import LaunchLayout
 from hpc_ae.simulate import SimulateSettings, simulate
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -37,12 +38,12 @@ def launch_of(run_dir: Path, stage: str) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def starts(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+def starts(run_dir: Path, stage: str) -> list[Start]:
     """The ledger of a stage's job."""
-    return read_ledger(run_dir / "jobs" / "state" / launch_of(run_dir, stage)["state_dir"], 0)
+    return read_ledger(LaunchLayout(run_dir / "jobs" / "state" / launch_of(run_dir, stage)["state_dir"]), 0)
 
 
-def lose(slurm: SlurmCluster, run_dir: Path, stage: str, *, back_at_once: bool) -> dict[str, Any]:
+def lose(slurm: SlurmCluster, run_dir: Path, stage: str, *, back_at_once: bool) -> Start:
     """Kill slurmd and tasks of n2 and start it again; returns what the ledger says of the job's second start."""
     job_id = int(launch_of(run_dir, stage)["job_id"])
     slurm.kill_node("n2")
@@ -68,7 +69,7 @@ def test_lost_node_in_training(broken_slurm: SlurmCluster, tmp_path: Path) -> No
     assert wait_until(lambda: len(list(steps.glob("step-*"))) > 2, timeout=90), broken_slurm.log_tails()
     saved = max(int(path.name[5:]) for path in steps.glob("step-*"))
     again = lose(broken_slurm, run_dir, "train", back_at_once=True)
-    assert "n2 was lost" in again["why"] and again["done"] >= saved
+    assert "n2 was lost" in again.why and again.done >= saved
     quiet = write_config(tmp_path, "quiet.yaml", run_dir=str(tmp_path / "quiet"), catalog=catalog, train=TRAIN)
     assert hpc_ae("train", quiet, timeout=200).returncode == 0
     assert_same_training(load_config(run_dir / "config.yaml"), load_config(tmp_path / "quiet" / "config.yaml"))
@@ -89,7 +90,7 @@ def test_lost_node_in_encoding(broken_slurm: SlurmCluster, tmp_path: Path) -> No
     assert wait_until(lambda: len(list(encoding.glob("shard-*.h5"))) > 20, timeout=90), broken_slurm.log_tails()
     before = {path: path.stat().st_mtime_ns for path in encoding.glob("shard-*.h5")}
     again = lose(broken_slurm, run_dir, "encode", back_at_once=False)
-    assert len(before) <= again["done"] < 300
+    assert len(before) <= again.done < 300
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert wait_until(lambda: not broken_slurm.queue(), timeout=90)
     assert open_catalog(encoding).num_stars == 3_000

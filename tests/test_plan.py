@@ -15,6 +15,7 @@ from hpc_ae.config import RunConfig, check_config
 from hpc_ae.jobs.advice import problems_of, warnings_of
 from hpc_ae.jobs.plan import disk_gb, make_plan
 from hpc_ae.jobs.resources import threads_per_rank
+from hpc_ae.jobs.stages import make_run
 
 RATES = dict.fromkeys(("simulate", "ingest", "train", "encode", "finalise", "postprocess"), 1000000.0)
 
@@ -28,9 +29,9 @@ def make_config(tmp_path: Path, **sections: Any) -> RunConfig:
 def test_time_is_work_over_rate_and_processes(tmp_path: Path) -> None:
     """Encode of ten million stars by 4 ranks of a million stars/s takes 2.5 s beside the start."""
     config = make_config(tmp_path, cluster={"ranks_per_node": 4})
-    plans = {plan.stage: plan for plan in make_plan(config, RATES)}
+    plans = {plan.stage: plan for plan in make_plan(make_run(config), RATES)}
     assert list(plans) == ["simulate", "train", "encode", "finalise", "postprocess"]
-    slower = {plan.stage: plan for plan in make_plan(config, {**RATES, "encode": 0.5e6})}
+    slower = {plan.stage: plan for plan in make_plan(make_run(config), {**RATES, "encode": 0.5e6})}
     assert slower["encode"].seconds - plans["encode"].seconds == pytest.approx(2.5)
     assert plans["encode"].processes == 4 and plans["encode"].disk_gb == pytest.approx(0.48)
 
@@ -48,8 +49,8 @@ def test_sort_needs_room_for_its_copies(tmp_path: Path) -> None:
 
 def test_epochs_and_steps_decide_the_training(tmp_path: Path) -> None:
     """Steps x batch, or epochs x the stars that are not held out."""
-    by_steps = make_plan(make_config(tmp_path, train={"steps": 1000, "batch_size": 6400}), RATES)[1]
-    by_epochs = make_plan(make_config(tmp_path, train={"epochs": 2}), RATES)[1]
+    by_steps = make_plan(make_run(make_config(tmp_path, train={"steps": 1000, "batch_size": 6400})), RATES)[1]
+    by_epochs = make_plan(make_run(make_config(tmp_path, train={"epochs": 2})), RATES)[1]
     assert by_epochs.seconds - by_steps.seconds == pytest.approx(19.0 - 6.4)
 
 
@@ -57,7 +58,7 @@ def test_warnings_say_what_to_change(tmp_path: Path) -> None:
     """Fewer shards than ranks, a time limit that is too short, a batch that the partitions do not divide."""
     cluster = {"kind": "slurm", "nodes": 8, "ranks_per_node": 8, "time": "00:01"}
     config = make_config(tmp_path, cluster=cluster, train={"batch_size": 500})
-    text = " ".join(warnings_of(config, make_plan(config, RATES)))
+    text = " ".join(warnings_of(make_run(config), make_plan(make_run(config), RATES)))
     assert "20 shards for 64 ranks" in text and "longer than its time 00:01" in text
     assert "say 512" in " ".join(problems_of(config))
 
@@ -66,10 +67,10 @@ def test_memory_of_an_array_is_that_of_one_task(tmp_path: Path) -> None:
     """What a node needs is for the ranks that share it, however many tasks an array has."""
     stages = {"encode": {"array": 50, "mem": "1G"}}
     config = make_config(tmp_path, cluster={"kind": "slurm", "stages": stages})
-    assert "encode may need" not in " ".join(warnings_of(config))
+    assert "encode may need" not in " ".join(warnings_of(make_run(config)))
     stages = {"encode": {"ranks_per_node": 50, "mem": "1G"}}
     assert "encode may need" in " ".join(
-        warnings_of(make_config(tmp_path, cluster={"kind": "slurm", "stages": stages}))
+        warnings_of(make_run(make_config(tmp_path, cluster={"kind": "slurm", "stages": stages})))
     )
 
 

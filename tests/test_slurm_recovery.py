@@ -12,7 +12,8 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae.config import load_config
 from hpc_ae.files import read_json
-from hpc_ae.jobs.restarts import read_ledger
+from hpc_ae.jobs.restarts import Start, read_ledger
+from hpc_ae.layout import LaunchLayout
 from hpc_ae.simulate import SimulateSettings, simulate
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
@@ -25,10 +26,10 @@ def newest_step(run_dir: Path) -> int:
     return max((int(path.name[5:]) for path in run_dir.glob("checkpoints/step-*")), default=0)
 
 
-def starts(run_dir: Path, stage: str) -> list[dict[str, object]]:
+def starts(run_dir: Path, stage: str) -> list[Start]:
     """The ledger of a stage's newest launch."""
     record = read_json(run_dir / "jobs" / "state" / f"{stage}.json")
-    return read_ledger(run_dir / "jobs" / "state" / record["state_dir"], 0)
+    return read_ledger(LaunchLayout(run_dir / "jobs" / "state" / record["state_dir"]), 0)
 
 
 def job_of(run_dir: Path, stage: str) -> int:
@@ -69,8 +70,8 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     assert wait_until(lambda: len(starts(run_dir, "train")) == 3, timeout=90)
     assert slurm.wait(job_id, timeout=200) == "COMPLETED", slurm.log_tails()
     ledger = starts(run_dir, "train")
-    assert ["asked to stop" in str(ledger[1]["why"]), "time limit was near" in str(ledger[2]["why"])] == [True, True]
-    assert 0 < int(str(ledger[1]["done"])) < int(str(ledger[2]["done"])) < TRAIN["steps"]
+    assert ["asked to stop" in ledger[1].why, "time limit was near" in ledger[2].why] == [True, True]
+    assert 0 < ledger[1].done < ledger[2].done < TRAIN["steps"]
     check_same(tmp_path, tmp_path / "stars", run_dir, TRAIN)
 
 
@@ -87,5 +88,5 @@ def test_training_that_outlives_its_limit(slurm: SlurmCluster, no_jobs_left: Non
     job_id = job_of(tmp_path / "run", "train")
     assert slurm.wait(job_id, timeout=900) == "COMPLETED", slurm.log_tails()
     again = starts(tmp_path / "run", "train")[1:]
-    assert len(again) >= 2 and all("time limit was near" in str(start["why"]) for start in again)
+    assert len(again) >= 2 and all("time limit was near" in start.why for start in again)
     check_same(tmp_path, tmp_path / "stars", tmp_path / "run", train)

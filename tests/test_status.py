@@ -12,13 +12,14 @@ from commands import await_sign, hpc_ae, start, write_config
 from rich.console import Console
 from slurm_cluster import SlurmCluster, wait_until
 
-from hpc_ae.config import check_config
 from hpc_ae.files import make_dir, publish_json
 from hpc_ae.jobs.launched import Launched
+from hpc_ae.jobs.scheduler import JobRow
 from hpc_ae.jobs.status import StageStatus, _array_counts, _state
 from hpc_ae.jobs.table import status_table
 from hpc_ae.jobs.watch import summary_line
-from hpc_ae.jobs.worker import marker_path
+from hpc_ae.layout import RunLayout
+from hpc_ae.runtime.progress import NOTHING_YET
 
 LONG = {"steps": 1_000_000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 1000}
 ALONE = {"ranks_per_node": 1, "cpus_per_task": 1}
@@ -148,17 +149,18 @@ def test_on_slurm(slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_pat
 
 def launched(tmp_path: Path, states: dict[int, str], parts: tuple[int, ...] = (0,)) -> Launched:
     """A launch of one rank a part, whose markers say this."""
-    job = Launched("train", "7", tmp_path, tmp_path / "jobs" / "state" / "x", 1, parts, local=False)
-    make_dir(job.state_dir)
+    layout = RunLayout(tmp_path)
+    job = Launched("train", "7", layout, layout.launch("train", "x"), 1, parts, local=False)
+    make_dir(job.files.launch_dir)
     for rank, state in states.items():
         record = {"state": state, "message": "", "status": 0, "time": 1000.0, "restart": 0, "pid": 1, "host": "n1"}
-        publish_json(marker_path(job.state_dir, rank), record)
+        publish_json(job.files.marker_path(rank), record)
     return job
 
 
-def said(state: str, reason: str, time: float) -> dict[str, str]:
+def said(state: str, reason: str, time: float) -> JobRow:
     """A row of Slurm's answer."""
-    return {"state": state, "reason": reason, "nodes": "", "time": str(time)}
+    return JobRow(state=state, reason=reason, time=str(time))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def said(state: str, reason: str, time: float) -> dict[str, str]:
         ("running", said("TIMEOUT", "TimeLimit", 1010.0), "lost"),
     ],
 )
-def test_newer_word_holds(tmp_path: Path, marker: str, row: dict[str, str], state: str) -> None:
+def test_newer_word_holds(tmp_path: Path, marker: str, row: JobRow, state: str) -> None:
     """A marker that is newer than Slurm's answer overrules it, an older one does not."""
     job = launched(tmp_path, {0: marker})
     assert _state(job, job.markers(), {"7": row})[0] == state
@@ -192,11 +194,18 @@ def test_array_tasks_that_never_ran_are_not_failed(tmp_path: Path) -> None:
 def test_table_on_any_terminal(tmp_path: Path, width: int) -> None:
     """Stage, job number, state and time left are never cut, however narrow the terminal is."""
     stage = StageStatus(
-        "postprocess", "running", "38148490", "n1,n2", 66_457_600, 151_552_000, "stars", 232_773.0, 366.0
+        stage="postprocess",
+        state="running",
+        job_id="38148490",
+        nodes="n1,n2",
+        done=66_457_600,
+        total=151_552_000,
+        unit="stars",
+        rate=232_773.0,
+        seconds_left=366.0,
     )
-    config = check_config({"run_dir": str(tmp_path)}, "test")
     console = Console(width=width, file=io.StringIO())
-    console.print(status_table(config, [stage], width))
+    console.print(status_table(RunLayout(tmp_path), [stage], width))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     words = ("postprocess", "38148490", "running", "00:06:06", "of 15" if width > 76 else "44 %")
     assert [word for word in words if word not in text] == []
@@ -204,7 +213,11 @@ def test_table_on_any_terminal(tmp_path: Path, width: int) -> None:
 
 def test_summary_line_of_nothing_new() -> None:
     """A report made again from kept scores does not say that no star was worked on, at no speed."""
-    record = {"what": "postprocess", "unit": "stars", "done": 5, "first": 5, "seconds": 1.0, "rate": 0.0}
-    assert summary_line(record) == "postprocess: done in 1.0 s, from what was there"
-    assert summary_line({**record, "first": 0, "rate": 5.0}) == "postprocess: 5 stars in 1.0 s, 5 stars/s"
-    assert summary_line({**record, "first": 2, "rate": 3.0}) == "postprocess: 3 of 5 stars in 1.0 s, 3 stars/s"
+
+    def line(first: int, rate: float) -> str:
+        known = {"what": "postprocess", "unit": "stars", "done": 5, "total": 5, "first": first, "rate": rate}
+        return summary_line(NOTHING_YET.model_copy(update={**known, "seconds": 1.0}))
+
+    assert line(5, 0.0) == "postprocess: done in 1.0 s, from what was there"
+    assert line(0, 5.0) == "postprocess: 5 stars in 1.0 s, 5 stars/s"
+    assert line(2, 3.0) == "postprocess: 3 of 5 stars in 1.0 s, 3 stars/s"

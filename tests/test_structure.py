@@ -21,6 +21,7 @@ from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.config import check_config
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.jobs.pipeline import discard
+from hpc_ae.jobs.stages import make_run
 from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.runtime.executor import SerialMapper
@@ -310,11 +311,11 @@ def test_redo_keeps_scores_of_the_same_encoding(made: Path, tmp_path: Path) -> N
     (run_dir / "stars").rename(run_dir / "catalog")
     values = {"run_dir": str(run_dir), "catalog": {"source": {"simulate": {"stars": NUM_STARS}}}}
     config = check_config(values, "a test")
-    discard(config, ["postprocess"])
+    discard(make_run(config), ["postprocess"])
     assert (run_dir / "scores" / "manifest.json").exists() and not (run_dir / "report").exists()
     shutil.rmtree(run_dir / "encoding")
     make_encoding(run_dir / "encoding", run_dir / "catalog", 1)
-    discard(config, ["postprocess"])
+    discard(make_run(config), ["postprocess"])
     assert not (run_dir / "scores").exists() and (run_dir / "encoding").exists()
 
 

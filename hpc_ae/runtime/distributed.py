@@ -27,8 +27,9 @@ from torch import nn
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from hpc_ae.errors import InputError, LostConnection, WorkError
-from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.files import make_dir, publish_json
 from hpc_ae.layout import ADDRESS_NAME, STORE_NAME
+from hpc_ae.record import Record, read_record
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.ranks import Ranks
 
@@ -161,6 +162,13 @@ def _meet(ranks: Ranks, meeting_dir: Path | None) -> Store:
     return _lead_store(ranks, meeting_dir) if ranks.rank == 0 else _joined_store(ranks, meeting_dir)
 
 
+class _Address(Record):
+    """Where rank 0 listens."""
+
+    host: str
+    port: int
+
+
 def _lead_store(ranks: Ranks, meeting_dir: Path) -> Store:
     """Bind a free port first, then publish it: nobody can take it in between."""
     host = os.environ.get("MASTER_ADDR", socket.gethostname())
@@ -168,7 +176,7 @@ def _lead_store(ranks: Ranks, meeting_dir: Path) -> Store:
     store = TCPStore(
         "0.0.0.0", 0, ranks.world_size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=_MEET_SECONDS)
     )
-    publish_json(meeting_dir / ADDRESS_NAME, {"host": host, "port": store.port})
+    publish_json(meeting_dir / ADDRESS_NAME, _Address(host=host, port=store.port).to_json())
     return store
 
 
@@ -180,10 +188,10 @@ def _joined_store(ranks: Ranks, meeting_dir: Path) -> Store:
             raise WorkError("rank 0 did not publish its address", where=path, expected=f"within {_MEET_SECONDS:.0f} s")
         time.sleep(0.1)
         list(meeting_dir.iterdir())  # refreshes the attribute cache of a network file system
-    address: dict[str, Any] = read_json(path)
-    _choose_interface(address["host"])
+    address = read_record(path, _Address)
+    _choose_interface(address.host)
     return TCPStore(
-        address["host"], address["port"], ranks.world_size, is_master=False, timeout=timedelta(seconds=_MEET_SECONDS)
+        address.host, address.port, ranks.world_size, is_master=False, timeout=timedelta(seconds=_MEET_SECONDS)
     )
 
 

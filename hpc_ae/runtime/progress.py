@@ -35,6 +35,11 @@ class ProgressRecord(Record):
     pid: int
 
 
+NOTHING_YET = ProgressRecord(
+    what="", state="", done=0, first=0, total=0, unit="", rate=0.0, seconds=0.0, note="", time=0.0, pid=0
+)
+
+
 class Progress:
     """Counts `total` units of work (0: nobody knows); shows rate and time left; safe to call often.
 
