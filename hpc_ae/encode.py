@@ -24,7 +24,7 @@ from hpc_ae.catalog.training import usable_errors
 from hpc_ae.catalog.view import write_view
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
-from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, shard_record_name
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SHARD_PATTERN, shard_record_name
 from hpc_ae.model.encoding import Encoding
 from hpc_ae.model.forward import make_forward
 from hpc_ae.model.weights import ModelRecord, read_model_record, read_weights
@@ -119,7 +119,7 @@ def uncertainty_of(model: ModelRecord, where: Path) -> Uncertainty:
         raise InputError(
             "the model does not say how uncertain its reconstructions are",
             where=f"{where}, encode.uncertainty",
-            got="no table of uncertainties in model.json",
+            got=f"no table of uncertainties in {MODEL_NAME}",
             expected="a model trained on a catalog with magnitude errors, with held-out stars",
             fix="train it on a catalog with magnitude_error, or say encode.uncertainty=false",
         )

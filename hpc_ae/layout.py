@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+CONFIG_NAME = "config.yaml"  # of a run, and of each launch
 # Of a catalog.
 MANIFEST_NAME = "manifest.json"  # written last: it means "complete"
 SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
@@ -89,7 +90,7 @@ class RunLayout:
     @property
     def config_path(self) -> Path:
         """The resolved config."""
-        return self.run_dir / "config.yaml"
+        return self.run_dir / CONFIG_NAME
 
     @property
     def catalog_dir(self) -> Path:
@@ -197,7 +198,7 @@ class LaunchLayout:
     @property
     def config_path(self) -> Path:
         """The config that this launch goes by."""
-        return self.launch_dir / "config.yaml"
+        return self.launch_dir / CONFIG_NAME
 
     def marker_path(self, rank: int) -> Path:
         """How a rank is."""

@@ -23,7 +23,16 @@ from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
 from hpc_ae.formats.compressed import MODEL_DIR, is_compressed, open_compressed
 from hpc_ae.formats.compressed_check import CompressedCheck, check_compressed_shard, inspect_compressed
-from hpc_ae.layout import COMPARE_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, VIEW_NAME, RunLayout, list_checkpoints
+from hpc_ae.layout import (
+    COMPARE_NAME,
+    CONFIG_NAME,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    SUMMARY_NAME,
+    VIEW_NAME,
+    RunLayout,
+    list_checkpoints,
+)
 from hpc_ae.model.check import check_checkpoint, check_model
 from hpc_ae.model.exact import load_decoder
 from hpc_ae.record import Record
@@ -137,7 +146,7 @@ def _recognise(directory: Path) -> str:
         "nothing here that can be verified",
         where=directory,
         got="a directory without them" if directory.is_dir() else "no directory",
-        expected="a directory with manifest.json, model.json, config.yaml or shards",
+        expected=f"a directory with {MANIFEST_NAME}, {MODEL_NAME}, {CONFIG_NAME} or shards",
     )
 
 
@@ -292,7 +301,9 @@ def _has_catalog(directory: Path) -> bool:
 
 
 def _absent(part: str, where: Path) -> DamageError:
-    return DamageError(f"unfinished: there is no {part}", where=where, expected="all parts that config.yaml asks for")
+    return DamageError(
+        f"unfinished: there is no {part}", where=where, expected=f"all parts that {CONFIG_NAME} asks for"
+    )
 
 
 def _verify_models(result: Verification, own: Path, wanted: _Wanted | None) -> None:

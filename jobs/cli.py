@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -329,7 +330,7 @@ def verify(
     return 0 if result.ok else 1
 
 
-def _as_json(record: dict[str, Any]) -> str:
+def _as_json(record: Mapping[str, object]) -> str:
     import json
 
     return json.dumps(record, indent=1, ensure_ascii=False)

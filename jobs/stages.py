@@ -5,6 +5,7 @@ A stage is run by name, in a process that may be one of several; nothing here kn
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_ae.config import RunConfig
-from hpc_ae.errors import InputError, WorkError
+from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, read_json
 from hpc_ae.jobs.resources import num_workers, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage, StopRequested, WorkDone
@@ -228,7 +229,9 @@ def _is_verified(run: Run) -> bool:
     if not _is_encoded(run) or not run.layout.verified_path.exists():
         return False
     digest: str = read_json(run.layout.encoding_dir / MANIFEST_NAME)["digest"]
-    return read_record(run.layout.verified_path, Verified).manifest == digest
+    with contextlib.suppress(DamageError):  # then it is verified once more
+        return read_record(run.layout.verified_path, Verified).manifest == digest
+    return False
 
 
 def _report_of(run: Run) -> tuple[ReportPaths, PostprocessSettings]:

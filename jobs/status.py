@@ -1,7 +1,7 @@
 """How far a run is: from its own files first, then from Slurm, which is asked at most once a minute.
 
-A rank's marker (jobs/state/STAGE-TOKEN/rank-NNNNN.json) says running, done, failed or interrupted; a stage's progress
-file says how far; jobs/state/STAGE.json says which launch is the newest.
+A rank's marker says running, done, failed or interrupted; a stage's progress file says how far; the record of a launch
+says which is the newest. hpc_ae/layout.py names these files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpc_ae.jobs.restarts import restart_reasons
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, JobRow, ask, forget
 from hpc_ae.jobs.stages import make_run
-from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
+from hpc_ae.layout import CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
 from hpc_ae.record import Record, read_record
 from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 
@@ -83,7 +83,7 @@ def open_run(run_dir: Path) -> Run:
     path = RunLayout(run_dir).config_path
     if not path.exists():
         raise InputError(
-            "not a run directory", where=run_dir, got=f"no {path.name}", expected="the run_dir of `hpc-ae run CONFIG`"
+            "not a run directory", where=run_dir, got=f"no {CONFIG_NAME}", expected="the run_dir of `hpc-ae run CONFIG`"
         )
     return make_run(load_config(path, [f"run_dir={run_dir.absolute()}"]))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hpc_ae.jobs.status import StageStatus, next_command
 from hpc_ae.layout import RunLayout
 
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
 _WIDE, _MIDDLING, _NARROW = 120, 96, 76  # columns of a terminal: all; without the bar; with a percentage for numbers
 
 
-def status_table(layout: RunLayout, stages: list[StageStatus], width: int = 160) -> Any:
+def status_table(layout: RunLayout, stages: list[StageStatus], width: int = 160) -> Group:
     """The status as a rich table with lines of advice under it; a narrow terminal does without the bar, nodes, rate."""
     from rich.console import Group
     from rich.table import Table
@@ -37,7 +40,7 @@ def columns_for(width: int) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
-def _cells(stage: StageStatus, *, short: bool) -> dict[str, Any]:
+def _cells(stage: StageStatus, *, short: bool) -> dict[str, RenderableType]:
     from rich.progress_bar import ProgressBar
 
     number = _short if short else "{:,.0f}".format

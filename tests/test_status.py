@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from commands import await_sign, hpc_ae, start, write_config
 from rich.console import Console
 from slurm_cluster import SlurmCluster, wait_until
 
+from hpc_ae.errors import DamageError
 from hpc_ae.files import make_dir, publish_json
-from hpc_ae.jobs.launched import Launched
-from hpc_ae.jobs.scheduler import JobRow
-from hpc_ae.jobs.status import StageStatus, _array_counts, _state
+from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.scheduler import JobRow, _kept, ask
+from hpc_ae.jobs.status import StageStatus, _array_counts, _read_progress, _state
 from hpc_ae.jobs.table import status_table
 from hpc_ae.jobs.watch import summary_line
 from hpc_ae.layout import RunLayout
@@ -158,9 +160,9 @@ def launched(tmp_path: Path, states: dict[int, str], parts: tuple[int, ...] = (0
     return job
 
 
-def said(state: str, reason: str, time: float) -> JobRow:
+def said(state: str, reason: str, when: float) -> JobRow:
     """A row of Slurm's answer."""
-    return JobRow(state=state, reason=reason, time=str(time))
+    return JobRow(state=state, reason=reason, time=str(when))
 
 
 @pytest.mark.parametrize(
@@ -221,3 +223,40 @@ def test_summary_line_of_nothing_new() -> None:
     assert line(5, 0.0) == "postprocess: done in 1.0 s, from what was there"
     assert line(0, 5.0) == "postprocess: 5 stars in 1.0 s, 5 stars/s"
     assert line(2, 3.0) == "postprocess: 3 of 5 stars in 1.0 s, 3 stars/s"
+
+
+# ---- state files that a kill, a full disk or another version has left
+
+
+def damage(path: Path, text: str) -> None:
+    """Another content of a state file that is there."""
+    assert path.exists(), path
+    path.write_text(text)
+
+
+def test_damaged_state_files(tmp_path: Path) -> None:
+    """Markers, progress and Slurm's answer that cannot be read count as not there; a launch's record is named."""
+    job = launched(tmp_path, {0: "running", 1: "done"}, (0, 1))
+    assert list(job.markers()) == [0, 1]
+    damage(job.files.marker_path(0), '{"state": "run')
+    damage(job.files.marker_path(1), '{"state": "asleep", "pid": "seven"}')
+    assert job.markers() == {} and job.open_ranks({}) == [0, 1]
+    layout = RunLayout(tmp_path)
+    make_dir(layout.progress_dir)
+    for text in ("{", "[]", '{"done": "many"}'):
+        layout.progress_path("train").write_text(text)
+        assert _read_progress(layout.progress_path("train")) == NOTHING_YET
+        layout.scheduler_path.write_text(text)
+        assert ask(layout, []) == {} and _kept(layout.scheduler_path).jobs == ()
+        layout.launch_path("train").write_text(text)
+        with pytest.raises(DamageError, match=r"train\.json"):
+            launched_before(layout, "train")
+
+
+def test_kept_answer_is_read_again(tmp_path: Path) -> None:
+    """What Slurm said is kept with its time, row by row, for who asks within a minute."""
+    layout = RunLayout(tmp_path)
+    make_dir(layout.state_dir)
+    row = {"state": "PENDING", "reason": "Priority", "nodes": "", "time": "12.5"}
+    publish_json(layout.scheduler_path, {"jobs": ["7"], "time": time.time(), "answer": {"7": row}})
+    assert ask(layout, ["7"]) == {"7": said("PENDING", "Priority", 12.5)}

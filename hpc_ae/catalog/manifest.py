@@ -80,7 +80,7 @@ def read_manifest(directory: Path, catalog_format: str | None = None) -> dict[st
             "not a catalog",
             where=directory,
             got="no directory" if not directory.is_dir() else f"no {MANIFEST_NAME}",
-            expected="a directory with manifest.json and shards",
+            expected=f"a directory with {MANIFEST_NAME} and shards",
             fix="make one with hpc-ae simulate or hpc-ae ingest; an unfinished one is completed by the same command",
         )
     manifest = read_json(path, sealed=True)

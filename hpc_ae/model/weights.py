@@ -139,7 +139,7 @@ def read_model_record(model_dir: Path) -> ModelRecord:
         raise InputError(
             "there is no model",
             where=model_dir,
-            expected="a directory with model.json and model.safetensors",
+            expected=f"a directory with {MODEL_NAME} and {WEIGHTS_NAME}",
             fix="train one, or make one of a PyTorch state dict with hpc-ae model import",
         )
     values = read_json(path, sealed=True)

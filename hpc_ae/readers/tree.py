@@ -53,7 +53,7 @@ def _expand(directory: Path) -> list[Path]:
         raise InputError(
             "a directory holds no raw files",
             where=directory,
-            expected="Parquet files below it (HATS, hive partitions), or a star catalog with its manifest.json",
+            expected=f"Parquet files below it (HATS, hive partitions), or a star catalog with its {MANIFEST_NAME}",
             fix="name the files themselves; * wildcards are read",
         )
     if not partitioned or len(partitioned) == len(files):

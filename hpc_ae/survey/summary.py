@@ -18,6 +18,7 @@ from hpc_ae.analysis.summary import (
     summarize_bands,
     summarize_clusters,
 )
+from hpc_ae.layout import DENSITY_FIGURE_NAME, LOSS_FIGURE_NAME
 from hpc_ae.provenance import Fingerprint
 from hpc_ae.record import Record
 from hpc_ae.survey.page import Report, map_layers
@@ -145,13 +146,13 @@ def _notes(report: Report) -> list[str]:
     if not report.survey.has_reconstruction:
         notes.append("bands is null: the encoding has no reconstruction (encode.reconstruction: false)")
     if report.history.is_empty:
-        notes.append("loss_curve.png is left out: no metrics of the training were found")
+        notes.append(f"{LOSS_FIGURE_NAME} is left out: no metrics of the training were found")
     if lost := errors.num_good - errors.error.num:
         notes.append(
             f"{lost} good stars have an error, latent or reconstruction that is not finite; they enter no statistic"
         )
     if len(errors.latent.mean) > MAX_SHOWN:
-        notes.append(f"latent_density.png shows the first {MAX_SHOWN} latent dimensions")
+        notes.append(f"{DENSITY_FIGURE_NAME} shows the first {MAX_SHOWN} latent dimensions")
     if len(errors.latent.mean) > 2:
         dims = " and ".join(str(dim + 1) for dim in shown_pairs(report.scored.plan.shape.num_shown)[0])
         notes.append(f"clusters and locus are those of the plane of latent {dims}")
