@@ -19,7 +19,7 @@ from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
 from hpc_ae.readers.conversion import check_reading
-from hpc_ae.readers.head import head_piece
+from hpc_ae.readers.first_rows import first_piece
 from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
 from hpc_ae.readers.raw_file import RawFile, check_types
 from hpc_ae.readers.recognise import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
@@ -135,7 +135,7 @@ def _absences(raw: RawFile) -> list[str]:
 
 def _count(raw: RawFile, num_rows: int) -> dict[str, int]:
     """Stars by flag among the first rows, as an ingest would count them, and rows that would not be kept."""
-    piece = head_piece(raw, num_rows)
+    piece = first_piece(raw, num_rows)
     rows = StarRows(piece.stop, raw.wanted.keys())
     if piece.stop:
         read_piece(piece, rows, 0)

@@ -14,7 +14,7 @@ from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.quality import drop_errors
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.export import ExportSettings, export
-from hpc_ae.readers.head import read_head
+from hpc_ae.readers.first_rows import read_first
 from hpc_ae.readers.raw_file import RawFile
 from hpc_ae.readers.recognise import is_packed, open_tables, unpack
 
@@ -58,7 +58,8 @@ def tables(path: Path, work_dir: Path) -> list[tuple[RawFile, dict[str, pa.Chunk
             old.unlink()
         unpack(path, data_path)
     found = open_tables(path, data_path)
-    return [(raw, dict(zip(raw.columns, read_head(raw, range(len(raw.columns)), 10**6), strict=True))) for raw in found]
+    every = [read_first(raw, range(len(raw.columns)), 10**6) for raw in found]
+    return [(raw, dict(zip(raw.columns, columns, strict=True))) for raw, columns in zip(found, every, strict=True)]
 
 
 def package_dir(name: str) -> Path:

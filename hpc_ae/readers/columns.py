@@ -1,13 +1,17 @@
-"""The columns of one raw file, looked up by name whatever its case, and the one error for a name that is not clear."""
+"""The columns of one raw file, looked up by name whatever its case, and the one error for a name that is not clear;
+and what a user says of them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hpc_ae.errors import InputError
+from hpc_ae.reading import Reading
 
 _SHOWN = 60
 _NUMBER = re.compile(r"#(\d{1,6})")
@@ -15,25 +19,23 @@ _WITH_UNIT = re.compile(r"\s*(.*\S)\s*(?:\[([^\[\]]*)\]|\(([^()]*)\))\s*")
 _NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless", "b-v")  # E(B-V) is a name
 
 
-@dataclass
+@dataclass(frozen=True)
 class Columns:
-    """Names and units of a raw file's columns; what was decided of them gathers in `wanted`, `reasons` and `notes`."""
+    """Names and units of a raw file's columns."""
 
     path: Path
     names: Sequence[str]
     units: Sequence[str] = ()
-    notice: bool = True  # whether values are looked at for doubts that stop nothing
-    wanted: dict[str, int] = field(default_factory=dict)  # our name -> index
-    reasons: dict[str, str] = field(default_factory=dict)  # our name -> why
-    notes: list[str] = field(default_factory=list)  # what a user should know
 
-    def __post_init__(self) -> None:
-        self._places: dict[str, list[int]] = {}
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
-            self._places.setdefault(name.strip().lower(), []).append(index)
+            places.setdefault(name.strip().lower(), []).append(index)
         for index, name in enumerate(self.names):  # `ra [deg]` is ra too, where no column is just called so
-            if (found := _WITH_UNIT.fullmatch(name)) and found[1].lower() not in self._places:
-                self._places[found[1].lower()] = [index]
+            if (found := _WITH_UNIT.fullmatch(name)) and found[1].lower() not in places:
+                places[found[1].lower()] = [index]
+        return places
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._places
@@ -68,11 +70,6 @@ class Columns:
             )
         return same[0]
 
-    def take(self, target: str, index: int, why: str) -> None:
-        """Decide that a column is `target`."""
-        self.wanted[target] = index
-        self.reasons[target] = why
-
     def shown(self) -> str:
         """The names, for messages."""
         return ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
@@ -86,3 +83,41 @@ class Columns:
             expected=expected,
             fix=fix or f"say which with --map {target.split(',')[0]}=COLUMN",
         )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A column that is taken for something of a star catalog, and why."""
+
+    index: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known before anything is decided: the columns, and what a user says of them.
+
+    `mapping` is target to column name, "" where the file has none; `by_hand` has the columns that it names.
+    """
+
+    columns: Columns
+    mapping: Mapping[str, str]
+    reading: Reading
+    by_hand: Mapping[str, Taken]
+
+    @classmethod
+    def of(cls, columns: Columns, mapping: Mapping[str, str], reading: Reading) -> Given:
+        """InputError where a column that the mapping names is not there."""
+        named = {target: name for target, name in mapping.items() if name}
+        by_hand = {
+            target: Taken(columns.find(name, target, exactly=True), "mapped by hand") for target, name in named.items()
+        }
+        return cls(columns, mapping, reading, by_hand)
+
+    def name(self, taken: Taken) -> str:
+        """The name of a column that was taken."""
+        return self.columns.names[taken.index]
+
+    def unit(self, taken: Taken) -> str:
+        """The unit that the file says for a column that was taken; empty where it says none."""
+        return self.columns.unit(taken.index)

@@ -6,10 +6,11 @@ Shape letters: N stars, B bands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.catalog.schema import DEFAULT_BANDS
@@ -17,7 +18,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.flux import SOFTENING, error_of_inverse_variance, to_asinh, to_pogson
 from hpc_ae.readers.names import FAMILIES, RAW_PREFIX
 from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
-from hpc_ae.readers.star_rows import StarRows
+from hpc_ae.readers.star_rows import StarRows, clean_text, is_text
 from hpc_ae.reading import Reading
 
 LABELS = tuple(family.label for family in FAMILIES)
@@ -58,14 +59,23 @@ class Conversion:
     `conditions` are names of ours, which are compared after conversion, or `raw:INDEX`.
     """
 
+    reading: Reading = field(default_factory=Reading)
     ra_factor: float = 1.0  # degrees in one unit of ra
     dec_factor: float = 1.0
     zero_points: tuple[float, ...] = ()
-    asinh: bool = False
     inverse_variance: bool = False
     error_factors: tuple[float, ...] = ()  # (B,): error = factor * the file's value; () is 1
     extinction_factors: tuple[float, ...] = ()  # (B,): extinction = factor * the file's value; () is no correction
     conditions: tuple[Condition, ...] = ()
+
+    def numbers(self, column: pa.ChunkedArray) -> np.ndarray:
+        """A column before it is converted: float64 (N,), NaN for what is no number."""
+        if is_text(column.type):
+            text, reads = clean_text(column)
+            column = pc.if_else(reads, text, pa.scalar(None, text.type)).cast(pa.float64())
+        elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return np.full(len(column), np.nan)
+        return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
 
 
 def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[str, pa.ChunkedArray]) -> None:
@@ -98,7 +108,7 @@ def _convert_fluxes(conversion: Conversion, rows: StarRows, part: slice) -> None
     if conversion.inverse_variance:
         error = error_of_inverse_variance(error)
     zero_points = np.array(conversion.zero_points)
-    if conversion.asinh:
+    if conversion.reading.asinh:
         magnitude, magnitude_error = to_asinh(flux, error, zero_points, np.array(SOFTENING))
     else:
         magnitude, magnitude_error = to_pogson(flux, error, zero_points)

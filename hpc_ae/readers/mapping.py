@@ -9,26 +9,18 @@ and where both could be it is an error that asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.band_errors import Errors, choose_errors
 from hpc_ae.readers.bands import Bands, choose_bands
-from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.columns import Columns, Given, Taken
 from hpc_ae.readers.conversion import Conversion, conditions_of
-from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING, magnitude_factor
-from hpc_ae.readers.names import (
-    EXTINCTION_PREFIX,
-    EXTINCTIONS,
-    NAMES,
-    RAW_PREFIX,
-    REDDENINGS,
-    REDSHIFT_COMPANY,
-    TARGETS,
-    WITHIN_FIELD,
-)
-from hpc_ae.readers.positions import Head, angle_factors, choose_positions
+from hpc_ae.readers.extinctions import Extinctions, choose_extinctions
+from hpc_ae.readers.names import NAMES, RAW_PREFIX, REDSHIFT_COMPANY, TARGETS, WITHIN_FIELD
+from hpc_ae.readers.positions import FirstValues, choose_positions, measure_positions
 from hpc_ae.readers.selection import Condition
 from hpc_ae.reading import Reading
 
@@ -47,38 +39,65 @@ class Understanding:
     notes: tuple[str, ...]
 
 
-def understand(columns: Columns, mapping: Mapping[str, str], reading: Reading, head: Head) -> Understanding:
-    """Decide what the columns of a raw file are; only the five bands must be there. `head` reads the first values.
+@dataclass(frozen=True)
+class _Choice:
+    """The column of the id or of the redshift, None for none, and what there is to know of the choice."""
 
-    `mapping` (target to column name) wins over recognition; an empty column name says that the file has none.
+    target: str
+    column: Taken | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> dict[str, Taken]:
+        return {} if self.column is None else {self.target: self.column}
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """The conditions on rows with the columns that they are on, and those columns which serve nothing else."""
+
+    resolved: tuple[Condition, ...]
+    taken: dict[str, Taken]
+
+
+def understand(
+    columns: Columns, mapping: Mapping[str, str], reading: Reading, first: FirstValues, *, notice: bool = True
+) -> Understanding:
+    """Decide what the columns of a raw file are; only the five bands must be there. `first` reads the first values.
+
+    `mapping` (target to column name) wins over recognition; an empty column name says that the file has none. With
+    `notice` the first values are looked at for doubts too.
     InputError where a band is missing, a mapped column is not there, or it is unclear what a column is or holds.
     """
     check_mapping(mapping)
-    for target, name in mapping.items():
-        if name:
-            columns.take(target, columns.find(name, target, exactly=True), "mapped by hand")
-    bands = choose_bands(columns, mapping, reading)
-    if reading.asinh and not bands.zero_points:
-        columns.notes.append("--asinh changes nothing: the bands are magnitudes already")
-    choose_positions(columns, mapping)
-    _choose_others(columns, mapping)
-    _check_redshift_unit(columns, mapping)
-    _check_taken_once(columns, mapping)
-    ra_factor, dec_factor = angle_factors(columns, reading, head)
-    factors = _choose_extinctions(columns, bands) if reading.deredden else ()
-    conditions = tuple(_resolve(columns, condition) for condition in conditions_of(reading))
-    order = {target: columns.wanted[target] for target in (*DEFAULT_BANDS, *TARGETS) if target in columns.wanted}
-    conversion = Conversion(
-        ra_factor,
-        dec_factor,
-        bands.zero_points,
-        reading.asinh,
-        bands.inverse_variance,
-        bands.error_factors,
-        factors,
-        conditions,
+    given = Given.of(columns, mapping, reading)
+    bands = choose_bands(given)
+    errors = choose_errors(given, bands)
+    places = choose_positions(given)
+    objid, redshift = _choose_objid(given), _choose_redshift(given, bands)
+    taken = {**bands.taken, **objid.taken, **places, **redshift.taken, **errors.taken}
+    _check_redshift_unit(given, redshift)
+    _check_taken_once(given, taken)
+    positions = measure_positions(given, places, first, notice=notice)
+    extinctions = choose_extinctions(given, bands) if reading.deredden else Extinctions()
+    taken = {**taken, **positions.taken, **extinctions.taken}
+    conditions = _resolve_all(given, taken)
+    ordered = {name: taken[name] for name in (*DEFAULT_BANDS, *TARGETS) if name in taken}
+    return Understanding(
+        {name: column.index for name, column in {**ordered, **taken, **conditions.taken}.items()},
+        Conversion(
+            reading,
+            positions.ra_factor,
+            positions.dec_factor,
+            bands.zero_points,
+            errors.inverse_variance,
+            errors.factors,
+            extinctions.factors,
+            conditions.resolved,
+        ),
+        {name: column.why for name, column in taken.items()},
+        (*_band_notes(given, bands, errors), *objid.notes, *redshift.notes, *positions.notes, *extinctions.notes),
     )
-    return Understanding({**order, **columns.wanted}, conversion, columns.reasons, tuple(columns.notes))
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
@@ -93,117 +112,104 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
             )
 
 
-def _choose_others(columns: Columns, mapping: Mapping[str, str]) -> None:
-    """Take the id and the redshift: the first known name of each; a column z that is not the band is the redshift."""
-    for target in ("objid", "redshift"):
-        if target in mapping:
-            continue
-        name = next((name for name in NAMES[target] if name in columns), None)
-        if name == "id" and all(other in columns for other in WITHIN_FIELD):
-            columns.notes.append(
-                "column id counts within a field, beside run, camcol and field: it is no star's own id"
-            )
-        elif name is not None:
-            columns.take(target, columns.find(name, target), f"named {name}")
-    if not {"redshift", "z"} & mapping.keys() and "redshift" not in columns.wanted and "z" in columns:
-        index = columns.find("z", "redshift")
-        if index != columns.wanted["z"]:
-            band = columns.names[columns.wanted["z"]]
-            company = [columns.names[columns.places(name)[0]] for name in REDSHIFT_COMPANY if name in columns]
-            beside = ", ".join([band, *company])
-            columns.take("redshift", index, f"z beside {beside} is the redshift")
-            columns.notes.append(f"column {columns.names[index]} is the redshift, as the z band is {band}")
+def _band_notes(given: Given, bands: Bands, errors: Errors) -> list[str]:
+    is_idle = given.reading.asinh and not bands.zero_points
+    idle = ["--asinh changes nothing: the bands are magnitudes already"] if is_idle else []
+    return [*bands.notes, *errors.notes, *idle]
 
 
-def _choose_extinctions(columns: Columns, bands: Bands) -> tuple[float, ...]:
-    """Take the extinction of every band, else the reddening; what each is to be multiplied by (B,).
-
-    InputError where there is neither, or the magnitudes are corrected already.
-    """
-    if bands.family.is_dereddened:
-        raise InputError(
-            "the magnitudes are corrected for extinction already",
-            where=columns.path,
-            got=f"--deredden with the columns {bands.pattern.format(b='u')}, ...",
-            fix="leave --deredden out, or choose others with --magnitudes",
-        )
-    for pattern in EXTINCTIONS:
-        if all(pattern.format(b=band) in columns for band in DEFAULT_BANDS):
-            for band in DEFAULT_BANDS:
-                name = pattern.format(b=band)
-                columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"named {name}")
-            return tuple(_mag_of_one(columns, band) for band in DEFAULT_BANDS)
-    for name in REDDENINGS:
-        if name in columns:
-            for band in DEFAULT_BANDS:
-                columns.take(EXTINCTION_PREFIX + band, columns.find(name, name), f"reddening {name}")
-            factors = ", ".join(map(str, EXTINCTION_OF_REDDENING))
-            columns.notes.append(f"the extinction in u to z is {name} times {factors} (Schlafly & Finkbeiner 2011)")
-            return tuple(
-                factor * _mag_of_one(columns, band)
-                for factor, band in zip(EXTINCTION_OF_REDDENING, DEFAULT_BANDS, strict=True)
-            )
-    examples = ", ".join(pattern.format(b="u") for pattern in EXTINCTIONS)
-    expected = f"five columns such as {examples}, or a reddening {', '.join(REDDENINGS)}"
-    raise columns.error("there is no extinction of every band", "--deredden", expected, "leave --deredden out")
+def _find_named(given: Given, target: str) -> Taken | None:
+    """The first column of the names that are known for a target."""
+    name = next((name for name in NAMES[target] if name in given.columns), None)
+    return None if name is None else Taken(given.columns.find(name, target), f"named {name}")
 
 
-def _mag_of_one(columns: Columns, band: str) -> float:
-    """How many mag one unit of a band's extinction is, by the file's unit. InputError where that is no magnitude."""
-    index = columns.wanted[EXTINCTION_PREFIX + band]
-    unit = columns.unit(index)
-    factor = magnitude_factor(unit) if unit else 1.0
-    if factor is None:
-        what = f"column {columns.names[index]} is in {unit}, which is no magnitude"
-        raise columns.error(what, "--deredden", "a unit of mag", "leave --deredden out, or correct the file's unit")
-    return factor
+def _choose_objid(given: Given) -> _Choice:
+    """The column of ids."""
+    if "objid" in given.mapping:
+        return _Choice("objid", given.by_hand.get("objid"))
+    name = next((name for name in NAMES["objid"] if name in given.columns), None)
+    if name == "id" and all(other in given.columns for other in WITHIN_FIELD):
+        note = "column id counts within a field, beside run, camcol and field: it is no star's own id"
+        return _Choice("objid", None, (note,))
+    return _Choice("objid", _find_named(given, "objid"))
 
 
-def _check_redshift_unit(columns: Columns, mapping: Mapping[str, str]) -> None:
+def _choose_redshift(given: Given, bands: Bands) -> _Choice:
+    """The column of redshifts: named so, or a column z that is not the band."""
+    if "redshift" in given.mapping:
+        return _Choice("redshift", given.by_hand.get("redshift"))
+    columns = given.columns
+    found = _find_named(given, "redshift")
+    if found is not None or "z" in given.mapping or "z" not in columns:
+        return _Choice("redshift", found)
+    index = columns.find("z", "redshift")
+    if index == bands.taken["z"].index:
+        return _Choice("redshift", None)
+    band = given.name(bands.taken["z"])
+    company = [columns.names[columns.places(name)[0]] for name in REDSHIFT_COMPANY if name in columns]
+    why = f"z beside {', '.join([band, *company])} is the redshift"
+    note = f"column {columns.names[index]} is the redshift, as the z band is {band}"
+    return _Choice("redshift", Taken(index, why), (note,))
+
+
+def _check_redshift_unit(given: Given, redshift: _Choice) -> None:
     """InputError where the redshift that was found is a velocity by the file's unit; the mapping is believed."""
-    index = columns.wanted.get("redshift")
-    if index is None or mapping.get("redshift") or not _VELOCITY.search(columns.unit(index)):
+    column = redshift.column
+    if column is None or "redshift" in given.by_hand or not _VELOCITY.search(given.unit(column)):
         return
-    what = f"column {columns.names[index]} is in {columns.unit(index)}, which is a velocity"
+    what = f"column {given.name(column)} is in {given.unit(column)}, which is a velocity"
     fix = "say another column with --map redshift=COLUMN, or --map redshift= to do without"
-    raise columns.error(what, "redshift", "a redshift, which has no unit", fix)
+    raise given.columns.error(what, "redshift", "a redshift, which has no unit", fix)
 
 
-def _check_taken_once(columns: Columns, mapping: Mapping[str, str]) -> None:
+def _check_taken_once(given: Given, taken: Mapping[str, Taken]) -> None:
     """InputError where a column is two things and not both were said: `--map redshift=z` leaves no z for the band."""
-    taken: dict[int, str] = {}
+    first: dict[int, str] = {}
     for target in (*DEFAULT_BANDS, *NAMES):
-        index = columns.wanted.get(target)
-        if index is None:
+        if target not in taken:
             continue
-        other = taken.setdefault(index, target)
-        if other != target and not (mapping.get(other) and mapping.get(target)):
-            name = target if mapping.get(other) else other
-            what = f"column {columns.names[index]} is taken for {other} and for {target}"
-            raise columns.error(what, name, f"a column for {other} and another one for {target}")
+        other = first.setdefault(taken[target].index, target)
+        if other != target and not (other in given.by_hand and target in given.by_hand):
+            name = target if other in given.by_hand else other
+            what = f"column {given.name(taken[target])} is taken for {other} and for {target}"
+            raise given.columns.error(what, name, f"a column for {other} and another one for {target}")
 
 
-def _resolve(columns: Columns, condition: Condition) -> Condition:
-    """A condition on what a star catalog has (compared after conversion), else on a column of the file as it stands."""
+def _resolve_all(given: Given, taken: Mapping[str, Taken]) -> _Conditions:
+    """The conditions of the user with the columns that they mean."""
+    resolved: list[Condition] = []
+    own: dict[str, Taken] = {}
+    for condition in conditions_of(given.reading):
+        target = condition.column.strip().lower()
+        if target in taken:
+            _check_clear(given, condition, taken[target])
+            resolved.append(replace(condition, column=target))
+            continue
+        index = _find_own(given.columns, condition)
+        own[f"{RAW_PREFIX}{index}"] = Taken(index, condition.text)
+        resolved.append(replace(condition, column=f"{RAW_PREFIX}{index}"))
+    return _Conditions(tuple(resolved), own)
+
+
+def _check_clear(given: Given, condition: Condition, taken: Taken) -> None:
+    """InputError where the name of what a star catalog has is also that of another column of the file."""
     name = condition.column.strip()
-    target, own = name.lower(), columns.places(name)
-    if target in columns.wanted:
-        if own and columns.wanted[target] not in own:
-            raise columns.error(
-                f"a condition could mean two columns: {condition.text}",
-                name,
-                f"the column {columns.names[own[0]]} of the file, or {columns.names[columns.wanted[target]]}, "
-                f"which is taken as {target}",
-                fix="name another column, such as redshift for a redshift called z",
-            )
-        return replace(condition, column=target)
-    index = columns.find(name, condition.text, exactly=True) if own else None
-    if index is None:
-        raise columns.error(
-            "a condition is on a column that is not there",
-            condition.text,
-            f"a column {name}",
-            "name a column of the file",
+    own: Sequence[int] = given.columns.places(name)
+    if own and taken.index not in own:
+        target = name.lower()
+        raise given.columns.error(
+            f"a condition could mean two columns: {condition.text}",
+            name,
+            f"the column {given.columns.names[own[0]]} of the file, or {given.name(taken)}, which is taken as {target}",
+            fix="name another column, such as redshift for a redshift called z",
         )
-    columns.wanted[f"{RAW_PREFIX}{index}"] = index
-    return replace(condition, column=f"{RAW_PREFIX}{index}")
+
+
+def _find_own(columns: Columns, condition: Condition) -> int:
+    """The column of the file that a condition names, as it stands there; InputError where there is none."""
+    name = condition.column.strip()
+    if not columns.places(name):
+        what, expected = "a condition is on a column that is not there", f"a column {name}"
+        raise columns.error(what, condition.text, expected, "name a column of the file")
+    return columns.find(name, condition.text, exactly=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
+from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.batches import read_batches
-from hpc_ae.readers.conversion import convert
+from hpc_ae.readers.columns import Columns
+from hpc_ae.readers.conversion import Conversion, convert
+from hpc_ae.readers.first_rows import read_first
 from hpc_ae.readers.fits import open_fits
 from hpc_ae.readers.hdf5 import is_hdf5, open_hdf5
-from hpc_ae.readers.head import map_raw
+from hpc_ae.readers.mapping import understand
 from hpc_ae.readers.packed import compression_of, decompress
 from hpc_ae.readers.parquet import open_parquet
 from hpc_ae.readers.raw_file import (
@@ -138,7 +143,7 @@ def choose_table(
     found, errors = [], []
     for table in named:
         try:
-            found.append(map_raw(table, mapping, reading, notice=notice))
+            found.append(_map_columns(table, mapping, reading, notice=notice))
         except InputError as error:
             errors.append(error)
     if len(named) == 1 and errors:
@@ -146,6 +151,29 @@ def choose_table(
     if len(found) != 1:
         raise _no_choice(tables, len(found), reading)
     return found[0]
+
+
+def _map_columns(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, notice: bool = True) -> RawFile:
+    """The raw file with its columns understood; with `notice` its first values may raise doubts, as notes.
+
+    InputError where the columns are not understood.
+    """
+
+    def first(indices: list[int]) -> list[np.ndarray]:
+        return [Conversion(reading).numbers(values) for values in read_first(raw, indices)]
+
+    found = understand(Columns(raw.path, raw.columns, raw.units), mapping, reading, first, notice=notice)
+    notes = [*_array_note(raw, found.wanted), *found.notes]
+    return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=tuple(notes))
+
+
+def _array_note(raw: RawFile, wanted: Mapping[str, int]) -> list[str]:
+    """Five elements of an array might be other things than bands, such as apertures: so it is said."""
+    names = [raw.columns[wanted[band]] for band in DEFAULT_BANDS]
+    array = names[0].removesuffix(f"_{DEFAULT_BANDS[0]}")
+    if not all(name in raw.elements and name.startswith(f"{array}_") for name in names):
+        return []
+    return [f"the bands are the five elements of the array column {array}, in the order {', '.join(DEFAULT_BANDS)}"]
 
 
 def is_called(table: RawFile, name: str) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
-from hpc_ae.readers.head import read_head
+from hpc_ae.readers.first_rows import read_first
 from hpc_ae.readers.packed import decompress_head
 from hpc_ae.readers.raw_file import RawFile
 from hpc_ae.readers.recognise import compression_name, unpack
@@ -45,7 +45,7 @@ class ColumnSample:
 
 def sample_columns(raw: RawFile, num_rows: int, num_values: int) -> list[ColumnSample]:
     """A sample of every column from the first `num_rows` rows; InputError where the file cannot be read."""
-    columns = read_head(raw, range(len(raw.columns)), num_rows)
+    columns = read_first(raw, range(len(raw.columns)), num_rows)
     return [_sample(column, num_values) for column in columns]
 
 

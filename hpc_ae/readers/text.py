@@ -1,4 +1,4 @@
-"""Delimited text in bounded memory: count rows by segment, read any range of rows. The header is header.py's.
+"""Delimited text in bounded memory: count rows by segment, read any range of rows. Its header is text_header.py's.
 
 A row ends at a newline, unless the line is blank. Rows are counted by newlines and read by pyarrow; both must agree.
 Of a whitespace-separated table each run of blanks becomes one tab before pyarrow reads it.
