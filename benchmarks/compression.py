@@ -28,7 +28,7 @@ from quality import split_by_sky
 from hpc_ae import open_catalog
 from hpc_ae.analysis.compression_table import TableInput, compression_table
 from hpc_ae.files import read_json
-from hpc_ae.formats.streams import codec_sizes
+from hpc_ae.formats.streams import gzip_codec, zstd_codec
 from hpc_ae.model.exact import load_decoder
 
 
@@ -54,11 +54,16 @@ def tables(name: str, run_dir: Path, encoding_dir: Path) -> None:
         joined.bands,
         bytes_in(model_dir),
     )
-    for row in compression_table(given, codec_sizes()):
-        most, rms = (list(row.pop(key).values()) for key in ("max_mag", "rms_mag"))
-        counted = {f"bits_with_model_{num}": bits for num, bits in row.pop("bits_with_model").items()}
-        values = {"max_mag": round(max(most), 6), "rms_mag": [round(value, 6) for value in rms]}
-        report(f"compression, {name}", **row, **counted, **values, stars=int(np.count_nonzero(good)))
+    for row in compression_table(given, [zstd_codec(), gzip_codec()]):
+        report(
+            f"compression, {name}",
+            **{"method": row.method, "codec": row.codec, "max_error": row.max_error, "latent_bits": row.latent_bits},
+            bits_per_star=row.bits_per_star,
+            **{f"bits_with_model_{num}": bits for num, bits in row.bits_with_model.items()},
+            max_mag=round(max(row.max_mag.values()), 6),
+            rms_mag=[round(value, 6) for value in row.rms_mag.values()],
+            stars=int(np.count_nonzero(good)),
+        )
 
 
 def speed(folder: Path, run_dir: Path, num_stars: int) -> None:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from hpc_ae.decompress import decompress, open_compressed
 from hpc_ae.errors import DamageError, HpcAeError, InputError, StaleError
 from hpc_ae.export import ExportSettings, export
 from hpc_ae.files import read_json, seal
-from hpc_ae.formats.streams import PackedBlock, codec_sizes, compressed, pack_block
+from hpc_ae.formats.streams import PackedBlock, compressed, gzip_codec, pack_block, zstd_codec
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
 from hpc_ae.model.exact import ExactDecoder, _exp, load_decoder
@@ -511,12 +512,12 @@ def test_table(places: tuple[Path, Path, Path]) -> None:
     good = arrays["quality"] == 0
     decode = load_decoder(places[2], read_json(places[2] / "model.json")["digest"])
     given = TableInput(arrays["magnitude"][good], arrays["latent"][good], decode, BANDS, 5_000)
-    rows = compression_table(given, codec_sizes(), (0.01, 0.05), (3,), (8,))
-    assert len(rows) == 2 * 6 + 1 and json.dumps(rows)
+    rows = compression_table(given, [zstd_codec(), gzip_codec()], (0.01, 0.05), (3,), (8,))
+    assert len(rows) == 2 * 6 + 1 and json.dumps([asdict(row) for row in rows])
     for row in rows:
-        few, many = row["bits_with_model"].values()
-        assert few >= many >= row["bits_per_star"] > 0
-        assert all(row["rms_mag"][band] <= row["max_mag"][band] for band in BANDS)
-        if row["max_error"] is not None:
-            assert max(row["max_mag"].values()) <= row["max_error"]
-    assert rows[0]["bits_per_star"] > rows[4]["bits_per_star"]
+        few, many = row.bits_with_model.values()
+        assert few >= many >= row.bits_per_star > 0
+        assert all(row.rms_mag[band] <= row.max_mag[band] for band in BANDS)
+        if row.max_error is not None:
+            assert max(row.max_mag.values()) <= row.max_error
+    assert rows[0].bits_per_star > rows[4].bits_per_star

@@ -5,9 +5,8 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,7 +17,14 @@ MAX_ERRORS = (0.001, 0.005, 0.01, 0.02, 0.05)
 LATENT_BITS = (3, 4, 6)
 LOSSY_BITS = (4, 8, 12)
 SURVEYS = (290_000, 260_000_000)
-Sizes = Mapping[str, Callable[[memoryview], int]]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A compressor: its name, and how many bytes it makes of some."""
+
+    name: str
+    size: Callable[[memoryview], int]
 
 
 @dataclass(frozen=True)
@@ -32,76 +38,82 @@ class TableInput:
     model_bytes: int
     surveys: Sequence[int] = field(default=SURVEYS)
 
+    def finite(self) -> TableInput:
+        """The stars that have all magnitudes and latents."""
+        keep = np.isfinite(self.latent).all(axis=1) & np.isfinite(self.magnitude).all(axis=1)
+        return replace(self, magnitude=self.magnitude[keep], latent=self.latent[keep])
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How magnitudes are coded: `max_error` in mag, None without a bound; `latent_bits` None without a model."""
+
+    method: str
+    codec: str
+    max_error: float | None
+    latent_bits: int | None
+
+
+@dataclass(frozen=True)
+class CompressionRow(Coding):
+    """What that costs and keeps: bits of a star, the same with model and predictor counted for so many stars, and the
+    largest and the root mean square error of each band in mag, as measured.
+    """
+
+    bits_per_star: float
+    bits_with_model: dict[int, float]
+    max_mag: dict[str, float]
+    rms_mag: dict[str, float]
+
 
 def compression_table(
     given: TableInput,
-    codecs: Sizes,
+    codecs: Sequence[Codec],
     max_errors: Sequence[float] = MAX_ERRORS,
     latent_bits: Sequence[int] = LATENT_BITS,
     lossy_bits: Sequence[int] = LOSSY_BITS,
-) -> list[dict[str, Any]]:
-    """Rows of plain values; `codecs` gives the size of some bytes in each codec by name, the first codes the residuals.
-
-    Each row: method, codec, max_error (mag; None: no bound), latent_bits (None: no model), bits_per_star, bits of it
-    with the model and the predictor counted for each of `surveys` stars, and max and rms error per band as measured.
-    """
-    finite = np.isfinite(given.latent).all(axis=1) & np.isfinite(given.magnitude).all(axis=1)
-    magnitude, latent = given.magnitude[finite], given.latent[finite]
-    if not len(magnitude):
+) -> list[CompressionRow]:
+    """What each method costs; the first of the codecs codes the residuals."""
+    given = given.finite()
+    if not len(given.magnitude):
         return []
     rows = []
-    first = next(iter(codecs))
     for max_error in max_errors:
-        for name, size in codecs.items():
-            rows += _rounded(given, magnitude, max_error, name, size)
-        for bits in (0, *latent_bits):
-            grid = LatentGrid.of(latent, bits)
-            rows.append(_coded(given, magnitude, grid.to_integers(latent), (grid, max_error), (first, codecs[first])))
-    for bits in lossy_bits:
-        grid = LatentGrid.of(latent, bits)
-        rows.append(_coded(given, magnitude, grid.to_integers(latent), (grid, None), (first, codecs[first])))
-    return rows
+        for codec in codecs:
+            rows += _rounded(given, max_error, codec)
+        rows += [_coded(given, LatentGrid.of(given.latent, bits), max_error, codecs[0]) for bits in (0, *latent_bits)]
+    return rows + [_coded(given, LatentGrid.of(given.latent, bits), None, codecs[0]) for bits in lossy_bits]
 
 
-def _rounded(
-    given: TableInput, magnitude: np.ndarray, max_error: float, codec: str, size: Callable[[memoryview], int]
-) -> list[dict[str, Any]]:
+def _rounded(given: TableInput, max_error: float, codec: Codec) -> list[CompressionRow]:
     """Magnitudes rounded to the same error: each band less its median, and the differences of neighbouring bands."""
-    grid = Grid((max_error,) * magnitude.shape[1])
-    integers = grid.to_integers(magnitude)
+    grid = Grid((max_error,) * given.magnitude.shape[1])
+    integers = grid.to_integers(given.magnitude)
     differences = integers.copy()
     differences[:, :-1] -= integers[:, 1:]
+    decoded = grid.to_magnitudes(integers)
     rows = []
     for method, values in (("rounded", integers), ("rounded, differences of bands", differences)):
         centred = values - np.median(values, axis=0).astype(np.int64)
-        num_bytes = sum(size(plane.data) for column in centred.T for plane in to_planes(zigzag(column)))
-        row = {"method": method, "codec": codec, "max_error": max_error, "latent_bits": None}
-        decoded = grid.to_magnitudes(integers)
-        rows.append({**row, **_measured(given, magnitude, decoded, num_bytes, 0)})
+        num_bytes = sum(codec.size(plane.data) for column in centred.T for plane in to_planes(zigzag(column)))
+        rows.append(_measured(given, Coding(method, codec.name, max_error, None), decoded, num_bytes, 0))
     return rows
 
 
-def _coded(
-    given: TableInput,
-    magnitude: np.ndarray,
-    integers: np.ndarray,
-    how: tuple[LatentGrid, float | None],
-    codec: tuple[str, Callable[[memoryview], int]],
-) -> dict[str, Any]:
+def _coded(given: TableInput, latent_grid: LatentGrid, max_error: float | None, codec: Codec) -> CompressionRow:
     """A row as `export --to compressed` would code it; no bits of latent: linear prediction from band to band alone."""
-    latent_grid, max_error = how
+    magnitude, integers = given.magnitude, latent_grid.to_integers(given.latent)
     predicted = given.decode(latent_grid.to_latents(integers))
     sample = {"magnitude": magnitude, "latent": integers, "predicted": predicted}
     errors = None if max_error is None else [max_error] * magnitude.shape[1]
     coder = make_coder(errors, latent_grid, sample)
     streams = coder.encode(magnitude, integers, predicted)
-    num_bytes = sum(codec[1](plane.data) for planes in streams.values() for plane in planes)
+    num_bytes = sum(codec.size(plane.data) for planes in streams.values() for plane in planes)
     decoded = coder.decode({name: list(planes) for name, planes in streams.items()}, integers, predicted)
     bits = latent_grid.bits
-    method = "autoencoder" if bits else "linear prediction of bands"
-    row = {"method": method, "codec": codec[0], "max_error": max_error, "latent_bits": bits or None}
+    coding = Coding("autoencoder" if bits else "linear prediction of bands", codec.name, max_error, bits or None)
     side_bytes = (given.model_bytes if bits else 0) + _side_bytes(coder)
-    return {**row, **_measured(given, magnitude, decoded, num_bytes, side_bytes)}
+    return _measured(given, coding, decoded, num_bytes, side_bytes)
 
 
 def _side_bytes(coder: MagnitudeCoder) -> int:
@@ -109,13 +121,17 @@ def _side_bytes(coder: MagnitudeCoder) -> int:
 
 
 def _measured(
-    given: TableInput, magnitude: np.ndarray, decoded: np.ndarray, num_bytes: int, side_bytes: int
-) -> dict[str, Any]:
-    error = np.abs(decoded.astype(np.float64) - magnitude.astype(np.float64))
-    bits = 8.0 * num_bytes / len(magnitude)
-    return {
-        "bits_per_star": bits,
-        "bits_with_model": {str(num): bits + 8.0 * side_bytes / num for num in given.surveys},
-        "max_mag": dict(zip(given.bands, error.max(axis=0).tolist(), strict=True)),
-        "rms_mag": dict(zip(given.bands, np.sqrt(np.square(error).mean(axis=0)).tolist(), strict=True)),
-    }
+    given: TableInput, coding: Coding, decoded: np.ndarray, num_bytes: int, side_bytes: int
+) -> CompressionRow:
+    error = np.abs(decoded.astype(np.float64) - given.magnitude.astype(np.float64))
+    bits = 8.0 * num_bytes / len(error)
+    return CompressionRow(
+        coding.method,
+        coding.codec,
+        coding.max_error,
+        coding.latent_bits,
+        bits_per_star=bits,
+        bits_with_model={num: bits + 8.0 * side_bytes / num for num in given.surveys},
+        max_mag=dict(zip(given.bands, error.max(axis=0).tolist(), strict=True)),
+        rms_mag=dict(zip(given.bands, np.sqrt(np.square(error).mean(axis=0)).tolist(), strict=True)),
+    )

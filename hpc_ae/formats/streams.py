@@ -10,12 +10,13 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import zstandard
 
+from hpc_ae.analysis.compression_table import Codec
 from hpc_ae.errors import DamageError
 from hpc_ae.files import canonical_json
 
@@ -32,9 +33,14 @@ def compressed(data: bytes | memoryview, level: int = LEVEL) -> bytes:
     return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
 
 
-def codec_sizes() -> dict[str, Callable[[memoryview], int]]:
-    """Bytes that some data take in each codec by name, for tables: ours first, then gzip at its best."""
-    return {"zstd": lambda data: len(compressed(data)), "gzip": lambda data: len(gzip.compress(data, 9))}
+def zstd_codec() -> Codec:
+    """Ours, for tables."""
+    return Codec("zstd", lambda data: len(compressed(data)))
+
+
+def gzip_codec() -> Codec:
+    """gzip at its best, to compare with."""
+    return Codec("gzip", lambda data: len(gzip.compress(data, 9)))
 
 
 def restored(frame: bytes | memoryview, num_bytes: int) -> bytes:

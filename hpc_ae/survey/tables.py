@@ -14,7 +14,7 @@ from hpc_ae.analysis.compression_table import TableInput, compression_table
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import HpcAeError
-from hpc_ae.formats.streams import codec_sizes
+from hpc_ae.formats.streams import zstd_codec
 from hpc_ae.model.exact import load_decoder
 from hpc_ae.model.weights import ModelRecord, read_model_record
 from hpc_ae.report.data import Cell, Table
@@ -62,14 +62,12 @@ def model_tables(survey: Survey, drawn: Arrays) -> ModelTables:
 
 
 def _compression(given: TableInput) -> Table:
-    codecs = {"zstd": codec_sizes()["zstd"]}
     rows: list[tuple[Cell, ...]] = []
-    for one in compression_table(given, codecs, _MAX_ERRORS, _LATENT_BITS, _LOSSY_BITS):
-        bound = one["max_error"]
-        with_model = next(iter(one["bits_with_model"].values()))
-        largest, rms = max(one["max_mag"].values()), ", ".join(f"{value:.2g}" for value in one["rms_mag"].values())
-        bits = one["bits_per_star"], with_model
-        rows.append(("none" if bound is None else bound, one["method"], *bits, largest, rms))
+    for one in compression_table(given, [zstd_codec()], _MAX_ERRORS, _LATENT_BITS, _LOSSY_BITS):
+        bound = "none" if one.max_error is None else one.max_error
+        bits = one.bits_per_star, one.bits_with_model[given.surveys[0]]
+        rms = ", ".join(f"{value:.2g}" for value in one.rms_mag.values())
+        rows.append((bound, one.method, *bits, max(one.max_mag.values()), rms))
     bands = ", ".join(given.bands)
     return Table(
         ("bound [mag]", "method", "bits per star", "with the model", "largest error [mag]", f"RMS in {bands} [mag]"),
