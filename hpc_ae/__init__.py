@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hpc_ae.version import __version__
+
 if TYPE_CHECKING:
     from hpc_ae.catalog.catalog import open_catalog
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "open_catalog"]
 
 

@@ -12,39 +12,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpc_ae.analysis.compression import LatentGrid, MagnitudeCoder, make_coder
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.join import open_stars
-from hpc_ae.catalog.manifest import catalog_digest
+from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import InputError, StaleError, WorkError
-from hpc_ae.files import digest_file, publish_bytes, publish_json, seal
+from hpc_ae.errors import DamageError, InputError, StaleError, WorkError
+from hpc_ae.files import check_outside, digest_bytes, digest_file, publish_bytes
 from hpc_ae.formats.compressed import (
-    BLOCK_ROWS,
-    COMPRESSED_VERSION,
     MAGIC,
     MODEL_DIR,
     MUST_HAVE,
     BlockCodec,
     check_max_error,
-    coder_record,
     is_compressed,
     magnitude_digest,
     open_compressed,
+)
+from hpc_ae.formats.compressed_records import (
+    BLOCK_ROWS,
+    COMPRESSED_VERSION,
+    BlockRecord,
+    CompressedInputs,
+    CompressedManifest,
+    CompressedShard,
+    PredictorRecord,
     shard_file,
 )
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.formats.table import create_file
-from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, WEIGHTS_NAME
+from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.exact import ExactDecoder, load_decoder
 from hpc_ae.model.weights import read_model_record
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
@@ -53,7 +59,6 @@ SAMPLE_STARS = 131_072
 _TRIAL_STARS = 32_768
 _TRIAL_BITS = (0, 2, 3, 4, 5)
 _LOSSY_BITS = 12  # with no residuals the latents are all there is
-_COPIED = ("num_stars", "num_good", "objid_digest", "objid_range", "flags", "healpix")
 
 
 @dataclass(frozen=True)
@@ -147,12 +152,10 @@ def compress(
     columns = _choose_columns(star_catalog, settings)
     if settings.max_error is not None:
         check_max_error(settings.max_error, len(star_catalog.bands))
-    for place in (directory, star_catalog.directory):
-        if out.resolve().is_relative_to(place.resolve()):
-            raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
+    check_outside(out, [directory, star_catalog.directory])
     check_free(out, overwrite=settings.overwrite, is_ours=is_compressed)
     model_dir = _find_model(encoding, model)
-    decode = load_decoder(model_dir, encoding.manifest["inputs"]["model"]["digest"])
+    decode = load_decoder(model_dir, _model_link(encoding).digest)
     with open_mapper(num_workers) as mapper:
         if mapper is None:
             return None
@@ -177,17 +180,24 @@ def _choose_columns(stars: Catalog, settings: CompressSettings) -> tuple[str, ..
     return tuple(chosen)
 
 
+def _model_link(encoding: Catalog) -> Link:
+    """The model that encoded, as the manifest says; DamageError where it does not."""
+    if (link := encoding.manifest.inputs.model) is None or link.path is None:
+        raise DamageError("the manifest of the encoding does not name its model", where=encoding.directory)
+    return link
+
+
 def _find_model(encoding: Catalog, model: Path | None) -> Path:
     """The directory of the model that encoded; StaleError where another one is there."""
-    recorded = encoding.manifest["inputs"]["model"]
-    model_dir = model if model is not None else encoding.directory / str(recorded["path"])
+    recorded = _model_link(encoding)
+    model_dir = model if model is not None else encoding.directory / str(recorded.path)
     if not (model_dir / MODEL_NAMES[0]).is_file():
         what = "the model of the encoding is not there"
-        raise InputError(what, where=model_dir, expected=recorded["digest"], fix="say where it is: --model DIR")
+        raise InputError(what, where=model_dir, expected=recorded.digest, fix="say where it is: --model DIR")
     record = read_model_record(model_dir)
-    if record.digest != recorded["digest"]:
+    if record.digest != recorded.digest:
         what = "this is not the model that encoded"
-        raise StaleError(what, where=model_dir, got=record.digest, expected=recorded["digest"])
+        raise StaleError(what, where=model_dir, got=record.digest, expected=recorded.digest)
     return model_dir
 
 
@@ -217,75 +227,87 @@ def _sample(encoding: Catalog, stars: Catalog) -> tuple[np.ndarray, np.ndarray]:
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     num = -(-SAMPLE_STARS // max(1, len(stars.shards)))
     for index, shard in enumerate(stars.shards):
-        start = max(0, (shard["num_stars"] - num) // 2)
+        start = max(0, (shard.num_stars - num) // 2)
         rows = slice(start, start + num)
         arrays = stars.read_shard(index, ["magnitude", "quality"], rows)
         latent = encoding.read_shard(index, ["latent"], rows)["latent"]
         good = (arrays["quality"] == 0) & np.isfinite(latent).all(axis=1)
         parts.append((arrays["magnitude"][good], latent[good]))
     if not parts:
-        return np.empty((0, len(stars.bands)), np.float32), np.empty((0, int(encoding.manifest["latent"])), np.float32)
+        return np.empty((0, len(stars.bands)), np.float32), np.empty((0, encoding.manifest.num_latent), np.float32)
     magnitude, latent = (np.concatenate(column) for column in zip(*parts, strict=True))
     shuffled = np.random.default_rng(0).permutation(len(latent))
     return magnitude[shuffled], latent[shuffled]
 
 
-def _write(mapper: Mapper, job: _Job, model_dir: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Written:
+    """A file that was written, and of its stars: largest error and sum of squares (B,), bytes by column."""
+
+    record: CompressedShard
+    most: np.ndarray
+    squares: np.ndarray
+    column_bytes: dict[str, int]
+
+
+def _write(mapper: Mapper, job: _Job, model_dir: Path) -> CompressedManifest:
     """Write shards, model and manifest into the job's folder; returns the manifest."""
-    records = []
+    written = []
     with Progress("compress", job.stars.num_stars, "stars") as progress:
-        for record in mapper.map(partial(_write_shard, job), range(len(job.stars.shards))):
-            records.append(record)
-            progress.update(progress.done + record["num_stars"])
-    for record in records:
-        if digest_file(job.folder / record["file"]) != record["digest"]:
-            where = job.folder / record["file"]
+        for one in mapper.map(partial(_write_shard, job), range(len(job.stars.shards))):
+            written.append(one)
+            progress.update(progress.done + one.record.num_stars)
+    for one in written:
+        if digest_file(job.folder / one.record.file) != one.record.digest:
+            where = job.folder / one.record.file
             raise WorkError("what was written is not what is read back", where=where, fix="try another file system")
     (job.folder / MODEL_DIR).mkdir(mode=0o700)
     for name in MODEL_NAMES:
         publish_bytes(job.folder / MODEL_DIR / name, (model_dir / name).read_bytes())
-    manifest = seal(_manifest(job, records))
-    publish_json(job.folder / MANIFEST_NAME, manifest)
+    manifest = write_manifest(job.folder, _manifest(job, written))
     open_compressed(job.folder, load_decoder)
     return manifest
 
 
-def _manifest(job: _Job, records: list[dict[str, Any]]) -> dict[str, Any]:
-    stars, inputs = job.stars, job.encoding.manifest["inputs"]
-    num_good = max(1, stars.num_good)
+def _manifest(job: _Job, written: list[_Written]) -> CompressedManifest:
+    stars, coder = job.stars, job.codec.coder
+    records = tuple(one.record for one in written)
     zeros = np.zeros(len(stars.bands))
-    most = np.max([zeros, *(record.pop("most") for record in records)], axis=0)
-    squares = np.sum([zeros, *(record.pop("squares") for record in records)], axis=0)
-    column_bytes = [record.pop("column_bytes") for record in records]
-    model_bytes = sum((job.folder / MODEL_DIR / name).stat().st_size for name in MODEL_NAMES)
-    return {
-        "format": COMPRESSED_FORMAT,
-        "version": COMPRESSED_VERSION,
-        "num_stars": stars.num_stars,
-        "num_good": stars.num_good,
-        "bands": stars.bands,
-        "columns": list(job.codec.columns),
-        **{key: stars.manifest[key] for key in ("objid", "order") if key in stars.manifest},
-        "catalog_digest": catalog_digest(records),
-        **coder_record(job.codec.coder),
-        "error": {
-            "max": dict(zip(stars.bands, most.tolist(), strict=True)),
-            "rms": dict(zip(stars.bands, np.sqrt(squares / num_good).tolist(), strict=True)),
-        },
-        "column_bytes": {name: sum(one[name] for one in column_bytes) for name in job.codec.columns},
-        "model_bytes": model_bytes,
-        "inputs": {
-            "catalog": {"digest": stars.digest},
-            "encoding": {"digest": job.encoding.digest},
-            "model": {"path": MODEL_DIR, "digest": inputs["model"]["digest"]},
-        },
-        "provenance": provenance({}),
-        "shards": records,
-    }
+    most = np.max([zeros, *(one.most for one in written)], axis=0)
+    rms = np.sqrt(np.sum([zeros, *(one.squares for one in written)], axis=0) / max(1, stars.num_good))
+    return CompressedManifest(
+        format=COMPRESSED_FORMAT,
+        version=COMPRESSED_VERSION,
+        num_stars=stars.num_stars,
+        num_good=stars.num_good,
+        bands=tuple(stars.bands),
+        columns=job.codec.columns,
+        objid=stars.manifest_as(StarManifest).objid,
+        order=stars.manifest.order,
+        catalog_digest=catalog_digest(records),
+        max_error=None if coder.grid is None else coder.grid.max_error,
+        latent_bits=coder.latent_grid.bits,
+        latent_low=coder.latent_grid.low,
+        latent_high=coder.latent_grid.high,
+        predictor=None if coder.predictor is None else PredictorRecord(**coder.predictor.to_json()),
+        error=ErrorByBand(
+            max=dict(zip(stars.bands, most.tolist(), strict=True)),
+            rms=dict(zip(stars.bands, rms.tolist(), strict=True)),
+        ),
+        column_bytes={name: sum(one.column_bytes[name] for one in written) for name in job.codec.columns},
+        model_bytes=sum((job.folder / MODEL_DIR / name).stat().st_size for name in MODEL_NAMES),
+        inputs=CompressedInputs(
+            catalog=Link(digest=stars.digest),
+            encoding=Link(digest=job.encoding.digest),
+            model=Link(path=MODEL_DIR, digest=_model_link(job.encoding).digest),
+        ),
+        provenance=Provenance.now({}),
+        shards=records,
+    )
 
 
-def _write_shard(job: _Job, index: int) -> dict[str, Any]:
-    """Write the blocks of one shard, each decoded and compared before; returns its record for the manifest."""
+def _write_shard(job: _Job, index: int) -> _Written:
+    """Write the blocks of one shard, each decoded and compared before."""
     star_shard = job.stars.shards[index]
     path = job.folder / shard_file(index)
     digest = hashlib.sha256(MAGIC)
@@ -294,8 +316,8 @@ def _write_shard(job: _Job, index: int) -> dict[str, Any]:
     most, squares = np.zeros(len(job.stars.bands)), np.zeros(len(job.stars.bands))
     with create_file(path) as file:
         file.write(MAGIC)
-        for start in range(0, star_shard["num_stars"], BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, star_shard["num_stars"]))
+        for start in range(0, star_shard.num_stars, BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, star_shard.num_stars))
             arrays, latent = job.read(index, rows)
             data, sizes = job.codec.pack(arrays, latent)
             decoded = job.codec.unpack(data, rows.stop - rows.start, job.codec.columns)
@@ -305,25 +327,28 @@ def _write_shard(job: _Job, index: int) -> dict[str, Any]:
             file.write(data)
             digest.update(data)
             blocks.append(_block_record(data, decoded))
-    return {
-        "file": path.name,
-        **{key: star_shard[key] for key in _COPIED if key in star_shard},
-        "num_bytes": path.stat().st_size,
-        "digest": f"sha256:{digest.hexdigest()}",
-        "blocks": blocks,
-        "most": most,
-        "squares": squares,
-        "column_bytes": column_bytes,
-    }
+    record = CompressedShard(
+        file=path.name,
+        num_stars=star_shard.num_stars,
+        num_good=star_shard.num_good,
+        objid_digest=star_shard.objid_digest,
+        flags=star_shard.flags,
+        num_bytes=path.stat().st_size,
+        digest=f"sha256:{digest.hexdigest()}",
+        blocks=tuple(blocks),
+    ).placed_like(star_shard)
+    if star_shard.says_ids:
+        record = record.replaced(objid_range=star_shard.objid_range)
+    return _Written(record, most, squares, column_bytes)
 
 
-def _block_record(data: bytes, decoded: Arrays) -> dict[str, Any]:
-    return {
-        "num_stars": len(decoded["magnitude"]),
-        "num_bytes": len(data),
-        "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
-        "magnitude_digest": magnitude_digest(decoded["magnitude"]),
-    }
+def _block_record(data: bytes, decoded: Arrays) -> BlockRecord:
+    return BlockRecord(
+        num_stars=len(decoded["magnitude"]),
+        num_bytes=len(data),
+        digest=digest_bytes(data),
+        magnitude_digest=magnitude_digest(decoded["magnitude"]),
+    )
 
 
 def _compare(arrays: Arrays, decoded: Arrays, coder: MagnitudeCoder, where: str) -> np.ndarray:
@@ -350,13 +375,13 @@ def _compare(arrays: Arrays, decoded: Arrays, coder: MagnitudeCoder, where: str)
     return np.asarray(error)
 
 
-def _account(manifest: dict[str, Any], num_bytes: int) -> Compressed:
+def _account(manifest: CompressedManifest, num_bytes: int) -> Compressed:
     return Compressed(
-        manifest["num_stars"],
-        manifest["latent_bits"],
+        manifest.num_stars,
+        manifest.latent_bits,
         num_bytes,
-        manifest["column_bytes"],
-        manifest["model_bytes"],
-        manifest["error"]["max"],
-        manifest["error"]["rms"],
+        manifest.column_bytes,
+        manifest.model_bytes,
+        manifest.error.max,
+        manifest.error.rms,
     )

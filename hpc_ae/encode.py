@@ -17,18 +17,21 @@ import numpy as np
 
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.link import row_mismatches
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
+from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ShardRecord, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
 from hpc_ae.catalog.training import usable_errors
 from hpc_ae.catalog.view import write_view
 from hpc_ae.errors import DamageError, InputError, WorkError
-from hpc_ae.files import make_dir, publish_json, read_json, remove_debris
+from hpc_ae.files import make_dir, publish_json, remove_debris
 from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SHARD_PATTERN, shard_record_name
 from hpc_ae.model.encoding import Encoding
 from hpc_ae.model.forward import make_forward
 from hpc_ae.model.weights import ModelRecord, read_model_record, read_weights
-from hpc_ae.provenance import Fingerprint, check_fingerprint, provenance
+from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
+from hpc_ae.record import read_record
 from hpc_ae.runtime import heartbeat
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.runtime.progress import Progress
@@ -80,14 +83,14 @@ class EncodeJob:
         """What a shard records of its own making."""
         return {
             "model_digest": self.model.digest,
-            "star_shard_digest": self.stars.shards[index]["digest"],
+            "star_shard_digest": self.stars.shards[index].digest,
             "reconstruction": str(self.settings.reconstruction).lower(),
             "uncertainty": str(self.settings.uncertainty).lower(),
         }
 
     def path(self, index: int) -> Path:
         """Path of encoding shard `index`: same number as its star shard."""
-        return self.out_dir / str(self.stars.shards[index]["file"])
+        return self.out_dir / self.stars.shards[index].file
 
     def record_path(self, index: int) -> Path:
         """Path of the small record that finalise gathers into the manifest."""
@@ -130,7 +133,7 @@ def is_encoded(job: EncodeJob) -> bool:
     """Whether the encoding catalog is complete; StaleError where it was made from something else."""
     if not (job.out_dir / MANIFEST_NAME).exists():
         return False
-    recorded = read_manifest(job.out_dir, ENCODING_FORMAT)["fingerprint"]
+    recorded = read_manifest(job.out_dir, EncodingManifest).fingerprint
     shards = f"{job.path(0)} and {len(job.stars.shards) - 1} more"
     check_fingerprint(Path(shards), recorded, job.fingerprint(), "encode")
     return True
@@ -177,7 +180,7 @@ def _num_recorded(job: EncodeJob) -> int:
     """Stars in the shards that all ranks have finished so far."""
     names = {path.name for path in job.out_dir.glob(shard_record_name(SHARD_PATTERN))}
     shards = enumerate(job.stars.shards)
-    return sum(shard["num_stars"] for index, shard in shards if job.record_path(index).name in names)
+    return sum(shard.num_stars for index, shard in shards if job.record_path(index).name in names)
 
 
 def _encode_shards(
@@ -236,15 +239,15 @@ def make_outputs(stars: Arrays, encoding: Encoding, table: Uncertainty | None = 
 
 
 def _write_shard(job: EncodeJob, index: int, outputs: Arrays, compute: str) -> None:
-    if len(outputs["objid"]) != job.stars.shards[index]["num_stars"]:
+    if len(outputs["objid"]) != job.stars.shards[index].num_stars:
         raise WorkError("stars were lost", where=job.path(index), got=len(outputs["objid"]))
     job.record_path(index).unlink(missing_ok=True)  # never a record beside a shard that it does not describe
     notes = {**job.shard_notes(index), "compute": compute}
     record = write_shard(job.path(index), ENCODING_FORMAT, outputs, job.stars.bands, notes)
-    publish_json(job.record_path(index), {**record, "compute": compute})
+    publish_json(job.record_path(index), record.replaced(compute=compute).to_json())
 
 
-def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any]) -> dict[str, Any]:
+def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any]) -> EncodingManifest:
     """Write `encoding.h5` and, last, the manifest; returns it. Call it after all ranks have ended.
 
     `config` is what the manifest records of the run as its provenance.
@@ -253,7 +256,7 @@ def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any
     """
     job = make_job(paths, settings)
     if is_encoded(job):
-        return read_manifest(job.out_dir, ENCODING_FORMAT)
+        return read_manifest(job.out_dir, EncodingManifest)
     missing = [job.path(index).name for index in range(len(job.stars.shards)) if not _is_done(job, index)]
     if missing:
         raise WorkError(
@@ -263,35 +266,32 @@ def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any
             fix="run the same command again: it encodes what is missing",
         )
     records = [_gather_record(job, index) for index in range(len(job.stars.shards))]
-    details = _details(job, config, records)
-    sizes = {"B": len(job.stars.bands), "L": job.model.latent}
-    details["view"] = write_view(job.out_dir, records, job.columns(), sizes)
-    manifest = write_manifest(job.out_dir, ENCODING_FORMAT, records, details)
+    manifest = write_manifest(job.out_dir, _manifest(job, config, records))
     for index in range(len(records)):
         job.record_path(index).unlink(missing_ok=True)
     remove_debris(job.out_dir)
     return manifest
 
 
-def _gather_record(job: EncodeJob, index: int) -> dict[str, Any]:
+def _gather_record(job: EncodeJob, index: int) -> ShardRecord:
     """The record of a shard: its writer's, or read off the shard where the writer died before writing it."""
     path = job.record_path(index)
-    record = read_json(path) if path.exists() else describe_shard(job.path(index), ENCODING_FORMAT)
+    record = read_record(path, ShardRecord) if path.exists() else describe_shard(job.path(index), ENCODING_FORMAT)
     star_shard = job.stars.shards[index]
-    for key in ("num_stars", "num_good", "objid_digest"):
-        if record.get(key) != star_shard[key]:
-            raise DamageError(
-                "an encoding shard has not the stars of its star shard",
-                where=job.path(index),
-                got=f"{key} {record.get(key)}",
-                expected=star_shard[key],
-                fix="remove the shard and run encode again",
-            )
-    return {**record, **{key: star_shard[key] for key in ("healpix",) if key in star_shard}}
+    for one in row_mismatches(record, star_shard):
+        raise DamageError(
+            "an encoding shard has not the stars of its star shard",
+            where=job.path(index),
+            got=f"{one.what} {one.got}",
+            expected=one.expected,
+            fix="remove the shard and run encode again",
+        )
+    return record.placed_like(star_shard)
 
 
-def _details(job: EncodeJob, config: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
-    compute = sorted({str(record.get("compute")) for record in records})
+def _manifest(job: EncodeJob, config: dict[str, Any], records: list[ShardRecord]) -> EncodingManifest:
+    """The manifest of the encoding, whose view is written for it."""
+    compute = sorted({str(record.compute) for record in records})
     if len(compute) > 1:
         raise WorkError(
             "the shards were computed in different ways",
@@ -299,16 +299,19 @@ def _details(job: EncodeJob, config: dict[str, Any], records: list[dict[str, Any
             got=compute,
             fix="--redo encode on one kind of node",
         )
-    return {
-        "bands": job.stars.bands,
-        "latent": job.model.latent,
-        "columns": job.columns(),
-        **{key: job.stars.manifest[key] for key in ("order",) if key in job.stars.manifest},
-        "compute": compute[0] if compute else None,
-        "inputs": {
-            "catalog": {"path": os.path.relpath(job.stars.directory, job.out_dir), "digest": job.stars.digest},
-            "model": {"path": os.path.relpath(job.paths.model_dir, job.out_dir), "digest": job.model.digest},
-        },
-        "fingerprint": job.fingerprint(),
-        "provenance": provenance(config),
-    }
+    star_dir, model_dir = (os.path.relpath(place, job.out_dir) for place in (job.stars.directory, job.paths.model_dir))
+    sizes = {"B": len(job.stars.bands), "L": job.model.latent}
+    return EncodingManifest(
+        **summed(ENCODING_FORMAT, records),
+        bands=tuple(job.stars.bands),
+        latent=job.model.latent,
+        columns=tuple(job.columns()),
+        order=job.stars.manifest.order,
+        compute=compute[0] if compute else None,
+        inputs=Inputs(
+            catalog=Link(path=star_dir, digest=job.stars.digest), model=Link(path=model_dir, digest=job.model.digest)
+        ),
+        fingerprint=job.fingerprint(),
+        provenance=Provenance.now(config),
+        view=write_view(job.out_dir, records, job.columns(), sizes),
+    )

@@ -18,13 +18,14 @@ from hpc_ae.catalog.join import JoinedCatalog
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.errors import DamageError, InputError, WorkError
+from hpc_ae.files import check_outside
 from hpc_ae.formats.compressed import CompressedCatalog, is_compressed, open_compressed
 from hpc_ae.formats.conservation import RowSum
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.table import TableInfo, Writer
 from hpc_ae.formats.writers import FORMATS, open_writer, owner_of_dir, read_column
 from hpc_ae.model.exact import load_decoder
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Provenance
 from hpc_ae.runtime.progress import Progress
 
 _BLOCK_ROWS = 4 * CHUNK_ROWS
@@ -104,8 +105,7 @@ def _check(catalog: Catalog, out: Path, settings: ExportSettings) -> None:
     if settings.threshold < 1:
         raise InputError("a file needs rows", where="--threshold", got=settings.threshold, expected="1 or more")
     inputs = [catalog.directory, *([catalog.stars.directory] if isinstance(catalog, JoinedCatalog) else [])]
-    if any(out.resolve().is_relative_to(directory.resolve()) for directory in inputs):
-        raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
+    check_outside(out, inputs)
     if settings.to == "hats" and "ra" not in catalog:
         raise InputError(
             "HATS needs positions, which an encoding catalog has not",
@@ -138,7 +138,6 @@ def _choose_fields(catalog: Catalog, settings: ExportSettings) -> tuple[list[Fie
 
 def _notes(catalog: Catalog, settings: ExportSettings) -> dict[str, str]:
     """Where the table comes from, for its metadata."""
-    made = provenance({})
     notes = {
         "catalog": catalog.directory.resolve().name,
         "catalog_format": catalog.format,
@@ -148,12 +147,11 @@ def _notes(catalog: Catalog, settings: ExportSettings) -> dict[str, str]:
     }
     if isinstance(catalog, JoinedCatalog):
         notes["star_catalog_digest"] = catalog.stars.digest
-    if model := catalog.manifest.get("inputs", {}).get("model", {}).get("digest"):
-        notes["model_digest"] = str(model)
+    if model := catalog.manifest.inputs.model:
+        notes["model_digest"] = model.digest
     if isinstance(catalog, CompressedCatalog):
         notes["magnitude_error_max"] = ", ".join(f"{band} {most:.4g}" for band, most in catalog.errors.items()) + " mag"
-    made_by = {key: str(made[key]) for key in ("package", "git_commit", "time", "command") if made[key]}
-    return {**notes, **made_by}
+    return {**notes, **Provenance.now({}).facts()}
 
 
 class _Source:
@@ -172,8 +170,8 @@ class _Source:
         with Progress(what, self.catalog.num_stars, "stars") as progress:
             for index, shard in enumerate(self.catalog.shards):
                 num_good = 0
-                for start in range(0, shard["num_stars"], _BLOCK_ROWS):
-                    rows = slice(start, min(start + _BLOCK_ROWS, shard["num_stars"]))
+                for start in range(0, shard.num_stars, _BLOCK_ROWS):
+                    rows = slice(start, min(start + _BLOCK_ROWS, shard.num_stars))
                     arrays = self.catalog.read_shard(index, wanted, rows)
                     if good:
                         mask = arrays["quality"] == 0
@@ -181,10 +179,10 @@ class _Source:
                         arrays = {name: values[mask] for name, values in arrays.items()}
                     yield arrays
                     progress.update(progress.done + rows.stop - rows.start)
-                if good and num_good != shard["num_good"]:
+                if good and num_good != shard.num_good:
                     what = "a shard has another number of good stars than its manifest says"
                     where = self.catalog.shard_path(index)
-                    raise DamageError(what, where=where, got=num_good, expected=shard["num_good"])
+                    raise DamageError(what, where=where, got=num_good, expected=shard.num_good)
 
     def rows(self) -> Iterator[Arrays]:
         """What is to be written: the columns, vectors split where asked, and their ids taken note of."""

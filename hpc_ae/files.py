@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,6 +53,12 @@ def check_private(path: Path) -> None:
             expected="0700, or at most 0755",
             fix=f"chmod go-w {path}",
         )
+
+
+def check_outside(out: Path, directories: Iterable[Path]) -> None:
+    """InputError where an output would lie inside a catalog that it is made of."""
+    if any(out.resolve().is_relative_to(directory.resolve()) for directory in directories):
+        raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
 
 
 def temp_mark() -> str:

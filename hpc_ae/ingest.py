@@ -14,21 +14,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
-from hpc_ae.catalog.manifest import prepare_catalog, read_manifest, unfinished_cleared, write_manifest
+from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.schema import DEFAULT_BANDS, DEFAULT_SHARD_ROWS, MAX_SHARD_ROWS, STAR_COLUMNS, STAR_FORMAT, Caution
+from hpc_ae.catalog.records import Inputs, ShardRecord, StarManifest, summed
+from hpc_ae.catalog.schema import (
+    DEFAULT_BANDS,
+    DEFAULT_SHARD_ROWS,
+    MAX_SHARD_ROWS,
+    SKY_ORDER,
+    STAR_COLUMNS,
+    STAR_FORMAT,
+    Caution,
+)
 from hpc_ae.catalog.shard import Arrays, write_shard
-from hpc_ae.catalog.sky import SKY_ORDER
 from hpc_ae.catalog.skysort import SkySort, sort_shards
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Fingerprint, Provenance
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.mapping import check_mapping
 from hpc_ae.readers.names import ERROR_PREFIX
@@ -81,7 +89,7 @@ class IngestSettings:
         if self.order not in ("input", SKY_ORDER):
             raise InputError("wrong order of the stars", got=self.order, expected=f"input or {SKY_ORDER}")
 
-    def fingerprint(self, digests: Sequence[str]) -> dict[str, Any]:
+    def fingerprint(self, digests: Sequence[str]) -> Fingerprint:
         """What the manifest records to recognise the same catalog; `digests` are those of the raw files in order."""
         return {
             "verb": "ingest",
@@ -120,7 +128,7 @@ class _Plan:
 class _Shard:
     """What a shard task hands back: record for the manifest (None: every row was dropped), parts, a sample of ids."""
 
-    record: dict[str, Any] | None
+    record: ShardRecord | None
     parts: list[Part]
     sample: np.ndarray
 
@@ -181,16 +189,16 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     path = out_dir / MANIFEST_NAME
     if not path.exists():
         return False
-    manifest = read_manifest(out_dir, STAR_FORMAT)
-    files = manifest["inputs"].get("raw", [])
-    if manifest["fingerprint"] != settings.fingerprint([str(entry["digest"]) for entry in files]):
+    manifest = read_manifest(out_dir, StarManifest)
+    files = manifest.inputs.raw or ()
+    if manifest.fingerprint != settings.fingerprint([file.digest for file in files]):
         return False
     if not any(raw.exists() for raw in raw_paths):
         print("ingest: the raw files are gone; the catalog that was made of them is used", file=sys.stderr)
         return True
     stats = [raw.stat() for raw in expand_dirs(raw for raw in raw_paths if raw.exists())]
     made = path.stat().st_mtime_ns
-    sizes = [entry["num_bytes"] for entry in files]
+    sizes = [file.num_bytes for file in files]
     return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
 
 
@@ -314,29 +322,26 @@ def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_S
     return marked
 
 
-def _mark(job: tuple[Path, list[Shared]]) -> tuple[dict[str, Any], np.ndarray]:
+def _mark(job: tuple[Path, list[Shared]]) -> tuple[ShardRecord, np.ndarray]:
     return mark_shared(*job)
 
 
-def _sorted(
-    mapper: Mapper, plan: _Plan, records: list[dict[str, Any]], progress_path: Path | None
-) -> list[dict[str, Any]]:
+def _sorted(mapper: Mapper, plan: _Plan, records: list[ShardRecord], progress_path: Path | None) -> list[ShardRecord]:
     """The shards written again in sky order, in place of those that have the order of the raw files."""
     sort = SkySort(plan.out_dir, plan.mark, tuple(plan.columns), DEFAULT_BANDS, plan.settings.shard_rows)
-    sources = [(plan.out_dir / record["file"], record["num_stars"]) for record in records]
+    sources = [(plan.out_dir / record.file, record.num_stars) for record in records]
     with Progress("order", sum(num for _, num in sources), "stars", path=progress_path) as progress:
         return sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=True)
 
 
 def _finish(
-    plan: _Plan, scans: list[Scan], shards: list[_Shard], records: list[dict[str, Any]], digests: list[str]
+    plan: _Plan, scans: list[Scan], shards: list[_Shard], records: list[ShardRecord], digests: list[str]
 ) -> None:
     """Check that no row was lost, write the manifest, print the counts."""
     files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
-    num_rows, num_stars, num_dropped, num_not_kept = (
-        sum(entry[key] for entry in files) for key in ("num_rows", "num_stars", "num_dropped", "num_not_kept")
-    )
-    written = sum(record["num_stars"] for record in records)
+    num_rows, num_stars = sum(file.num_rows for file in files), sum(file.num_stars for file in files)
+    num_dropped, num_not_kept = sum(file.num_dropped for file in files), sum(file.num_not_kept for file in files)
+    written = sum(record.num_stars for record in records)
     sums = (num_rows, num_stars, num_stars + num_dropped + num_not_kept)
     if sums != (sum(scan.num_rows for scan in scans), written, num_rows):
         got = f"{num_rows} read, {written} written, {num_dropped} dropped, {num_not_kept} not kept"
@@ -345,37 +350,35 @@ def _finish(
         got = f"{num_rows:,} rows: {num_not_kept:,} not kept by --keep and --cuts, {num_dropped:,} dropped as unusable"
         raise InputError("no star is left", where=plan.out_dir, got=got)
     fingerprint = plan.settings.fingerprint(digests)
-    details = {
-        "objid": "column" if "objid" in plan.names else "generated",
-        **({"order": plan.settings.order} if plan.settings.order != "input" else {}),
-        "bands": list(DEFAULT_BANDS),
-        "columns": plan.columns,
-        "inputs": {"raw": files},
-        "num_rows": num_rows,
-        "num_dropped": num_dropped,
-        "num_not_kept": num_not_kept,
-        "fingerprint": fingerprint,
-        "provenance": provenance(fingerprint),
-    }
-    write_manifest(plan.out_dir, STAR_FORMAT, records, details)
-    _print_counts(files)
+    manifest = StarManifest(
+        **summed(STAR_FORMAT, records),
+        objid="column" if "objid" in plan.names else "generated",
+        order=plan.settings.order if plan.settings.order != "input" else None,
+        bands=DEFAULT_BANDS,
+        columns=tuple(plan.columns),
+        inputs=Inputs(raw=tuple(files)),
+        num_rows=num_rows,
+        num_dropped=num_dropped,
+        num_not_kept=num_not_kept,
+        fingerprint=fingerprint,
+        provenance=Provenance.now(fingerprint),
+        statistics=band_statistics(DEFAULT_BANDS, records),
+    )
+    write_manifest(plan.out_dir, manifest)
+    for file in files:
+        print(f"ingest: {describe_counts(file)}", file=sys.stderr)
     not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
     ids = "" if "objid" in plan.names else "; no column of ids: they are row numbers"
     counts = f"{num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}{ids}"
     print(f"ingest: {counts}", file=sys.stderr)
 
 
-def _close_gaps(out_dir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _close_gaps(out_dir: Path, records: list[ShardRecord]) -> list[ShardRecord]:
     """Number the shards without gaps where policy drop left nothing of one."""
     closed = []
     for index, record in enumerate(records):
         name = shard_name(index)
-        if record["file"] != name:
-            (out_dir / record["file"]).replace(out_dir / name)
-        closed.append({**record, "file": name})
+        if record.file != name:
+            (out_dir / record.file).replace(out_dir / name)
+        closed.append(record.replaced(file=name))
     return closed
-
-
-def _print_counts(files: list[dict[str, Any]]) -> None:
-    for entry in files:
-        print(f"ingest: {describe_counts(entry)}", file=sys.stderr)

@@ -6,20 +6,17 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import prepare_catalog, read_manifest, unfinished_cleared, write_manifest
-from hpc_ae.catalog.schema import MAX_SHARD_ROWS, STAR_FORMAT
-from hpc_ae.catalog.sky import SKY_ORDER
+from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
+from hpc_ae.catalog.records import Inputs, Link, SortedManifest, StarManifest, summed
+from hpc_ae.catalog.schema import MAX_SHARD_ROWS, SKY_ORDER, STAR_FORMAT
 from hpc_ae.catalog.skysort import SkySort, sort_shards
 from hpc_ae.errors import InputError
 from hpc_ae.files import temp_mark
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Fingerprint, Provenance
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
-
-_KEPT = ("objid", "bands", "columns", "num_rows", "num_dropped")  # what sorting does not change
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class _Plan:
     out_dir: Path
     shard_rows: int
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """What the manifest records to recognise the same catalog."""
         return {"verb": "order", "catalog": self.stars.digest, "order": SKY_ORDER, "shard_rows": self.shard_rows}
 
@@ -42,7 +39,7 @@ def order(star_dir: Path, out_dir: Path, shard_rows: int, num_workers: int = 1) 
     itself, StaleError where another catalog is there, DamageError where a shard is not what its manifest says,
     WorkError where the disk is full; nothing is left behind then.
     """
-    stars = Catalog(star_dir, read_manifest(star_dir, STAR_FORMAT))
+    stars = Catalog(star_dir, read_manifest(star_dir, StarManifest))
     if out_dir.exists() and out_dir.samefile(star_dir):
         raise InputError("a catalog is not sorted in place", where=star_dir, fix="name another directory with --out")
     if not 1 <= shard_rows <= MAX_SHARD_ROWS:
@@ -62,14 +59,21 @@ def order(star_dir: Path, out_dir: Path, shard_rows: int, num_workers: int = 1) 
 def _write(mapper: Mapper, plan: _Plan) -> None:
     stars = plan.stars
     sort = SkySort(plan.out_dir, temp_mark(), tuple(stars.columns), tuple(stars.bands), plan.shard_rows)
-    sources = [(stars.shard_path(index), shard["num_stars"]) for index, shard in enumerate(stars.shards)]
+    sources = [(stars.shard_path(index), shard.num_stars) for index, shard in enumerate(stars.shards)]
     with Progress("order", stars.num_stars, "stars") as progress:
         records = sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=False)
-    details = {
-        **{key: stars.manifest[key] for key in _KEPT if key in stars.manifest},
-        "order": SKY_ORDER,
-        "inputs": {"catalog": {"path": os.path.relpath(stars.directory, plan.out_dir), "digest": stars.digest}},
-        "fingerprint": plan.fingerprint(),
-        "provenance": provenance(plan.fingerprint()),
-    }
-    write_manifest(plan.out_dir, STAR_FORMAT, records, details)
+    kept = stars.manifest_as(StarManifest)
+    manifest = SortedManifest(
+        **summed(STAR_FORMAT, records),
+        objid=kept.objid,
+        bands=kept.bands,
+        columns=kept.columns,
+        num_rows=kept.num_rows,
+        num_dropped=kept.num_dropped,
+        order=SKY_ORDER,
+        inputs=Inputs(catalog=Link(path=os.path.relpath(stars.directory, plan.out_dir), digest=stars.digest)),
+        fingerprint=plan.fingerprint(),
+        provenance=Provenance.now(plan.fingerprint()),
+        statistics=band_statistics(kept.bands, records),
+    )
+    write_manifest(plan.out_dir, manifest)

@@ -147,7 +147,7 @@ def _is_compared(paths: ReportPaths, survey: Survey) -> bool:
 def _publish(mapper: Mapper, paths: ReportPaths, settings: PostprocessSettings, report: Report) -> None:
     """Write every file of the report and, last, its summary."""
     survey = report.survey
-    inputs = {name: entry.get("digest") for name, entry in survey.encoding.manifest["inputs"].items()}
+    inputs = survey.encoding.manifest.inputs.digests()
     inputs |= {"encoding": survey.encoding.digest, "scores": open_catalog(paths.scores).digest}
     summary = summarize(report, inputs, _fingerprint(settings, survey))
     files = make_files(mapper, report, summary)

@@ -10,41 +10,43 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-import hpc_ae
+from pydantic import Field
+
 from hpc_ae.errors import StaleError
 from hpc_ae.record import Record
+from hpc_ae.version import __version__
 
 Fingerprint = dict[str, Any]  # what an output was made from, as JSON: compared, never looked into
 COMMAND_VARIABLE = "HPC_AE_COMMAND"  # what the user typed, where a launcher stands in between
-
-"""What decides whether an output that is there is the one asked for: JSON that `differences` alone looks into."""
+PACKAGE = f"hpc_ae {__version__}"
 
 
 class Provenance(Record):
-    """What a manifest, model.json or another record says of its making."""
+    """Where an output came from. `config` is what was asked for, as its maker says it."""
 
-    nulls: ClassVar = frozenset({"git_commit"})
-    package: str
-    git_commit: str | None
-    time: str
-    command: str
-    config: dict[str, Any]
+    nulls: ClassVar[frozenset[str]] = frozenset({"git_commit"})
+
+    package: str = ""
+    git_commit: str | None = None
+    time: str = ""
+    command: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def now(cls, config: dict[str, Any]) -> Provenance:
         """That of what this process makes, by a config ({}: by none)."""
         return cls(
-            package=f"hpc_ae {hpc_ae.__version__}",
+            package=PACKAGE,
             git_commit=git_commit(),
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=os.environ.get(COMMAND_VARIABLE) or command_line(),
             config=config,
         )
 
-
-def provenance(config: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest or model.json records of its making."""
-    return Provenance.now(config).to_json()
+    def facts(self) -> dict[str, str]:
+        """What is known of the making but the config, by name."""
+        facts = {"package": self.package, "git_commit": self.git_commit, "time": self.time, "command": self.command}
+        return {name: text for name, text in facts.items() if text}
 
 
 def command_line() -> str:
@@ -54,7 +56,7 @@ def command_line() -> str:
 
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, None when installed elsewhere."""
-    folder = Path(hpc_ae.__file__).parents[1]
+    folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():
         return None
     try:

@@ -18,7 +18,7 @@ from hpc_ae.catalog.join import JoinedCatalog, open_stars
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.select import InCone, WithIds, read_rows
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.catalog.sky import Cone, is_sky_ordered
+from hpc_ae.catalog.sky import Cone
 from hpc_ae.errors import InputError
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
@@ -68,12 +68,12 @@ class Query:
     @property
     def narrowed(self) -> bool:
         """Whether the manifest said which shards to open."""
-        return isinstance(self.search, WithIds) or is_sky_ordered(self.search.stars)
+        return isinstance(self.search, WithIds) or self.search.stars.manifest.is_sky_ordered
 
     def parts(self, mapper: Mapper) -> Iterator[Arrays]:
         """The columns of the stars that are found, a part at a time, in the order of the catalog."""
         names = list(dict.fromkeys(["objid", *(one.name for one in self.fields)]))
-        total = sum(self.catalog.shards[index]["num_stars"] for index in self.shards)
+        total = sum(self.catalog.shards[index].num_stars for index in self.shards)
         with Progress("query", total, "stars", quiet=len(self.shards) <= _FEW_SHARDS) as progress:
             for index, rows in zip(self.shards, mapper.map(self.search.rows, self.shards), strict=True):
                 for start in range(0, len(rows), _PART_ROWS):
@@ -81,7 +81,7 @@ class Query:
                     self.num_found += len(arrays["objid"])
                     self.missing.difference_update(arrays["objid"].tolist() if self.missing else ())
                     yield arrays
-                progress.update(progress.done + self.catalog.shards[index]["num_stars"])
+                progress.update(progress.done + self.catalog.shards[index].num_stars)
 
 
 def open_query(directory: Path, selection: Selection, star_dir: Path | None = None) -> Query:

@@ -1,38 +1,61 @@
 """Records: what a JSON file of ours says, as one frozen typed value.
 
 A record is parsed and checked once, where its file is read, and written from the same definition: fields stand in the
-order in which the file has them. What a later version of hpc_ae adds to a record is passed over; a record of a newer
-format version is refused.
+order in which the file has them, but for those named in `placed_last`. What a later version of hpc_ae adds to a record
+is passed over; a record of a newer format version is refused.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from hpc_ae.errors import DamageError, InputError
-from hpc_ae.files import canonical_json, read_json
+from hpc_ae.files import read_json
 
 _R = TypeVar("_R", bound="Record")
 _MOST_PROBLEMS = 3
 
 
 class Record(BaseModel):
-    """The content of a JSON file, or a part of it. A field that is None is left out of the file, but for `nulls`."""
+    """The content of a JSON file, or a part of it. A field that is None is left out of the file, but for `nulls`.
+
+    What is declared with `Field(exclude=True)` is not written.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
     nulls: ClassVar[frozenset[str]] = frozenset()  # fields whose None is written as null
+    nulls_said: ClassVar[frozenset[str]] = frozenset()  # the same where None was said, and is not just the default
+    placed_last: ClassVar[tuple[str, ...]] = ()  # fields that stand last in the file, in this order
     format_version: ClassVar[int | None] = None  # the newest `version` that is understood, where there is such a field
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds."""
         return {
             name: _plain(value)
-            for name in type(self).model_fields
-            if (value := getattr(self, name)) is not None or name in self.nulls
+            for name in _names_in_file(type(self))
+            if (value := getattr(self, name)) is not None
+            or name in self.nulls
+            or (name in self.nulls_said and name in self.model_fields_set)
         }
+
+    def replaced(self, **changes: object) -> Self:
+        """A checked copy in which some fields have other values; TypeError where there is no such field."""
+        if unknown := changes.keys() - type(self).model_fields.keys():
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**said, **changes})
+
+    @classmethod
+    def describe(cls, problems: Sequence[ErrorDetails]) -> str:
+        """What is said first of a record that is wrong."""
+        return "the record lacks a field, or has one of a wrong type"
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: Path | str) -> Self:
@@ -48,17 +71,23 @@ class Record(BaseModel):
                 fix="update hpc_ae, or make it again with this version",
             )
         try:
-            return cls.model_validate_json(canonical_json(values))  # as JSON: there a tuple is a list
+            return cls.model_validate_json(json.dumps(values))  # as JSON: there a tuple is a list
         except ValidationError as error:
-            found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:_MOST_PROBLEMS]]
-            raise DamageError(
-                "the record lacks a field, or has one of a wrong type", where=where, got="; ".join(found)
-            ) from None
+            problems = error.errors()
+            found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems[:_MOST_PROBLEMS]]
+            raise DamageError(cls.describe(problems), where=where, got="; ".join(found)) from None
 
 
 def read_record(path: Path, kind: type[_R], *, sealed: bool = False) -> _R:
     """Read a JSON file as a record; with `sealed`, check its own digest. InputError where there is none."""
     return kind.parse(read_json(path, sealed=sealed), path)
+
+
+@cache
+def _names_in_file(kind: type[Record]) -> tuple[str, ...]:
+    """The fields of a record that are written, in the order of the file."""
+    names = [*(name for name in kind.model_fields if name not in kind.placed_last), *kind.placed_last]
+    return tuple(name for name in names if not kind.model_fields[name].exclude)
 
 
 def _plain(value: Any) -> Any:

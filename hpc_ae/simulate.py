@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.manifest import prepare_catalog, write_manifest
+from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, write_manifest
 from hpc_ae.catalog.quality import flag_magnitudes
+from hpc_ae.catalog.records import ShardRecord, StarManifest, summed
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import write_shard
 from hpc_ae.errors import InputError
 from hpc_ae.layout import shard_name
 from hpc_ae.photometry import BANDS, simulate_observed, simulate_stars
-from hpc_ae.provenance import provenance
+from hpc_ae.provenance import Fingerprint, Provenance
 from hpc_ae.runtime.executor import open_mapper
 from hpc_ae.runtime.progress import Progress
 
-COLUMNS = ["objid", "ra", "dec", "magnitude", "magnitude_error", "quality", "caution"]
+COLUMNS = ("objid", "ra", "dec", "magnitude", "magnitude_error", "quality", "caution")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SimulateSettings:
     observed: bool = False
     """Whether the stars have a known truth, as `hpc_ae.photometry.simulate_observed` returns it for the same rows."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """What the manifest records to recognise the same catalog."""
         return {
             "verb": "simulate",
@@ -68,19 +68,20 @@ def simulate(
         with Progress("simulate", settings.num_stars, "stars", path=progress_path) as progress:
             for record in mapper.map(partial(_simulate_shard, out_dir, settings), starts):
                 shards.append(record)
-                progress.update(progress.done + record["num_stars"])
-        details = {
-            "objid": "simulated",
-            "bands": list(BANDS),
-            "columns": COLUMNS,
-            "inputs": {},
-            "fingerprint": settings.fingerprint(),
-            "provenance": provenance(settings.fingerprint()),
-        }
-        write_manifest(out_dir, STAR_FORMAT, shards, details)
+                progress.update(progress.done + record.num_stars)
+        manifest = StarManifest(
+            **summed(STAR_FORMAT, shards),
+            objid="simulated",
+            bands=BANDS,
+            columns=COLUMNS,
+            fingerprint=settings.fingerprint(),
+            provenance=Provenance.now(settings.fingerprint()),
+            statistics=band_statistics(BANDS, shards),
+        )
+        write_manifest(out_dir, manifest)
 
 
-def _simulate_shard(out_dir: Path, settings: SimulateSettings, start: int) -> dict[str, Any]:
+def _simulate_shard(out_dir: Path, settings: SimulateSettings, start: int) -> ShardRecord:
     num_stars = min(settings.shard_rows, settings.num_stars - start)
     if settings.observed:
         arrays = simulate_observed(start, num_stars, settings.seed)

@@ -19,6 +19,7 @@ from torch import Tensor
 from hpc_ae.analysis.denoising import fit_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.partition import BatchPlan, check_batches, epoch_batches, owned_partitions, row_shifts
+from hpc_ae.catalog.records import StarManifest
 from hpc_ae.catalog.training import (
     StreamedRows,
     check_errors,
@@ -364,7 +365,9 @@ def make_scaling(config: RunConfig, catalog: Catalog) -> tuple[list[float], list
                     expected=f"a number for each of {', '.join(catalog.bands)}",
                 )
         return scaling.mean, scaling.std
-    return standard_scaling(catalog.manifest["statistics"], catalog.bands, catalog.directory)
+    statistics = catalog.manifest_as(StarManifest).statistics
+    known = {band: found.to_json() for band, found in statistics.items()}
+    return standard_scaling(known, catalog.bands, catalog.directory)
 
 
 def _finite(value: float) -> float | None:

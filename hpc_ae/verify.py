@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.catalog.check import (
-    check_link,
     check_names,
     check_shard,
     check_view,
@@ -16,6 +14,8 @@ from hpc_ae.catalog.check import (
     inspect_manifest,
     shard_checks,
 )
+from hpc_ae.catalog.link import Place, copy_faults, link_faults, star_dir_of
+from hpc_ae.catalog.records import EncodingManifest, Link, ScoreManifest, StarManifest
 from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
 from hpc_ae.config import load_config
@@ -44,7 +44,6 @@ COMPRESSED_CATALOG = "compressed catalog"
 SCORE_CATALOG = "score catalog"
 _KINDS = {STAR_FORMAT: STAR_CATALOG, ENCODING_FORMAT: ENCODING_CATALOG, SCORE_FORMAT: SCORE_CATALOG}
 _RECORDS = {"report": "summary", SCORE_CATALOG: "manifest"}
-_USES = {"model": "encoded", "encoding": "was scored"}
 
 
 class Finding(Record):
@@ -165,33 +164,33 @@ def _verify_catalog(result: Verification, directory: Path, stars: Path | None, m
     """Check one catalog and return its number of stars, 0 where its manifest cannot be used."""
     manifest, errors = inspect_manifest(directory)
     result.add(errors)
-    result.add(check_names(directory, None if manifest is None else manifest["shards"]))
+    result.add(check_names(directory, None if manifest is None else manifest.shards))
     if manifest is None:
         return 0
     result.add(check_ranges(directory, manifest))
-    star_catalog = None
-    if manifest["format"] == ENCODING_FORMAT:
+    catalog, star_catalog = Place(directory, manifest), None
+    if isinstance(manifest, EncodingManifest):
         result.add(check_view(directory, manifest))
-    if manifest["format"] == SCORE_FORMAT:
-        result.add(_check_files(directory / MANIFEST_NAME, manifest.get("files"), "score catalog"))
-    if manifest["format"] != STAR_FORMAT:
+    if isinstance(manifest, ScoreManifest):
+        result.add(_check_files(directory / MANIFEST_NAME, manifest.files, "score catalog"))
+    if not isinstance(manifest, StarManifest):
         run_dir = result.directory if result.what == RUN else None
-        star_catalog, errors = _inspect_inputs(directory, manifest, stars, run_dir)
+        result.add(_check_source(catalog, run_dir))
+        star_catalog, errors = _inspect_stars(catalog, stars)
         result.add(errors)
-    result.num_shards += len(manifest["shards"])
-    with Progress(f"verify {directory.name}", manifest["num_stars"], "stars") as progress:
-        checks = shard_checks(directory, manifest, star_catalog)
+    result.num_shards += len(manifest.shards)
+    with Progress(f"verify {directory.name}", manifest.num_stars, "stars") as progress:
+        checks = shard_checks(catalog, star_catalog)
         for check, errors in zip(checks, mapper.map(check_shard, checks), strict=True):
             result.add(errors)
-            progress.update(progress.done + check.record["num_stars"])
-    return int(manifest["num_stars"])
+            progress.update(progress.done + check.record.num_stars)
+    return manifest.num_stars
 
 
 def _verify_compressed(result: Verification, mapper: Mapper) -> None:
     """Check a compressed catalog: manifest, model, every file, every block decoded to the magnitudes recorded."""
     directory = result.directory
-    _, errors = inspect_compressed(directory)
-    result.add([*errors, *check_model(directory / MODEL_DIR)])
+    result.add([*inspect_compressed(directory), *check_model(directory / MODEL_DIR)])
     try:
         catalog = open_compressed(directory, load_decoder)
     except HpcAeError as error:
@@ -202,50 +201,58 @@ def _verify_compressed(result: Verification, mapper: Mapper) -> None:
     with Progress(f"verify {directory.name}", catalog.num_stars, "stars") as progress:
         for check, errors in zip(checks, mapper.map(check_compressed_shard, checks), strict=True):
             result.add(errors)
-            progress.update(progress.done + catalog.shards[check.index]["num_stars"])
+            progress.update(progress.done + catalog.shards[check.index].num_stars)
 
 
-def _inspect_inputs(
-    directory: Path, manifest: dict[str, Any], stars: Path | None, run_dir: Path | None
-) -> tuple[tuple[Path, dict[str, Any]] | None, list[HpcAeError]]:
-    """The star catalog of an encoding or of scores (directory, manifest; None where unusable), and what is wrong with
-    the links to what it was made from.
-    """
-    path = directory / MANIFEST_NAME
+def _inspect_stars(catalog: Place, stars: Path | None) -> tuple[Place | None, list[HpcAeError]]:
+    """The star catalog of an encoding or of scores (None where unusable), and what is wrong with it or the link."""
     try:
-        inputs = manifest["inputs"]
-        star_dir = stars or directory / inputs["catalog"]["path"]
-        if manifest["format"] == ENCODING_FORMAT:
-            errors = _check_made_from(directory, (inputs["model"], MODEL_NAME, "digest"), run_dir)
-        else:
-            errors = _check_made_from(directory, (inputs["encoding"], MANIFEST_NAME, "catalog_digest"), run_dir)
-        if not (star_dir / MANIFEST_NAME).is_file():
-            what = "the star catalog of the encoding is not there; say where it is with --stars"
-            return None, [*errors, DamageError(what, where=star_dir, expected="a star catalog")]
-        star_manifest, found = inspect_manifest(star_dir)
-        errors += found
-        if star_manifest is None:
-            return None, errors
-        return (star_dir, star_manifest), errors + check_link(path, manifest, star_manifest)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        return None, [DamageError("the manifest does not say its inputs", where=path, got=repr(error))]
+        star_dir = star_dir_of(catalog, stars)
+    except HpcAeError as error:
+        return None, [error]
+    if not (star_dir / MANIFEST_NAME).is_file():
+        what = "the star catalog of the encoding is not there; say where it is with --stars"
+        return None, [DamageError(what, where=star_dir, expected="a star catalog")]
+    manifest, errors = inspect_manifest(star_dir)
+    if manifest is None:
+        return None, errors
+    found = Place(star_dir, manifest)
+    return found, [*errors, *link_faults(catalog, found), *copy_faults(catalog, found)]
 
 
-def _check_made_from(directory: Path, link: tuple[dict[str, Any], str, str], run_dir: Path | None) -> list[HpcAeError]:
-    """Whether the model or encoding is the one that the output in `directory` was made from; one that is not there is
-    wrong only where it belongs to the run. `link`: what the manifest says, the record's name, its field.
+@dataclass(frozen=True)
+class _Source:
+    """The model or the encoding that an output was made from: what its maker did, its record, the digest in that."""
+
+    what: str
+    did: str
+    link: Link | None
+    name: str
+    field_name: str
+
+
+def _check_source(catalog: Place, run_dir: Path | None) -> list[HpcAeError]:
+    """Whether the model or encoding is the one that a catalog was made from; one that is not there is wrong only where
+    it belongs to the run.
     """
-    recorded, name, field_name = link
-    what = "model" if name == MODEL_NAME else "encoding"
-    path = directory / recorded["path"] / name
+    inputs = catalog.manifest.inputs
+    source = (
+        _Source("model", "encoded", inputs.model, MODEL_NAME, "digest")
+        if isinstance(catalog.manifest, EncodingManifest)
+        else _Source("encoding", "was scored", inputs.encoding, MANIFEST_NAME, "catalog_digest")
+    )
+    if source.link is None or source.link.path is None:
+        what = f"the manifest does not name the {source.what} that {source.did}"
+        return [DamageError(what, where=catalog.path)]
+    path, digest = catalog.directory / source.link.path / source.name, source.link.digest
     if not path.is_file():
         inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
-        text = f"the {what} that {_USES[what]} is not there"
-        return [DamageError(text, where=path, expected=recorded["digest"])] if inside else []
+        text = f"the {source.what} that {source.did} is not there"
+        return [DamageError(text, where=path, expected=digest)] if inside else []
     record, errors = inspect_json(path)
-    if record is not None and record.get(field_name) != recorded["digest"]:
-        text = f"the {what} is another than the one that {_USES[what]}"
-        errors.append(DamageError(text, where=path, got=record.get(field_name), expected=recorded["digest"]))
+    if record is not None and record.get(source.field_name) != digest:
+        text = f"the {source.what} is another than the one that {source.did}"
+        errors.append(DamageError(text, where=path, got=record.get(source.field_name), expected=digest))
     return errors
 
 

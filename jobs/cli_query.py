@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from hpc_ae.errors import InputError
+from hpc_ae.files import check_outside
 
 if TYPE_CHECKING:
     from hpc_ae.query import Query, Selection
@@ -54,9 +55,8 @@ def query(
     from hpc_ae.query import open_query
 
     asked = open_query(directory, _selection(cone, objid or [], columns or [], more or [], join), stars)
-    for place in [directory, *([stars] if stars else [])]:
-        if out is not None and out.resolve().is_relative_to(place.resolve()):
-            raise InputError("the output lies inside the catalog", where=out, expected="a path outside of it")
+    if out is not None:
+        check_outside(out, [directory, *([stars] if stars else [])])
     kind = "json" if json else to or ("csv" if out or not sys.stdout.isatty() else "table")
     return _answer(asked, kind, out, workers)
 

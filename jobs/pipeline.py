@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
-from hpc_ae.files import make_dir, read_json
+from hpc_ae.files import make_dir
 from hpc_ae.jobs.advice import sure_problems_of
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
@@ -23,7 +23,7 @@ from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, dependency_options
 from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
-from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, RunLayout
+from hpc_ae.layout import SHARD_PATTERN, RunLayout
 
 _START_SECONDS = 60.0
 _ENDING_SECONDS = 3.0
@@ -212,13 +212,14 @@ def _say_counts(config: RunConfig, stage: str) -> None:
     """After an ingest: what it flagged, and why, by file."""
     if stage != INGEST.name:
         return
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
     from hpc_ae.readers.tally import describe_counts
 
-    manifest = read_json(config.catalog_path / MANIFEST_NAME)
-    for entry in manifest["inputs"].get("raw", []):
-        for note in entry.get("notes", []):
-            say(f"  {entry['name']}: {note}")
-        say(f"  {describe_counts(entry)}")
+    for raw in read_manifest(config.catalog_path, StarManifest).inputs.raw or ():
+        for note in raw.notes:
+            say(f"  {raw.name}: {note}")
+        say(f"  {describe_counts(raw)}")
 
 
 def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched]:
@@ -293,7 +294,10 @@ def start_detached(layout: RunLayout) -> int:
 
 def say_result(layout: RunLayout, seconds: float) -> None:
     """The last lines of a run: what was checked, and where everything is."""
-    manifest = read_json(layout.encoding_dir / MANIFEST_NAME)
-    num_stars, num_good = manifest["num_stars"], manifest["num_good"]
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import EncodingManifest
+
+    manifest = read_manifest(layout.encoding_dir, EncodingManifest)
+    num_stars, num_good = manifest.num_stars, manifest.num_good
     say(f"verified: {num_stars:,} stars in, {num_stars:,} out ({num_good:,} good), every row, id and digest checked")
     say(f"done in {seconds:.1f} s: report {layout.report_dir}, encoding {layout.encoding_dir}")

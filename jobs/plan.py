@@ -104,10 +104,11 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
 def count_stars(config: RunConfig) -> int:
     """Stars of the run: from the catalog, from the config, or estimated from the size of the raw files."""
     from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
     from hpc_ae.readers.tree import expand_dirs
 
     if (config.catalog_path / MANIFEST_NAME).exists():
-        return int(read_manifest(config.catalog_path)["num_stars"])
+        return read_manifest(config.catalog_path, StarManifest).num_stars
     source = config.catalog.source
     if source is None:
         raise InputError(

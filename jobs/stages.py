@@ -58,8 +58,9 @@ def _is_simulated(run: Run) -> bool:
     if not _has_manifest(config.catalog_path):
         return False
     from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
 
-    recorded = read_manifest(config.catalog_path).get("fingerprint", {})
+    recorded = read_manifest(config.catalog_path, StarManifest).fingerprint
     check_fingerprint(config.catalog_path, recorded, _simulation(config).fingerprint(), "simulate")
     return True
 
@@ -178,8 +179,10 @@ def _shards_done(config: RunConfig) -> list[bool]:
     if not _has_manifest(config.catalog_path):
         return []
     from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
 
-    return [(config.encoding_path / shard["file"]).exists() for shard in read_manifest(config.catalog_path)["shards"]]
+    shards = read_manifest(config.catalog_path, StarManifest).shards
+    return [(config.encoding_path / shard.file).exists() for shard in shards]
 
 
 def _encoded_so_far(run: Run) -> WorkDone:
@@ -261,10 +264,13 @@ def _run_postprocess(run: Run, _: StopRequested) -> str:
 
 def _check_model_of_encoding(config: RunConfig) -> None:
     """StaleError where the encoding is of another model than the one that is there."""
-    path, manifest = config.model_path / MODEL_NAME, config.encoding_path / MANIFEST_NAME
-    if path.exists() and manifest.exists():
-        recorded = {"model": read_json(manifest)["inputs"]["model"]["digest"]}
-        check_fingerprint(config.encoding_path, recorded, {"model": read_json(path)["digest"]}, "encode")
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import EncodingManifest
+
+    path = config.model_path / MODEL_NAME
+    if path.exists() and _has_manifest(config.encoding_path):
+        recorded = read_manifest(config.encoding_path, EncodingManifest).inputs.digests().get("model")
+        check_fingerprint(config.encoding_path, {"model": recorded}, {"model": read_json(path)["digest"]}, "encode")
 
 
 def _is_postprocessed(run: Run) -> bool:

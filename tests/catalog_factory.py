@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.manifest import catalog_digest, write_manifest
+from hpc_ae.catalog.manifest import band_statistics, write_manifest
+from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ShardRecord, StarManifest, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.catalog.view import write_view
-from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, seal
+from hpc_ae.files import canonical_json, digest_bytes, make_dir, publish_bytes, publish_json, read_json, seal
 from hpc_ae.simulate import SimulateSettings, simulate
 
 BANDS = ["u", "g", "r", "i", "z"]
@@ -46,21 +47,21 @@ def make_encoding(directory: Path, star_dir: Path, model_dir: Path, *, uncertain
         arrays = encode_rows(stars.read_shard(index, ["objid", "quality", "caution", "magnitude"]))
         if uncertainty:
             arrays["reconstruction_uncertainty"] = np.abs(arrays["reconstruction"]) * np.float32(0.001)
-        shards.append(write_shard(directory / record["file"], ENCODING_FORMAT, arrays, BANDS, {}))
+        shards.append(write_shard(directory / record.file, ENCODING_FORMAT, arrays, BANDS, {}))
     columns = list(arrays)
-    details: dict[str, Any] = {
-        "bands": BANDS,
-        "columns": columns,
-        "latent": 2,
-        "inputs": {
-            "catalog": {"path": f"../{star_dir.name}", "digest": stars.digest},
-            "model": {"path": f"../{model_dir.name}", "digest": read_json(model_dir / "model.json")["digest"]},
-        },
-        "fingerprint": {},
-        "provenance": {},
-        "view": write_view(directory, shards, columns, {"B": 5, "L": 2}),
-    }
-    write_manifest(directory, ENCODING_FORMAT, shards, details)
+    digest = read_json(model_dir / "model.json")["digest"]
+    manifest = EncodingManifest(
+        **summed(ENCODING_FORMAT, shards),
+        bands=tuple(BANDS),
+        columns=tuple(columns),
+        latent=2,
+        inputs=Inputs(
+            catalog=Link(path=f"../{star_dir.name}", digest=stars.digest),
+            model=Link(path=f"../{model_dir.name}", digest=digest),
+        ),
+        view=write_view(directory, shards, columns, {"B": 5, "L": 2}),
+    )
+    write_manifest(directory, manifest)
     return directory
 
 
@@ -81,17 +82,25 @@ def encode_rows(stars: Arrays) -> Arrays:
     return {"objid": stars["objid"], "quality": stars["quality"], "caution": stars["caution"], **outputs}
 
 
+def star_manifest(shards: Sequence[ShardRecord], bands: Sequence[str], columns: Iterable[str]) -> StarManifest:
+    """The manifest of a star catalog of some shards that were just written."""
+    statistics = band_statistics(bands, shards)
+    return StarManifest(
+        **summed(STAR_FORMAT, shards), bands=tuple(bands), columns=tuple(columns), statistics=statistics
+    )
+
+
 def rewrite_shard(directory: Path, index: int, arrays: Arrays) -> None:
     """Replace a shard by other rows and seal the manifest again, as a writer with a bug would."""
     manifest = read_json(directory / "manifest.json")
     catalog_format = manifest["format"]
     name = manifest["shards"][index]["file"]
-    manifest["shards"][index] = write_shard(directory / name, catalog_format, arrays, manifest["bands"], {})
+    record = write_shard(directory / name, catalog_format, arrays, manifest["bands"], {})
+    manifest["shards"][index] = record.to_json()
     kept = {key: value for key, value in manifest.items() if key not in ("shards", "digest", "statistics")}
     if catalog_format == STAR_FORMAT:
         kept["statistics"] = manifest["statistics"]
     shards = manifest["shards"]
-    kept |= {"catalog_digest": catalog_digest(shards), "num_good": sum(shard["num_good"] for shard in shards)}
-    for shard in shards:
-        shard.pop("sums", None)
+    kept |= {"catalog_digest": digest_bytes(canonical_json([shard["digest"] for shard in shards]))}
+    kept |= {"num_good": sum(shard["num_good"] for shard in shards)}
     publish_json(directory / "manifest.json", seal({**kept, "shards": shards}))

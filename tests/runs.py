@@ -22,7 +22,8 @@ import torch
 from hpc_ae import encode as encode_verb
 from hpc_ae import train as train_verb
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.manifest import band_statistics, write_manifest
+from hpc_ae.catalog.records import StarManifest, summed
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.config import RunConfig, check_config, dump_config, load_config
@@ -60,8 +61,9 @@ def change_catalog(source: Path, target: Path, change: Callable[[Arrays], None])
         change(arrays)
         columns = list(arrays)
         shards.append(write_shard(target / shard_name(index), STAR_FORMAT, arrays, catalog.bands, {}))
-    details = {key: catalog.manifest[key] for key in ("bands", "inputs", "fingerprint", "provenance")}
-    write_manifest(target, STAR_FORMAT, shards, {**details, "columns": columns})
+    kept = catalog.manifest_as(StarManifest)
+    changed = summed(STAR_FORMAT, shards) | {"statistics": band_statistics(catalog.bands, shards)}
+    write_manifest(target, kept.replaced(**changed, columns=tuple(columns)))
     return target
 
 
@@ -124,9 +126,9 @@ def assert_same_training(config: RunConfig, expected: RunConfig) -> None:
 
 def make_random_model(model_dir: Path, catalog_dir: Path, seed: int = 1, bands: tuple[str, ...] = BANDS) -> Path:
     """A model directory with freshly initialised weights: enough to encode with."""
-    statistics = list(open_catalog(catalog_dir).manifest["statistics"].values())
+    statistics = list(open_catalog(catalog_dir).manifest.statistics.values())
     architecture = Architecture(bands)
-    mean, std = [band["mean"] for band in statistics], [band["std"] for band in statistics]
+    mean, std = [band.mean for band in statistics], [band.std for band in statistics]
     model = make_autoencoder(architecture, mean, std, seed)
     write_model(model_dir, architecture, model.state_dict(), Origin())
     return model_dir

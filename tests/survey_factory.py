@@ -10,6 +10,7 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import write_shard
 from hpc_ae.catalog.view import write_view
@@ -47,15 +48,15 @@ def make_encoding(directory: Path, star_dir: Path, num_latent: int = 2, optional
         arrays = {name: values[start:stop] for name, values in columns.items()}
         path = directory / shard_name(index)
         shards.append(write_shard(path, ENCODING_FORMAT, arrays, stars.bands, {}))
-    details = {
-        "bands": stars.bands,
-        "columns": list(columns),
-        "latent": num_latent,
-        "inputs": {
-            "catalog": {"path": "../stars", "digest": stars.digest},
-            "model": {"path": "../model", "digest": "sha256:abc"},
-        },
-        "view": write_view(directory, shards, list(columns), {"B": 5, "L": num_latent}),
-    }
-    write_manifest(directory, ENCODING_FORMAT, shards, details)
+    manifest = EncodingManifest(
+        **summed(ENCODING_FORMAT, shards),
+        bands=tuple(stars.bands),
+        columns=tuple(columns),
+        latent=num_latent,
+        inputs=Inputs(
+            catalog=Link(path="../stars", digest=stars.digest), model=Link(path="../model", digest="sha256:abc")
+        ),
+        view=write_view(directory, shards, list(columns), {"B": 5, "L": num_latent}),
+    )
+    write_manifest(directory, manifest)
     return directory

@@ -25,6 +25,7 @@ GROUND = {
     "errors",
     "layout",
     "provenance",
+    "version",
     "reading",
     "record",
 }
@@ -44,6 +45,7 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("sections", "reading"),
     ("record", "files"),
     ("provenance", "record"),
+    ("provenance", "version"),
 }
 # Foreign library: the files that may import it, by the beginning of their paths.
 DOORS = {
@@ -179,9 +181,10 @@ def test_ground_floor_stands_on_itself() -> None:
 
 
 def test_package_itself_is_cheap() -> None:
-    """hpc_ae/__init__.py offers open_catalog and imports no other module of the house."""
+    """hpc_ae/__init__.py offers open_catalog and its version, and imports no other module of the house."""
     names = imports(REPOSITORY / "hpc_ae" / "__init__.py")
-    assert {name for name in names if name.startswith("hpc_ae")} == {"hpc_ae.catalog.catalog.open_catalog"}
+    offered = {"hpc_ae.catalog.catalog.open_catalog", "hpc_ae.version.__version__"}
+    assert {name for name in names if name.startswith("hpc_ae")} == offered
 
 
 @pytest.mark.parametrize("library", DOORS)

@@ -87,7 +87,7 @@ def check(catalog: Catalog, whole: Catalog, flags: dict[int, Quality | Caution])
     for name in ("objid", "ra", "dec", "magnitude"):
         np.testing.assert_array_equal(catalog[name][:][others], whole[name][:][others])
     counts = Counter(str(flag.name).lower() for flag in flags.values())
-    assert catalog.manifest["inputs"]["raw"][0]["counts"] == counts
+    assert catalog.manifest.inputs.raw[0].counts == counts
 
 
 @pytest.mark.parametrize("seed", range(len(CELLS)))

@@ -13,12 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from catalog_factory import BANDS, make_encoding, make_model, make_stars
+from catalog_factory import BANDS, make_encoding, make_model, make_stars, star_manifest
 from numpy.testing import assert_array_equal
 
 from hpc_ae import open_catalog
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import write_manifest
+from hpc_ae.catalog.records import BandSums
 from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, band_sums, read_notes, read_shard, shard_image, write_shard
 from hpc_ae.catalog.view import view_sources
@@ -58,8 +59,7 @@ def catalog(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Catalog
     for index, start in enumerate(range(0, NUM_STARS, SHARD_ROWS)):
         rows = {name: values[start : start + SHARD_ROWS] for name, values in arrays.items()}
         shards.append(write_shard(directory / f"shard-{index:05d}.h5", STAR_FORMAT, rows, BANDS, {}))
-    details = {"bands": BANDS, "columns": list(arrays), "inputs": {}, "fingerprint": {}, "provenance": {}}
-    write_manifest(directory, STAR_FORMAT, shards, details)
+    write_manifest(directory, star_manifest(shards, BANDS, arrays))
     return open_catalog(directory)
 
 
@@ -95,10 +95,10 @@ def test_band_sums_are_exact_enough() -> None:
     magnitude, good = _star_arrays(20_001)["magnitude"], np.arange(20_001) % 7 != 0
     found = band_sums(magnitude, good)
     for band, column in enumerate(magnitude[good].T.astype(np.float64)):
-        assert math.isclose(found["sum"][band], math.fsum(column - 20), rel_tol=1e-11)
-        assert math.isclose(found["square"][band], math.fsum((column - 20) ** 2), rel_tol=1e-12)
-        assert (found["min"][band], found["max"][band]) == (column.min(), column.max())
-    assert band_sums(magnitude[:5], np.zeros(5, bool)) == {"sum": [], "square": [], "min": [], "max": []}
+        assert math.isclose(found.sum[band], math.fsum(column - 20), rel_tol=1e-11)
+        assert math.isclose(found.square[band], math.fsum((column - 20) ** 2), rel_tol=1e-12)
+        assert (found.min[band], found.max[band]) == (column.min(), column.max())
+    assert band_sums(magnitude[:5], np.zeros(5, bool)) == BandSums((), (), (), ())
 
 
 SLICES = [
@@ -158,7 +158,7 @@ def test_same_arrays_same_bytes(catalog: Catalog, arrays: Arrays, tmp_path: Path
     """A shard written twice from the same arrays has the same bytes."""
     rows = {name: values[:SHARD_ROWS] for name, values in arrays.items()}
     record = write_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, rows, BANDS, {})
-    assert record["digest"] == catalog.shards[0]["digest"]
+    assert record.digest == catalog.shards[0].digest
 
 
 def test_view_reads_all_and_fills_what_is_missing(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ CONTAINED = [
 
 def _foreign_file(path: Path) -> Path:
     """A file that an attack wants read: a valid shard elsewhere."""
-    write_shard(path, STAR_FORMAT, _star_arrays(SHARD_ROWS), BANDS, {})
+    path.write_bytes(shard_image(STAR_FORMAT, _star_arrays(SHARD_ROWS), BANDS, {}))
     return path
 
 

@@ -372,7 +372,7 @@ def test_map_to_nothing(tmp_path: Path) -> None:
     """`--map objid=` does without the file's ids, as the page on formats says."""
     raw = write_text(tmp_path / "raw.csv", HEADER + ROW)
     assert run_command(["ingest", str(raw), "--out", str(tmp_path / "out"), "--map", "objid=", "--workers", "1"]) == 0
-    assert open_catalog(tmp_path / "out").manifest["objid"] == "generated"
+    assert open_catalog(tmp_path / "out").manifest.objid == "generated"
 
 
 def test_text_in_a_number(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -140,7 +140,7 @@ def test_star_catalog_comes_back(packed: Path, places: tuple[Path, Path, Path], 
     assert verify(tmp_path / "stars").ok
     stars = open_catalog(tmp_path / "stars")
     assert_same(stars, open_catalog(places[1]), MIXED)
-    assert stars.manifest["inputs"]["compressed"]["error"]["max"]["r"] == 0.0
+    assert stars.manifest.inputs.compressed.error.max["r"] == 0.0
     with pytest.raises(InputError, match="inside the catalog"):
         decompress(packed, packed / "stars")
     assert decompress(packed, tmp_path / "stars", overwrite=True) == 3_000
@@ -169,13 +169,13 @@ def test_many_blocks(places: tuple[Path, Path, Path], tmp_path: Path, monkeypatc
     monkeypatch.setattr("hpc_ae.compress.BLOCK_ROWS", 500)
     compress(places[0], tmp_path / "z", CompressSettings(MIXED, 2))
     catalog, stars = open_compressed(tmp_path / "z"), open_catalog(places[1])
-    assert [block["num_stars"] for block in catalog.shards[0]["blocks"]] == [500, 500, 200]
+    assert [block.num_stars for block in catalog.shards[0].blocks] == [500, 500, 200]
     assert_same(catalog, stars, MIXED)
     assert_array_equal(catalog["objid"][499:1_701], stars["objid"][499:1_701])
     assert verify(tmp_path / "z").ok
     path = tmp_path / "z" / "shard-00000.zst"
     data = bytearray(path.read_bytes())
-    data[8 + catalog.shards[0]["blocks"][0]["num_bytes"] + 100] ^= 1  # in the second block
+    data[8 + catalog.shards[0].blocks[0].num_bytes + 100] ^= 1  # in the second block
     path.write_bytes(data)
     assert catalog["objid"][:500].shape == (500,)
     with pytest.raises(DamageError, match="block 1"):

@@ -384,7 +384,7 @@ def test_encode_writes_the_uncertainty(catalog_dir: Path, tmp_path: Path) -> Non
     train_here(config)
     assert encode(config, Ranks()) == "done"
     manifest = finalise(config)
-    assert "reconstruction_uncertainty" in manifest["columns"]
+    assert "reconstruction_uncertainty" in manifest.columns
     assert not verify(config.encoding_path).findings
     arrays = open_catalog(config.encoding_path).read(["reconstruction_uncertainty", "quality", "reconstruction"])
     good = arrays["quality"] == 0

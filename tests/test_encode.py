@@ -93,7 +93,7 @@ def test_same_bytes_for_any_world_size(whole: RunConfig, config: RunConfig, worl
     """Every shard and the view have the same bytes for any number of ranks, more than shards included."""
     manifest = encode_with(config, world_size).manifest
     assert contents(config.encoding_path) == contents(whole.encoding_path)
-    assert manifest["catalog_digest"] == open_catalog(whole.encoding_path).digest
+    assert manifest.catalog_digest == open_catalog(whole.encoding_path).digest
 
 
 @pytest.mark.parametrize("shard_rows", [1, 2_000, 777])
@@ -111,8 +111,9 @@ def test_no_star_is_lost(whole: RunConfig) -> None:
     """Ids, flags and counts are those of the star catalog, shard by shard, in the same order."""
     stars, encoding = open_catalog(whole.catalog_path), open_catalog(whole.encoding_path)
     assert (encoding.num_stars, encoding.num_good) == (stars.num_stars, stars.num_good) == (NUM_STARS, stars.num_good)
+    keys = ("file", "num_stars", "num_good", "objid_digest")
     for index, record in enumerate(encoding.shards):
-        assert all(record[key] == stars.shards[index][key] for key in ("file", "num_stars", "num_good", "objid_digest"))
+        assert all(getattr(record, key) == getattr(stars.shards[index], key) for key in keys)
         names = ["objid", "quality", "caution"]
         for name, values in encoding.read_shard(index, names).items():
             assert_array_equal(values, stars.read_shard(index, names)[name])
@@ -201,11 +202,11 @@ def test_view_shows_the_shards(whole: RunConfig, tmp_path: Path) -> None:
 def test_manifest_names_its_inputs(whole: RunConfig, model_dir: Path) -> None:
     """The manifest has the digests of catalog and model, paths to them, and how it was computed."""
     manifest = open_catalog(whole.encoding_path).manifest
-    assert manifest["inputs"]["catalog"]["digest"] == open_catalog(whole.catalog_path).digest
-    assert manifest["inputs"]["model"]["digest"] == read_model_record(model_dir).digest
-    found = (whole.encoding_path / manifest["inputs"]["catalog"]["path"]).resolve()
+    assert manifest.inputs.catalog.digest == open_catalog(whole.catalog_path).digest
+    assert manifest.inputs.model.digest == read_model_record(model_dir).digest
+    found = (whole.encoding_path / manifest.inputs.catalog.path).resolve()
     assert found == whole.catalog_path.resolve()
-    assert manifest["compute"] and manifest["latent"] == 2
+    assert manifest.compute and manifest.latent == 2
 
 
 def test_second_call_does_nothing(config: RunConfig) -> None:
@@ -237,7 +238,7 @@ def test_finalise_too_early(config: RunConfig) -> None:
     assert not (config.encoding_path / "manifest.json").exists()
     assert not (config.encoding_path / "encoding.h5").exists()
     encode(config, Ranks(1, 2, 1, 2))
-    assert finalise(config)["num_stars"] == NUM_STARS
+    assert finalise(config).num_stars == NUM_STARS
 
 
 def test_killed_between_shard_and_record(whole: RunConfig, config: RunConfig) -> None:
@@ -245,8 +246,8 @@ def test_killed_between_shard_and_record(whole: RunConfig, config: RunConfig) ->
     encode(config, Ranks())
     (config.encoding_path / ".shard-00002.json").unlink()
     (config.encoding_path / ".shard-00003.h5.tmp-node-1").write_bytes(b"half")
-    records = finalise(config)["shards"]
-    assert records == open_catalog(whole.encoding_path).manifest["shards"]
+    records = finalise(config).shards
+    assert records == open_catalog(whole.encoding_path).manifest.shards
     assert contents(config.encoding_path) == contents(whole.encoding_path)
 
 
@@ -365,7 +366,7 @@ def test_encoding_shard_of_other_stars(config: RunConfig) -> None:
 
 def test_view_does_not_tell_the_time(config: RunConfig) -> None:
     """The view made a second later has the same bytes."""
-    records = encode_with(config, 1).manifest["shards"]
+    records = encode_with(config, 1).manifest.shards
     columns, widths = open_catalog(config.encoding_path).columns, {"B": 5, "L": 2}
     images = [view_image(records, columns, widths)]
     time.sleep(1.1)

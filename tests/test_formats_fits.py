@@ -183,7 +183,7 @@ def test_vector_columns_are_bands(tmp_path: Path, capfd: pytest.CaptureFixture[s
     np.testing.assert_array_equal(catalog["magnitude"][:], magnitude)
     np.testing.assert_array_equal(catalog["magnitude_error"][:], magnitude / 512)
     note = "the bands are the five elements of the array column PSFMAG, in the order u, g, r, i, z"
-    assert note in catalog.manifest["inputs"]["raw"][0]["notes"] and note in capfd.readouterr().err
+    assert note in catalog.manifest.inputs.raw[0].notes and note in capfd.readouterr().err
 
 
 def test_bits_truths_and_strings(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_conditions_on_truths_bits_and_strings(tmp_path: Path) -> None:
         (tmp_path / str(index)).mkdir()
         catalog = run(tmp_path / str(index), content, reading=Reading(keep=keep))
         assert (catalog["objid"][:] - BIG).tolist() == expected
-        assert catalog.manifest["num_not_kept"] == 4 - len(expected)
+        assert catalog.manifest.num_not_kept == 4 - len(expected)
     message = refused(tmp_path, content, mapping={"u": "clean"})
     assert "column clean" in message and "type bool" in message
     message = refused(tmp_path, content, reading=Reading(keep=("spectrum=1",)))
@@ -282,7 +282,7 @@ def test_rr_lyrae_of_vizier(shared_data: Path, tmp_path: Path) -> None:
         table = file[1].data
     catalog = run(tmp_path, path, mapping={"objid": "__SIG2010_"}, reading=Reading(keep=("Type=ab",)), shard_rows=100)
     kept = table["Type"] == "ab"
-    assert 0 < kept.sum() < len(kept) == catalog.manifest["num_rows"]
+    assert 0 < kept.sum() < len(kept) == catalog.manifest.num_rows
     np.testing.assert_array_equal(catalog["objid"][:], table["__SIG2010_"][kept])
     np.testing.assert_array_equal(catalog["ra"][:], table["RAJ2000"][kept])
     np.testing.assert_array_equal(catalog["dec"][:], table["DEJ2000"][kept])
@@ -300,8 +300,8 @@ def test_sweep_of_sdss_in_astropy(tmp_path: Path) -> None:
     np.testing.assert_allclose(catalog["magnitude"][:], 22.5 - 2.5 * np.log10(flux), rtol=1e-6)
     error = 2.5 / np.log(10) / np.sqrt(table["PSFFLUX_IVAR"].astype(np.float64)) / flux
     np.testing.assert_allclose(catalog["magnitude_error"][:], error, rtol=1e-6)
-    assert catalog["ra"][:].tolist() == table["RA"].tolist() and catalog.manifest["objid"] == "generated"
-    assert any("within a field" in note for note in catalog.manifest["inputs"]["raw"][0]["notes"])
+    assert catalog["ra"][:].tolist() == table["RA"].tolist() and catalog.manifest.objid == "generated"
+    assert any("within a field" in note for note in catalog.manifest.inputs.raw[0].notes)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_one_of_several_tables_is_found_or_asked_for(tmp_path: Path) -> None:
     for index, (table, num_rows) in enumerate(names.items()):
         (tmp_path / f"c{index}").mkdir()
         catalog = run(tmp_path / f"c{index}", two, reading=Reading(table=table))
-        assert len(catalog) == num_rows and catalog.manifest["fingerprint"]["table"] == table
+        assert len(catalog) == num_rows and catalog.manifest.fingerprint["table"] == table
     for table, words in (("7", "0 of the 4 tables of a file called 7"), ("1", "the column of band u")):
         content = fits_bytes(other, bands(3), bands(4), bands(5))
         assert words in refused(tmp_path / "b", content, reading=Reading(table=table))

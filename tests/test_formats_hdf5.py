@@ -62,7 +62,7 @@ def test_compound(options: dict[str, Any], tmp_path: Path) -> None:
     path = write_h5(tmp_path / "stars.fits", {"deep/in/stars": made}, **options)
     catalog = run(tmp_path, path)
     assert_holds(catalog, STARS)
-    assert "five elements of the array column PSFMAG" in " ".join(catalog.manifest["inputs"]["raw"][0]["notes"])
+    assert "five elements of the array column PSFMAG" in " ".join(catalog.manifest.inputs.raw[0].notes)
 
 
 def test_columns(tmp_path: Path) -> None:

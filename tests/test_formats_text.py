@@ -439,4 +439,4 @@ def test_random_bytes_are_refused_or_read(data: bytes, head: bool, tmp_path_fact
     except InputError as error:
         assert str(error)
     else:
-        assert len(catalog) == catalog.manifest["num_rows"] <= content.count(b"\n") + 1
+        assert len(catalog) == catalog.manifest.num_rows <= content.count(b"\n") + 1

@@ -144,7 +144,7 @@ def test_vectors(serialization: str, tmp_path: Path) -> None:
     catalog = run(tmp_path, xml_of(table, serialization))
     assert_holds(catalog, expected)
     note = "the bands are the five elements of the array column PSFMAG"
-    assert note in " ".join(catalog.manifest["inputs"]["raw"][0]["notes"])
+    assert note in " ".join(catalog.manifest.inputs.raw[0].notes)
     table = Table({"objid": STARS["objid"], "mag": STARS["magnitude"][:, ::-1]})
     (tmp_path / "more").mkdir()
     assert "mag_5" in refused(tmp_path / "more", xml_of(table, serialization))

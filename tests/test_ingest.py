@@ -26,7 +26,7 @@ def test_spectroscopic_csv_arrives_row_by_row(shared_data: Path, tmp_path: Path)
     """Every star of the lecture's own query arrives in order, with redshifts and generated ids."""
     path = shared_data / "sdss_spectroscopic_stars.csv"
     catalog = run(tmp_path, path, shard_rows=5_000)
-    assert catalog.num_stars == 21_692 and catalog.manifest["objid"] == "generated"
+    assert catalog.num_stars == 21_692 and catalog.manifest.objid == "generated"
     assert (catalog["objid"][:] == np.arange(21_692)).all()
     for index, band in enumerate("ugriz"):
         assert (catalog["magnitude"][:][:, index] == np.float32(column(path, band))).all()
@@ -40,7 +40,7 @@ def test_parquet_arrives_bit_by_bit(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "sdss_photometric_stars.parquet"
     catalog = run(tmp_path, path, shard_rows=70_001)
     table = pq.read_table(path)
-    assert [shard["num_stars"] for shard in catalog.shards] == [70_001] * 4 + [10_323]
+    assert [shard.num_stars for shard in catalog.shards] == [70_001] * 4 + [10_323]
     assert (catalog["objid"][:] == table["objid"].to_numpy()).all()
     assert (catalog["dec"][:] == table["dec"].to_numpy()).all()
     for index, band in enumerate("ugriz"):
@@ -56,7 +56,7 @@ def test_table1_line_is_skipped(shared_data: Path, tmp_path: Path) -> None:
     catalog = run(tmp_path, path)
     assert catalog["objid"][:].tolist() == [int(text) for text in column(path, "objid", skip=1)]
     assert (catalog["magnitude_error"][:][:, 4] == np.float32(column(path, "Err_z", skip=1))).all()
-    assert catalog.manifest["objid"] == "column"
+    assert catalog.manifest.objid == "column"
 
 
 def test_damaged_ids_are_flagged_not_dropped(shared_data: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_damaged_ids_are_flagged_not_dropped(shared_data: Path, tmp_path: Path) 
     values, counts = np.unique(ids, return_counts=True)
     repeated = np.isin(ids, values[counts > 1])
     assert ((caution & Caution.ID_REPEATED != 0) == repeated).all() and repeated.sum() == 8_910
-    assert catalog.manifest["inputs"]["raw"][0]["counts"] == {"id_repeated": 8_910, "id_damaged": 10_000}
+    assert catalog.manifest.inputs.raw[0].counts == {"id_repeated": 8_910, "id_damaged": 10_000}
 
 
 def test_mixed_files_are_one_catalog(shared_data: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_mixed_files_are_one_catalog(shared_data: Path, tmp_path: Path) -> None:
     catalog = run(tmp_path, *paths, num_workers=2)
     assert catalog.num_stars == 21_692 + 290_327
     assert (catalog["objid"][:21_692] == -1).all() and (catalog["objid"][21_692:] >= 0).all()
-    assert catalog.manifest["flags"] == {"id_missing": 21_692}
+    assert catalog.manifest.flags == {"id_missing": 21_692}
     assert np.isnan(catalog["magnitude_error"][:21_692]).all() and np.isnan(catalog["redshift"][21_692:]).all()
 
 
@@ -114,7 +114,7 @@ def test_worker_count_does_not_change_a_byte(shared_data: Path, tmp_path: Path) 
         out_dir = tmp_path / str(num_workers)
         ingest([raw, packed], out_dir, IngestSettings(shard_rows=1_500), num_workers)
         found.append(shard_bytes(out_dir))
-        assert open_catalog(out_dir).manifest["flags"]["id_repeated"] == 20_000
+        assert open_catalog(out_dir).manifest.flags["id_repeated"] == 20_000
     assert len(found[0]) == 14 and found[0] == found[1]
 
 
@@ -131,9 +131,9 @@ def test_repeated_ids_across_files_and_ranges(tmp_path: Path, monkeypatch: pytes
     values, counts = np.unique(ids, return_counts=True)
     expected = np.isin(ids, values[counts > 1])
     assert ((catalog["caution"][:] == Caution.ID_REPEATED) == expected).all() and expected.sum() > 60
-    entries = catalog.manifest["inputs"]["raw"]
-    assert [entry["counts"]["id_repeated"] for entry in entries] == [expected[:333].sum(), expected[333:].sum()]
-    assert catalog.manifest["flags"] == {"id_repeated": expected.sum()}
+    entries = catalog.manifest.inputs.raw
+    assert [entry.counts["id_repeated"] for entry in entries] == [expected[:333].sum(), expected[333:].sum()]
+    assert catalog.manifest.flags == {"id_repeated": expected.sum()}
 
 
 # policies
@@ -148,9 +148,9 @@ def test_drop_leaves_bad_rows_out(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert catalog["objid"][:].tolist() == [1, 3, 1, 3]
     assert (catalog["caution"][:] == Caution.ID_REPEATED).all()
     manifest = catalog.manifest
-    assert (manifest["num_rows"], manifest["num_dropped"], manifest["num_stars"]) == (8, 4, 4)
+    assert (manifest.num_rows, manifest.num_dropped, manifest.num_stars) == (8, 4, 4)
     counts = {"non_finite": 1, "sentinel": 1, "out_of_range": 1, "id_repeated": 2}
-    assert [entry["counts"] for entry in manifest["inputs"]["raw"]] == [counts, counts]
+    assert [entry.counts for entry in manifest.inputs.raw] == [counts, counts]
     assert "8 rows in, 4 stars out, 4 dropped" in capfd.readouterr().err
 
 
@@ -158,7 +158,7 @@ def test_drop_of_a_whole_shard_leaves_no_gap(tmp_path: Path) -> None:
     """A shard of which nothing is left is not written, and the later ones move up."""
     catalog = run(tmp_path, lines(STARS[0], BAD[1], *STARS[1:], STARS[0]), shard_rows=1, bad="drop")
     assert catalog["objid"][:].tolist() == [1, 2, 3, 1]
-    assert [shard["file"] for shard in catalog.shards] == sorted(shard_bytes(catalog.directory))
+    assert [shard.file for shard in catalog.shards] == sorted(shard_bytes(catalog.directory))
     assert catalog["caution"][:].tolist() == [Caution.ID_REPEATED, 0, 0, Caution.ID_REPEATED]
 
 

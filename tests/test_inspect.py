@@ -52,7 +52,7 @@ def test_real_files_are_ingested_as_shown(
         out = tmp_path / str(index)
         assert run_command([str(out) if word == "catalog" else word for word in words[1:]]) == 0
         manifest = open_catalog(out).manifest
-        recorded = manifest["inputs"]["raw"][0]
+        recorded = manifest.inputs.raw[0].to_json()
         assert taken(entry) == recorded["mapping"]
         assert entry["notes"][: len(recorded["notes"])] == recorded["notes"]
         if entry["num_rows_looked_at"] == recorded["num_rows"]:

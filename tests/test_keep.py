@@ -110,16 +110,16 @@ def test_classes_of_a_real_file(shared_data: Path, tmp_path: Path, capfd: pytest
     ]
     assert (catalog["magnitude"][:][:, 2] == np.float32(column(path, "r"))[wanted]).all()
     manifest = catalog.manifest
-    assert (manifest["num_rows"], manifest["num_dropped"], manifest["num_not_kept"]) == (
+    assert (manifest.num_rows, manifest.num_dropped, manifest.num_not_kept) == (
         10_000,
         0,
         10_000 - sum(wanted),
     )
-    assert manifest["num_stars"] == sum(wanted) and manifest["fingerprint"]["keep"] == ["class=STAR", "r<17"]
-    entry = manifest["inputs"]["raw"][0]
-    assert entry["num_not_kept"] == manifest["num_not_kept"] and entry["counts"]["id_damaged"] == sum(wanted)
+    assert manifest.num_stars == sum(wanted) and manifest.fingerprint["keep"] == ["class=STAR", "r<17"]
+    entry = manifest.inputs.raw[0]
+    assert entry.num_not_kept == manifest.num_not_kept and entry.counts["id_damaged"] == sum(wanted)
     assert f"{10_000 - sum(wanted):,} not kept" in capfd.readouterr().err
-    assert len({shard["num_stars"] for shard in catalog.shards}) > 1
+    assert len({shard.num_stars for shard in catalog.shards}) > 1
     assert run_command(["verify", str(catalog.directory)]) == 0
 
 
@@ -179,8 +179,8 @@ def test_the_lectures_cuts(tmp_path: Path) -> None:
     content = lines(*(f"{index},1,1,15,15,15,15,{value}" for index, value in enumerate(values)))
     catalog = run(tmp_path, content, reading=Reading(cuts="lecture"))
     assert catalog["objid"][:].tolist() == [0, 1, 7] and catalog.num_good == 3
-    assert catalog.manifest["num_not_kept"] == 5
-    assert catalog.manifest["inputs"]["raw"][0]["counts"] == {"magnitude_zero": 1}
+    assert catalog.manifest.num_not_kept == 5
+    assert catalog.manifest.inputs.raw[0].counts == {"magnitude_zero": 1}
 
 
 def test_rows_in_are_stars_dropped_and_not_kept(tmp_path: Path) -> None:
@@ -188,8 +188,12 @@ def test_rows_in_are_stars_dropped_and_not_kept(tmp_path: Path) -> None:
     rows = ["1,1,1,15,15,15,15,15", "2,1,1,-9999,15,15,15,15", "3,1,1,15,15,25,15,15", "4,1,1,-9999,15,25,15,15"]
     catalog = run(tmp_path, lines(*rows), lines(*rows[1:]), shard_rows=3, bad="drop", reading=Reading(keep=("r<20",)))
     keys = ("num_rows", "num_stars", "num_dropped", "num_not_kept")
-    assert [[entry[key] for key in keys] for entry in catalog.manifest["inputs"]["raw"]] == [[4, 1, 1, 2], [3, 0, 1, 2]]
-    assert [catalog.manifest[key] for key in keys] == [7, 1, 2, 4]
+    counted = [[getattr(entry, key) for key in keys] for entry in catalog.manifest.inputs.raw]
+    assert counted == [
+        [4, 1, 1, 2],
+        [3, 0, 1, 2],
+    ]
+    assert [getattr(catalog.manifest, key) for key in keys] == [7, 1, 2, 4]
 
 
 @settings(max_examples=15, deadline=None)
@@ -217,7 +221,11 @@ def test_every_row_has_one_fate(
     catalog = run(folder, content, **values)
     assert catalog["objid"][:].tolist() == stars
     keys = ("num_rows", "num_dropped", "num_not_kept")
-    assert [catalog.manifest[key] for key in keys] == [len(rows), len(asked) - len(stars), len(rows) - len(asked)]
+    assert [getattr(catalog.manifest, key) for key in keys] == [
+        len(rows),
+        len(asked) - len(stars),
+        len(rows) - len(asked),
+    ]
 
 
 def test_stop_looks_at_kept_rows_only(tmp_path: Path) -> None:
@@ -240,7 +248,7 @@ def test_ids_repeat_among_kept_stars_only(tmp_path: Path) -> None:
     """An id whose other occurrence was left out is not repeated."""
     rows = ["1,1,1,15,15,15,15,15", "1,1,1,15,15,25,15,15", "2,1,1,15,15,15,15,15", "2,1,1,15,15,15,15,15"]
     catalog = run(tmp_path, lines(*rows), shard_rows=1, reading=Reading(keep=("r<20",)))
-    assert catalog["objid"][:].tolist() == [1, 2, 2] and catalog.manifest["flags"] == {"id_repeated": 2}
+    assert catalog["objid"][:].tolist() == [1, 2, 2] and catalog.manifest.flags == {"id_repeated": 2}
 
 
 def test_conditions_are_on_converted_values_or_on_columns(tmp_path: Path) -> None:
@@ -278,7 +286,7 @@ def test_text_that_is_ordered_is_named_by_row(tmp_path: Path) -> None:
 def test_other_conditions_are_another_catalog(tmp_path: Path) -> None:
     """The conditions are part of the fingerprint; a catalog made without any has the fingerprint of before."""
     run(tmp_path, lines(*STARS))
-    assert set(open_catalog(tmp_path / "catalog").manifest["fingerprint"]) == {
+    assert set(open_catalog(tmp_path / "catalog").manifest.fingerprint) == {
         "verb",
         "raw",
         "mapping",
@@ -309,7 +317,7 @@ def test_command_line_and_config_say_the_same(tmp_path: Path) -> None:
 
     assert STAGES["ingest"].run(make_run(load_config(config)), lambda: False) == "done"
     assert shard_bytes(tmp_path / "run" / "catalog") == shard_bytes(out)
-    manifests = [open_catalog(place).manifest["fingerprint"] for place in (out, tmp_path / "run" / "catalog")]
+    manifests = [open_catalog(place).manifest.fingerprint for place in (out, tmp_path / "run" / "catalog")]
     assert manifests[0] == manifests[1] and manifests[0]["keep"] == ["clean=1", "r<18.5"]
 
 

@@ -239,7 +239,7 @@ def test_columns_of_one_name_are_told_by_number(tmp_path: Path) -> None:
 def test_the_redshift_is_named_where_it_was_guessed(tmp_path: Path) -> None:
     """That z was taken for the redshift is said and recorded."""
     catalog = run(tmp_path, lines("0.5,15,16,17,18,19", header=f"z,{five('psfmag_{b}')}"))
-    assert "z is the redshift" in catalog.manifest["inputs"]["raw"][0]["notes"][0]
+    assert "z is the redshift" in catalog.manifest.inputs.raw[0].notes[0]
 
 
 # units of the file
@@ -338,7 +338,7 @@ def test_impossible_errors_and_redshifts_are_no_values(tmp_path: Path) -> None:
     catalog = run(tmp_path, lines(*rows, header=header))
     assert np.isfinite(catalog["magnitude_error"][0]).all() and np.isnan(catalog["magnitude_error"][1:]).all()
     assert catalog["redshift"][0] == np.float32(0.1) and np.isnan(catalog["redshift"][1:]).all()
-    assert catalog.manifest["inputs"]["raw"][0]["removed"] == {"magnitude_error": 5, "redshift": 1}
+    assert catalog.manifest.inputs.raw[0].removed == {"magnitude_error": 5, "redshift": 1}
     assert catalog.num_good == 3
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from catalog_factory import BANDS, make_encoding, make_model, make_stars, rewrite_shard
+from catalog_factory import BANDS, make_encoding, make_model, make_stars, rewrite_shard, star_manifest
 from commands import hpc_ae, start, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
-from hpc_ae.catalog.sky import NO_POSITION, healpix_of, sky_range
+from hpc_ae.catalog.sky import NO_POSITION, healpix_of
 from hpc_ae.errors import InputError, StaleError
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.order import order
@@ -54,8 +54,7 @@ def write_catalog(directory: Path, arrays: Arrays, shard_rows: int) -> Path:
     for index, first in enumerate(range(0, len(arrays["objid"]), shard_rows)):
         rows = {name: values[first : first + shard_rows] for name, values in arrays.items()}
         shards.append(write_shard(directory / f"shard-{index:05d}.h5", STAR_FORMAT, rows, BANDS, {}))
-    details = {"bands": BANDS, "columns": list(arrays), "inputs": {}, "fingerprint": {}, "provenance": {}}
-    write_manifest(directory, STAR_FORMAT, shards, details)
+    write_manifest(directory, star_manifest(shards, BANDS, arrays))
     return directory
 
 
@@ -66,14 +65,14 @@ def assert_sorted(catalog: Catalog, arrays: Arrays, shard_rows: int) -> None:
     for name, values in arrays.items():
         assert_array_equal(catalog[name][:], values[expected], strict=True)
     num_stars = len(expected)
-    assert [shard["num_stars"] for shard in catalog.shards] == [
+    assert [shard.num_stars for shard in catalog.shards] == [
         min(shard_rows, num_stars - first) for first in range(0, num_stars, shard_rows)
     ]
     for index, shard in enumerate(catalog.shards):
         part = numbers[expected][index * shard_rows : (index + 1) * shard_rows]
         placed = part[part != NO_POSITION]
-        assert sky_range(shard) == ((placed[0], placed[-1]) if len(placed) else None)
-    assert catalog.manifest["order"] == "healpix"
+        assert (shard.healpix and shard.healpix.numbers) == ((placed[0], placed[-1]) if len(placed) else None)
+    assert catalog.manifest.order == "healpix"
     assert verify(catalog.directory).ok
 
 
@@ -109,7 +108,7 @@ def test_catalog_of_stars_without_positions(tmp_path: Path) -> None:
     arrays = {**sky_stars(50), "ra": np.full(50, np.nan), "caution": np.full(50, 8, np.uint16)}
     order(write_catalog(tmp_path / "stars", arrays, 20), tmp_path / "sky", 30)
     catalog = open_catalog(tmp_path / "sky")
-    assert [shard["healpix"] for shard in catalog.shards] == [None, None]
+    assert [shard.healpix for shard in catalog.shards] == [None, None]
     assert_sorted(catalog, arrays, 30)
 
 
@@ -151,9 +150,9 @@ def test_ingest_in_sky_order_has_the_same_stars(tmp_path: Path, monkeypatch: pyt
         plain = run(tmp_path / bad / "plain", lines(*rows), shard_rows=70, bad=bad)
         sky = run(tmp_path / bad / "sky", lines(*rows), shard_rows=70, bad=bad, order="healpix")
         assert_sorted(sky, {name: plain[name][:] for name in plain.columns}, 70)
-        assert sky.manifest["flags"] == plain.manifest["flags"] and sky.manifest["flags"]["id_repeated"] == 6
+        assert sky.manifest.flags == plain.manifest.flags and sky.manifest.flags["id_repeated"] == 6
         for key in ("num_rows", "num_dropped", "num_good", "inputs"):
-            assert sky.manifest[key] == plain.manifest[key]
+            assert getattr(sky.manifest, key) == getattr(plain.manifest, key)
         assert {path.name for path in sky.directory.iterdir()} == {"manifest.json", *shard_bytes(sky.directory)}
 
 
@@ -186,8 +185,8 @@ def test_order_in_a_config(tmp_path: Path) -> None:
     done = hpc_ae("run", config, "train.epochs=1", "train.partitions=2", "cluster.ranks_per_node=1")
     assert done.returncode == 0, done.stderr
     stars, encoding = (open_catalog(tmp_path / "run" / name) for name in ("catalog", "encoding"))
-    assert [shard["healpix"] for shard in encoding.shards] == [shard["healpix"] for shard in stars.shards]
-    assert encoding.manifest["order"] == stars.manifest["order"] == "healpix"
+    assert [shard.healpix for shard in encoding.shards] == [shard.healpix for shard in stars.shards]
+    assert encoding.manifest.order == stars.manifest.order == "healpix"
     assert verify(tmp_path / "run").ok
     done = hpc_ae("check", write_config(tmp_path, "simulated.yaml", catalog={"order": "healpix"}))
     assert done.returncode == 2 and "hpc-ae order" in done.stderr
@@ -239,7 +238,7 @@ def reseal(directory: Path, index: int, healpix: object) -> None:
 
 def test_star_outside_its_range_is_found(sky_dir: Path) -> None:
     """A range that is narrower or wider than the stars of its shard is a finding."""
-    true = open_catalog(sky_dir).shards[1]["healpix"]
+    true = open_catalog(sky_dir).shards[1].healpix.to_json()
     for wrong in (None, {**true, "first": str(int(true["first"]) + 1)}, {**true, "last": str(int(true["last"]) + 1)}):
         reseal(sky_dir, 1, wrong)
         assert "a shard's stars are not in its range of the sky" in found(sky_dir)
@@ -250,7 +249,7 @@ def test_stars_out_of_order_are_found(sky_dir: Path) -> None:
     catalog = open_catalog(sky_dir)
     arrays = catalog.read_shard(1, catalog.columns)
     swapped = {name: values[[0, 2, 1, *range(3, len(values))]] for name, values in arrays.items()}
-    ranges = [shard["healpix"] for shard in catalog.shards]
+    ranges = [shard.healpix.to_json() for shard in catalog.shards]
     rewrite_shard(sky_dir, 1, swapped)
     reseal(sky_dir, 1, ranges[1])
     assert found(sky_dir) == ["a shard's stars are not in sky order"]
@@ -273,11 +272,11 @@ def test_range_of_an_encoding_is_its_stars(sky_dir: Path, tmp_path: Path) -> Non
     """An encoding whose ranges are not its star catalog's is found."""
     make_encoding(tmp_path / "encoding", sky_dir, make_model(tmp_path / "model"))
     for index, shard in enumerate(open_catalog(sky_dir).shards):
-        reseal(tmp_path / "encoding", index, shard["healpix"])
+        reseal(tmp_path / "encoding", index, shard.healpix.to_json())
     manifest = {**read_json(tmp_path / "encoding" / "manifest.json"), "order": "healpix"}
     publish_json(tmp_path / "encoding" / "manifest.json", seal(manifest))
     assert verify(tmp_path / "encoding").ok
-    first = open_catalog(sky_dir).shards[1]["healpix"]["first"]
+    first = open_catalog(sky_dir).shards[1].healpix.first
     reseal(tmp_path / "encoding", 1, {"first": first, "last": first})
     assert found(tmp_path / "encoding") == ["an encoding shard has not the range in the sky of its star shard"]
 

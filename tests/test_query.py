@@ -19,9 +19,9 @@ from numpy.testing import assert_array_equal
 from test_catalog import OpenWatch
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.select import read_rows
+from hpc_ae.catalog.select import read_rows, shards_in_cone
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
-from hpc_ae.catalog.sky import Cone, angular_distance, shards_in_cone
+from hpc_ae.catalog.sky import Cone, angular_distance
 from hpc_ae.errors import DamageError, InputError, StaleError
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.jobs.main import run_command

@@ -89,7 +89,7 @@ def test_values_have_their_reasons(tmp_path: Path) -> None:
     assert catalog["quality"][:].tolist() == expected
     assert np.isnan(catalog["magnitude"][0][1])
     counts = {"missing": 3, "non_finite": 3, "sentinel": 2, "out_of_range": 2, "magnitude_zero": 1}
-    assert catalog.manifest["inputs"]["raw"][0]["counts"] == counts
+    assert catalog.manifest.inputs.raw[0].counts == counts
 
 
 def test_parquet_null_is_missing_and_nan_is_not(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_explicit_mapping_wins(tmp_path: Path) -> None:
     assert catalog["objid"][:].tolist() == [8] and catalog["magnitude"][0].tolist() == [20, 16, 17, 18, 19]
     assert catalog["redshift"][:].tolist() == [7]
     (tmp_path / "b").mkdir()
-    assert run(tmp_path / "b", content, mapping={"objid": ""}).manifest["objid"] == "generated"
+    assert run(tmp_path / "b", content, mapping={"objid": ""}).manifest.objid == "generated"
 
 
 # wrong inputs

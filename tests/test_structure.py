@@ -102,7 +102,7 @@ def test_ridge_follows_a_bent_locus() -> None:
 def test_score_catalog_is_one_of_the_same_stars(made: Path) -> None:
     """Same shards, rows and ids as the encoding; NaN and -1 where a star is not good; found whole by verify."""
     scores, encoding = open_catalog(made / "scores"), open_catalog(made / "encoding")
-    assert scores.manifest["format"] == "hpc_ae/score-catalog" and len(scores.shards) == len(encoding.shards)
+    assert scores.manifest.format == "hpc_ae/score-catalog" and len(scores.shards) == len(encoding.shards)
     assert np.array_equal(scores["objid"][:], encoding["objid"][:])
     good = encoding["quality"][:] == 0
     score_of, tail, cluster = (scores[name][:] for name in ("anomaly_score", "tail_probability", "cluster"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from catalog_factory import star_manifest
 from survey_factory import make_encoding, make_stars
 
 from hpc_ae.analysis.denoising import fit_uncertainty
@@ -131,8 +132,7 @@ def test_stars_of_a_kind_are_found(tmp_path: Path) -> None:
     arrays["magnitude"] = plant(arrays["magnitude"])
     (tmp_path / "stars").mkdir()
     records = [write_shard(tmp_path / "stars" / "shard-00000.h5", STAR_FORMAT, arrays, simulated.bands, {})]
-    kept = {key: simulated.manifest[key] for key in ("bands", "columns", "inputs", "fingerprint", "provenance")}
-    write_manifest(tmp_path / "stars", STAR_FORMAT, records, kept)
+    write_manifest(tmp_path / "stars", star_manifest(records, simulated.bands, simulated.columns))
     make_encoding(tmp_path / "encoding", tmp_path / "stars")
     paths = ReportPaths(tmp_path / "encoding", tmp_path / "stars", tmp_path / "report")
     postprocess(paths, PostprocessSettings(50))

@@ -166,7 +166,7 @@ def test_sdss_fluxes_are_nanomaggies(tmp_path: Path, capfd: pytest.CaptureFixtur
     expected = 2.5 / np.log(10) * 0.5 / np.array([1, 10, 100, 1000])
     np.testing.assert_allclose(catalog["magnitude_error"][0][:4], expected, rtol=1e-6)
     assert np.isnan(catalog["magnitude_error"][0][4])
-    notes = catalog.manifest["inputs"]["raw"][0]["notes"]
+    notes = catalog.manifest.inputs.raw[0].notes
     assert "nanomaggy" in notes[0] and notes[0] in capfd.readouterr().err
 
 
@@ -181,7 +181,7 @@ def test_fluxes_of_unknown_unit_are_asked_for(tmp_path: Path) -> None:
     reading = Reading(flux="counts", zero_point=(20.0, 21.0, 22.0, 23.0, 24.0))
     catalog = run(tmp_path / "b", content, reading=reading)
     np.testing.assert_allclose(catalog["magnitude"][0], [20, 18.5, 17, 15.5, 24], atol=1e-6)
-    assert catalog.manifest["fingerprint"]["zero_point"] == [20, 21, 22, 23, 24]
+    assert catalog.manifest.fingerprint["zero_point"] == [20, 21, 22, 23, 24]
 
 
 def test_real_asinh_magnitudes_come_back(shared_data: Path, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_angles_that_may_be_either_are_asked_for(tmp_path: Path) -> None:
     assert "--angles" in refused(tmp_path, lines(*rows, header="coord_ra,coord_dec,u,g,r,i,z"))
     (tmp_path / "b").mkdir()
     catalog = run(tmp_path / "b", lines(*rows, header="ra,dec,u,g,r,i,z"))
-    assert "--angles rad" in catalog.manifest["inputs"]["raw"][0]["notes"][0] and catalog["ra"][100] == 1.0
+    assert "--angles rad" in catalog.manifest.inputs.raw[0].notes[0] and catalog["ra"][100] == 1.0
 
 
 def test_files_of_different_units_are_one_catalog(tmp_path: Path) -> None:

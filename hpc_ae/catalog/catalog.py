@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from hpc_ae.catalog.fields import Field, field_of, split_arrays, split_field
-from hpc_ae.catalog.manifest import read_manifest
+from hpc_ae.catalog.manifest import of_kind, read_manifest
+from hpc_ae.catalog.records import M, Manifest
 from hpc_ae.catalog.schema import Column, columns_of
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, read_shard
 from hpc_ae.errors import DamageError, InputError
@@ -33,17 +34,17 @@ class Catalog:
     `catalog[["objid", "latent"]]` is the same catalog with these columns; `len(catalog)` is the number of stars.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.format: str = manifest["format"]
-        self.num_stars: int = manifest["num_stars"]
-        self.num_good: int = manifest["num_good"]
-        self.bands: list[str] = list(manifest["bands"])
-        self.shards: list[dict[str, Any]] = manifest["shards"]
-        self.digest: str = manifest["catalog_digest"]
-        self.offsets = np.concatenate([[0], np.cumsum([shard["num_stars"] for shard in self.shards])]).astype(np.int64)
-        self._columns: list[str] = list(manifest["columns"])
+        self.format = manifest.format
+        self.num_stars = manifest.num_stars
+        self.num_good = manifest.num_good
+        self.bands = list(manifest.bands)
+        self.shards = manifest.shards
+        self.digest = manifest.catalog_digest
+        self.offsets = np.concatenate([[0], np.cumsum([shard.num_stars for shard in self.shards])]).astype(np.int64)
+        self._columns = list(manifest.columns)
 
     def __len__(self) -> int:
         return self.num_stars
@@ -71,9 +72,13 @@ class Catalog:
         """What the format knows of its columns, by name."""
         return columns_of(self.format)
 
+    def manifest_as(self, kind: type[M]) -> M:
+        """The manifest as that of a kind of catalog; InputError where this is another."""
+        return of_kind(self.manifest, kind, self.directory)
+
     def fields(self, names: Sequence[str] | None = None) -> list[Field]:
         """Name, type, elements, unit, UCD and description of columns (all by default)."""
-        num_latent = min(int(self.manifest.get("latent", 0)), _MOST_LATENT)
+        num_latent = min(self.manifest.num_latent, _MOST_LATENT)
         elements = {"": (), "B": tuple(self.bands), "L": tuple(str(index) for index in range(num_latent))}
         known = [self.schema[name] for name in self._chosen(names)]
         return [field_of(column, elements[column.width]) for column in known]
@@ -95,12 +100,12 @@ class Catalog:
 
     def shard_path(self, index: int) -> Path:
         """Path of shard `index`."""
-        return self.directory / str(self.shards[index]["file"])
+        return self.directory / self.shards[index].file
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of one shard: {name: (n,) or (n, width)}; DamageError where it has not the manifest's stars."""
         arrays = read_shard(self.shard_path(index), self.format, names, rows)
-        expected = len(range(*rows.indices(self.shards[index]["num_stars"])))
+        expected = len(range(*rows.indices(self.shards[index].num_stars)))
         for name, values in arrays.items():
             if len(values) != expected:
                 where = f"{self.shard_path(index)}, dataset {name}"
@@ -275,4 +280,4 @@ def open_catalog(directory: str | Path) -> Catalog:
     InputError where there is none, DamageError where its manifest does not hold. Shards are checked as they are read.
     """
     path = Path(directory)
-    return Catalog(path, read_manifest(path))
+    return Catalog(path, read_manifest(path, Manifest))

@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import h5py
 import numpy as np
 
-from hpc_ae.catalog.manifest import check_manifest
+from hpc_ae.catalog.link import Place
+from hpc_ae.catalog.manifest import parse_manifest
+from hpc_ae.catalog.records import EncodingManifest, Manifest, ShardRecord
 from hpc_ae.catalog.schema import (
     COLUMNS,
     ENCODING_FORMAT,
@@ -43,8 +45,6 @@ Result = TypeVar("Result")
 _APART_SECONDS = 120.0
 _APART_ERRORS = (subprocess.SubprocessError, OSError, pickle.PickleError, EOFError)
 _GUESSES = 8
-# What an encoding shard's record has from its star shard's.
-_LINKED = {"num_stars": "rows", "objid_digest": "ids", "num_good": "good stars", "healpix": "range in the sky"}
 _EVERY_SHARD = ("objid", "quality", "caution")
 _WITH_VALUES = {
     STAR_FORMAT: ("magnitude",),
@@ -54,26 +54,26 @@ _WITH_VALUES = {
 _MAY_BE_NAN = ("chi2", "anomaly_score", "tail_probability")  # where a star is good, but an error is no number
 
 
-def inspect_manifest(directory: Path) -> tuple[dict[str, Any] | None, list[HpcAeError]]:
+def inspect_manifest(directory: Path) -> tuple[Manifest | None, list[HpcAeError]]:
     """The manifest of a catalog, None where it cannot be used, and everything that is wrong with it."""
     path = directory / MANIFEST_NAME
     if not path.is_file():
         return None, [
             DamageError("the catalog is unfinished: it has no manifest", where=path, fix="run the command again")
         ]
-    manifest, errors = inspect_json(path)
-    if manifest is not None:
-        try:
-            check_manifest(path, manifest)
-        except HpcAeError as error:
-            return None, [*errors, error]
-    return manifest, errors
+    values, errors = inspect_json(path)
+    if values is None:
+        return None, errors
+    try:
+        return parse_manifest(path, values), errors
+    except HpcAeError as error:
+        return None, [*errors, error]
 
 
-def check_names(directory: Path, shards: Sequence[dict[str, Any]] | None) -> list[HpcAeError]:
+def check_names(directory: Path, shards: Sequence[ShardRecord] | None) -> list[HpcAeError]:
     """Shard files that no manifest names (None: there is no manifest to ask), and what killed writers left."""
     names = {path.name for path in directory.iterdir()}
-    listed = names if shards is None else {shard["file"] for shard in shards}
+    listed = names if shards is None else {shard.file for shard in shards}
     extra = sorted(name for name in names - listed if name.startswith("shard-"))
     debris = sorted(name for name in names if name.startswith(".") and TEMP_MARK in name)
     return [
@@ -88,31 +88,29 @@ class ShardCheck:
 
     path: Path
     format: str
-    record: dict[str, Any]
+    record: ShardRecord
     columns: tuple[str, ...]
     bands: tuple[str, ...]
     num_latent: int = 0
     star_path: Path | None = None
 
 
-def shard_checks(
-    directory: Path, manifest: dict[str, Any], stars: tuple[Path, dict[str, Any]] | None = None
-) -> list[ShardCheck]:
-    """The checks of all shards of a catalog; `stars` is the directory and manifest of an encoding's star catalog."""
-    star_paths: list[Path | None] = [stars[0] / shard["file"] for shard in stars[1]["shards"]] if stars else []
-    star_paths += [None] * (len(manifest["shards"]) - len(star_paths))
-    latent = manifest.get("latent", 0)
+def shard_checks(catalog: Place, stars: Place | None = None) -> list[ShardCheck]:
+    """The checks of all shards of a catalog; `stars` is the star catalog of an encoding."""
+    manifest = catalog.manifest
+    star_paths: list[Path | None] = [stars.directory / shard.file for shard in stars.manifest.shards] if stars else []
+    star_paths += [None] * (len(manifest.shards) - len(star_paths))
     return [
         ShardCheck(
-            directory / record["file"],
-            manifest["format"],
+            catalog.directory / record.file,
+            manifest.format,
             record,
-            tuple(manifest["columns"]),
-            tuple(manifest["bands"]),
-            latent if isinstance(latent, int) else 0,
+            manifest.columns,
+            manifest.bands,
+            manifest.num_latent,
             star_path,
         )
-        for record, star_path in zip(manifest["shards"], star_paths, strict=False)
+        for record, star_path in zip(manifest.shards, star_paths, strict=False)
     ]
 
 
@@ -176,15 +174,15 @@ def check_content(check: ShardCheck, *, thorough: bool) -> list[HpcAeError]:
 
 
 def _check_bytes(check: ShardCheck) -> list[HpcAeError]:
-    num_bytes = check.path.stat().st_size
-    if num_bytes != check.record.get("num_bytes", num_bytes):
-        what, got, expected = "a shard has the wrong size", num_bytes, check.record["num_bytes"]
-        return [DamageError(what, where=check.path, got=f"{got} bytes", expected=f"{expected} bytes")]
-    return _differs("a shard's bytes are not those that were written", check, digest_file(check.path), "digest")
+    num_bytes, expected = check.path.stat().st_size, check.record.num_bytes
+    if num_bytes != expected:
+        what = "a shard has the wrong size"
+        return [DamageError(what, where=check.path, got=f"{num_bytes} bytes", expected=f"{expected} bytes")]
+    what = "a shard's bytes are not those that were written"
+    return _differs(what, check, digest_file(check.path), check.record.digest)
 
 
-def _differs(what: str, check: ShardCheck, got: object, key: str) -> list[HpcAeError]:
-    expected = check.record.get(key)
+def _differs(what: str, check: ShardCheck, got: object, expected: object) -> list[HpcAeError]:
     return [] if got == expected else [DamageError(what, where=check.path, got=got, expected=expected)]
 
 
@@ -208,7 +206,7 @@ def _check_content(check: ShardCheck, file: h5py.File, *, thorough: bool) -> lis
 
 def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
     """Whether the stars of a sky-ordered star catalog are where its manifest says."""
-    if check.format != STAR_FORMAT or "healpix" not in check.record or not {"ra", "dec"} <= set(file):
+    if check.format != STAR_FORMAT or not check.record.says_sky or not {"ra", "dec"} <= set(file):
         return []
     try:
         ra, dec = (read_column(check.path, file, name) for name in ("ra", "dec"))
@@ -225,7 +223,7 @@ def _check_layout(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
     widths = {"": (), "B": (len(check.bands),), "L": (check.num_latent,)}
     for name in check.columns:
         column, dataset = columns_of(check.format)[name], file[name]
-        expected = (check.record["num_stars"], *widths[column.width])
+        expected = (check.record.num_stars, *widths[column.width])
         where = f"{check.path}, dataset {name}"
         if dataset.shape != expected:
             what = "a dataset has not the shape of its manifest"
@@ -240,16 +238,16 @@ def _check_rows(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
     errors: list[HpcAeError] = []
     if "objid" in arrays:
         digest = digest_bytes(arrays["objid"].data)
-        errors += _differs("a shard's ids are not those of its manifest", check, digest, "objid_digest")
-        if "objid_range" in check.record:  # catalogs of the first version of the package have none
+        errors += _differs("a shard's ids are not those of its manifest", check, digest, check.record.objid_digest)
+        if check.record.says_ids:  # catalogs of the first version of the package have none
             what = "a shard's ids have not the range of its manifest"
-            errors += _differs(what, check, objid_range(arrays["objid"]), "objid_range")
+            errors += _differs(what, check, objid_range(arrays["objid"]), check.record.objid_range)
     if "quality" in arrays:
         num_good = int(np.count_nonzero(arrays["quality"] == 0))
-        errors += _differs("a shard has another number of good stars", check, num_good, "num_good")
+        errors += _differs("a shard has another number of good stars", check, num_good, check.record.num_good)
     if "quality" in arrays and "caution" in arrays:
         flags = count_flags(arrays, check.format)
-        errors += _differs("a shard's flags are not those counted in its manifest", check, flags, "flags")
+        errors += _differs("a shard's flags are not those counted in its manifest", check, flags, check.record.flags)
         errors += _check_copies(check, arrays)
     return errors
 
@@ -301,17 +299,17 @@ def _in_all_bands(mask: np.ndarray) -> np.ndarray:
     return mask if mask.ndim == 1 else np.asarray(reduce(np.logical_and, mask.T, np.ones(len(mask), bool)))
 
 
-def check_view(directory: Path, manifest: dict[str, Any]) -> list[HpcAeError]:
+def check_view(directory: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     """Whether `encoding.h5` shows every row of every shard of the manifest, in order, and nothing else."""
     path = directory / VIEW_NAME
     if path.is_symlink() or not path.is_file():
         return [DamageError("the view of the encoding catalog is missing", where=path, expected="a regular file")]
     try:
         image = path.read_bytes()
-        widths = {"B": len(manifest["bands"]), "L": int(manifest["latent"])}
-        if image == view_image(manifest["shards"], manifest["columns"], widths):
+        widths = {"B": len(manifest.bands), "L": manifest.latent}
+        if image == view_image(manifest.shards, manifest.columns, widths):
             return []
-        expected = (manifest.get("view") or {}).get("digest", "what its manifest makes")
+        expected = manifest.view.digest if manifest.view else "what its manifest makes"
         if digest_bytes(image) == expected:  # written by another version of HDF5, or wrongly
             return _check_sources(path, manifest)
     except Exception as error:
@@ -320,42 +318,21 @@ def check_view(directory: Path, manifest: dict[str, Any]) -> list[HpcAeError]:
     return [DamageError(what, where=path, got=digest_bytes(image), expected=expected)]  # HDF5 might crash on it
 
 
-def _check_sources(path: Path, manifest: dict[str, Any]) -> list[HpcAeError]:
+def _check_sources(path: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     sources = view_sources(path)
-    expected = (manifest["num_stars"], [shard["file"] for shard in manifest["shards"]])
-    columns = sorted(sources.keys() | set(manifest["columns"]))
+    expected = (manifest.num_stars, [shard.file for shard in manifest.shards])
+    columns = sorted(sources.keys() | set(manifest.columns))
     return [
         DamageError(
             "the view does not show the rows of all shards, and of them only",
             where=f"{path}, dataset {name}",
             got=_describe(sources.get(name)),
-            expected=_describe(expected) if name in manifest["columns"] else "no such dataset",
+            expected=_describe(expected) if name in manifest.columns else "no such dataset",
         )
         for name in columns
-        if name not in manifest["columns"] or sources.get(name) != expected
+        if name not in manifest.columns or sources.get(name) != expected
     ]
 
 
 def _describe(source: tuple[int, list[str]] | None) -> str:
     return "nothing" if source is None else f"{source[0]} rows of {len(source[1])} files {', '.join(source[1][:3])}"
-
-
-def check_link(path: Path, encoding: dict[str, Any], stars: dict[str, Any]) -> list[HpcAeError]:
-    """Whether the encoding catalog with manifest `encoding` at `path` has the stars of the manifest `stars`."""
-    recorded = encoding["inputs"]["catalog"]["digest"]
-    ours, theirs = encoding["shards"], stars["shards"]
-    errors: list[HpcAeError] = []
-
-    def compare(what: str, got: object, expected: object, where: Path = path) -> None:
-        if got != expected:
-            errors.append(DamageError(what, where=where, got=got, expected=expected))
-
-    compare("the star catalog is another than the one encoded", stars["catalog_digest"], recorded)
-    compare("the encoding has other bands than its star catalog", encoding["bands"], stars["bands"])
-    compare("the encoding has not the shards of its star catalog", len(ours), len(theirs))
-    compare("the encoding has not the order of its star catalog", encoding.get("order"), stars.get("order"))
-    for mine, star in zip(ours, theirs, strict=False):
-        where = path.parent / mine["file"]
-        for key, name in _LINKED.items():
-            compare(f"an encoding shard has not the {name} of its star shard", mine.get(key), star.get(key), where)
-    return errors

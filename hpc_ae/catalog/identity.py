@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hpc_ae.catalog.records import ShardRecord
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution
 from hpc_ae.catalog.shard import read_notes, read_shard, shard_columns, write_shard
 from hpc_ae.files import write_error
@@ -98,7 +98,7 @@ def _read_range(path: Path, low: int | None, high: int | None) -> np.ndarray:
     return np.array(ids[start:stop])
 
 
-def mark_shared(path: Path, shared: Sequence[Shared]) -> tuple[dict[str, Any], np.ndarray]:
+def mark_shared(path: Path, shared: Sequence[Shared]) -> tuple[ShardRecord, np.ndarray]:
     """Write a star shard again with ID_REPEATED on the stars whose ids are shared.
 
     Returns its new record and which of its stars are flagged so: bool (N,).

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.link import Place, check_stars, star_dir_of
 from hpc_ae.catalog.schema import STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.errors import DamageError, InputError
 from hpc_ae.layout import MANIFEST_NAME
 
 
@@ -23,8 +24,8 @@ class JoinedCatalog(Catalog):
     def __init__(self, encoding: Catalog, stars: Catalog) -> None:
         super().__init__(encoding.directory, encoding.manifest)
         self.stars = stars
-        own = [name for name in self.manifest["columns"] if name not in stars.columns]
-        self._columns = [*stars.manifest["columns"], *own]
+        own = [name for name in self.manifest.columns if name not in stars.columns]
+        self._columns = [*stars.manifest.columns, *own]
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, joined with {self.stars.directory}>"
@@ -36,7 +37,7 @@ class JoinedCatalog(Catalog):
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of one shard, of both catalogs; DamageError where their ids differ."""
-        of_stars = [name for name in names if name in self.stars.manifest["columns"]]
+        of_stars = [name for name in names if name in self.stars.manifest.columns]
         own = [name for name in names if name not in of_stars]
         stars = self.stars.read_shard(index, list(dict.fromkeys(["objid", *of_stars])), rows)
         mine = super().read_shard(index, ["objid", *own], rows)
@@ -61,12 +62,8 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
         return encoding
     if isinstance(encoding, JoinedCatalog) and path is None:
         return encoding.stars
-    try:
-        recorded = encoding.manifest["inputs"]["catalog"]
-        directory = Path(path) if path is not None else encoding.directory / str(recorded["path"])
-        digest = recorded["digest"]
-    except (KeyError, TypeError) as error:
-        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from error
+    place = Place(encoding.directory, encoding.manifest)
+    directory = star_dir_of(place, path)
     if not (directory / MANIFEST_NAME).is_file():
         raise InputError(
             "the star catalog of the encoding is not there",
@@ -76,16 +73,5 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
             fix="say where it is: --stars PATH, or stars=PATH in Python",
         )
     stars = open_catalog(directory)
-    if stars.format != STAR_FORMAT or stars.digest != digest:
-        raise StaleError(
-            "this is not the star catalog that was encoded",
-            where=directory,
-            got=f"{stars.format}, {stars.digest}",
-            expected=f"{STAR_FORMAT}, {recorded.get('digest')}",
-            fix="say where the right one is: --stars PATH, or stars=PATH in Python",
-        )
-    ours, theirs = ([shard["num_stars"] for shard in one.shards] for one in (encoding, stars))
-    if ours != theirs:
-        what = "the encoding has not the shards of its star catalog"
-        raise DamageError(what, where=encoding.directory, got=f"{sum(ours)} stars", expected=f"{sum(theirs)} stars")
+    check_stars(place, Place(directory, stars.manifest))
     return stars

@@ -15,6 +15,7 @@ ENCODING_FORMAT = "hpc_ae/encoding-catalog"
 COMPRESSED_FORMAT = "hpc_ae/compressed-catalog"  # read in the room formats
 SCORE_FORMAT = "hpc_ae/score-catalog"
 FORMAT_VERSION = 1
+SKY_ORDER = "healpix"  # what a manifest's field `order` says
 DEFAULT_SHARD_ROWS = 500_000
 MAX_SHARD_ROWS = 4_000_000
 DEFAULT_BANDS = ("u", "g", "r", "i", "z")

@@ -12,10 +12,22 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.identity import is_among
+from hpc_ae.catalog.records import ShardRecord
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
-from hpc_ae.catalog.sky import Cone, rows_in_cone, shards_in_cone
-from hpc_ae.errors import DamageError
+from hpc_ae.catalog.sky import Cone, cone_ranges, overlapping, rows_in_cone, sky_ranges
 from hpc_ae.layout import MANIFEST_NAME
+
+
+def shards_in_cone(catalog: Catalog, ra_deg: float, dec_deg: float, radius_arcmin: float) -> list[int]:
+    """The shards that can have stars within `radius_arcmin` of a position; all where there is no sky order.
+
+    InputError where this is no cone, DamageError where the manifest's ranges do not hold.
+    """
+    cone = Cone(ra_deg, dec_deg, radius_arcmin)
+    cone.check()
+    if not catalog.manifest.is_sky_ordered:
+        return list(range(len(catalog.shards)))
+    return overlapping(sky_ranges(catalog.shards, catalog.directory / MANIFEST_NAME), cone_ranges(cone))
 
 
 @dataclass(frozen=True)
@@ -51,17 +63,10 @@ class WithIds:
         """The shards to look into: those whose range of ids has one of them, or is not recorded."""
         return [index for index, shard in enumerate(self.catalog.shards) if self._may_have(shard)]
 
-    def _may_have(self, shard: dict[str, object]) -> bool:
-        if "objid_range" not in shard:
-            return True
-        limits = shard["objid_range"]
-        if limits is None:
-            return False
-        try:
-            low, high = (int(limit) for limit in limits)  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
-            where = self.catalog.directory / MANIFEST_NAME
-            raise DamageError("a shard's range of ids is wrong", where=where, got=limits) from error
+    def _may_have(self, shard: ShardRecord) -> bool:
+        if shard.objid_range is None:
+            return not shard.says_ids
+        low, high = map(int, shard.objid_range)
         place = int(np.searchsorted(self.ids, low))
         return place < len(self.ids) and int(self.ids[place]) <= high
 

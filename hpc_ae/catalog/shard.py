@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from hpc_ae.catalog.records import BandSums, ShardRecord
 from hpc_ae.catalog.schema import (
     MAX_SHARD_ROWS,
     STAR_FORMAT,
@@ -39,7 +39,7 @@ def hdf5_version() -> str:
 
 def write_shard(
     path: Path, catalog_format: str, arrays: Arrays, bands: Iterable[str], notes: dict[str, str]
-) -> dict[str, Any]:
+) -> ShardRecord:
     """Publish a shard and return its record for the manifest.
 
     `arrays` holds one (N,), (N, B) or (N, L) array for each column; `notes` become attributes of the file.
@@ -91,29 +91,27 @@ def _write_column(file: h5py.File, column: Column, values: np.ndarray, bands: tu
         dataset.attrs["flag_meanings"] = [f"{flag_name(flag)}: {flag_meaning(flag)}" for flag in column.flags]
 
 
-def shard_record(name: str, catalog_format: str, arrays: Arrays, image: bytes | memoryview) -> dict[str, Any]:
+def shard_record(name: str, catalog_format: str, arrays: Arrays, image: bytes | memoryview) -> ShardRecord:
     """What the manifest says of one shard: counts, digests and, for stars, sums per band over good stars."""
     good = arrays["quality"] == 0
-    record: dict[str, Any] = {
-        "file": name,
-        "num_stars": len(good),
-        "num_good": int(good.sum()),
-        "num_bytes": len(image),
-        "digest": digest_bytes(image),
-        "objid_digest": digest_bytes(np.ascontiguousarray(arrays["objid"], "<i8").data),
-        "objid_range": objid_range(arrays["objid"]),
-        "flags": count_flags(arrays, catalog_format),
-    }
-    if catalog_format == STAR_FORMAT:
-        record["sums"] = band_sums(arrays["magnitude"], good)
-    return record
+    return ShardRecord(
+        file=name,
+        num_stars=len(good),
+        num_good=int(good.sum()),
+        num_bytes=len(image),
+        digest=digest_bytes(image),
+        objid_digest=digest_bytes(np.ascontiguousarray(arrays["objid"], "<i8").data),
+        objid_range=objid_range(arrays["objid"]),
+        flags=count_flags(arrays, catalog_format),
+        sums=band_sums(arrays["magnitude"], good) if catalog_format == STAR_FORMAT else None,
+    )
 
 
-def objid_range(objid: np.ndarray) -> list[str] | None:
+def objid_range(objid: np.ndarray) -> tuple[str, str] | None:
     """Smallest and largest id, as decimal strings; None where no star has one. -1 stands for a missing id."""
     least = int(objid.min()) if len(objid) else -1
     ids = objid[objid != -1] if least == -1 else objid
-    return [str(ids.min()), str(ids.max())] if len(ids) else None
+    return (str(ids.min()), str(ids.max())) if len(ids) else None
 
 
 def count_flags(arrays: Arrays, catalog_format: str) -> dict[str, int]:
@@ -127,23 +125,23 @@ def count_flags(arrays: Arrays, catalog_format: str) -> dict[str, int]:
     return counts
 
 
-def band_sums(magnitude: np.ndarray, good: np.ndarray) -> dict[str, list[float]]:
-    """Per band over the good stars of magnitude (N, B): sum and sum of squares about 20 mag, smallest, largest."""
+def band_sums(magnitude: np.ndarray, good: np.ndarray) -> BandSums:
+    """Sums per band over the good stars of magnitude (N, B)."""
     values = magnitude if good.all() else magnitude[good]
     if not len(values):
-        return {"sum": [], "square": [], "min": [], "max": []}
+        return BandSums((), (), (), ())
     parts = []
     for start in range(0, len(values), _SUM_ROWS):
         part = np.ascontiguousarray(values[start : start + _SUM_ROWS].T).astype(np.float64) - 20.0
         # einsum, because a product of vectors would call BLAS, whose sums depend on its threads
         parts.append((part.sum(axis=1), np.einsum("bn,bn->b", part, part), part.min(axis=1), part.max(axis=1)))
     sums, squares, smallest, largest = (np.array(column) for column in zip(*parts, strict=True))
-    return {
-        "sum": sums.sum(axis=0).tolist(),
-        "square": squares.sum(axis=0).tolist(),
-        "min": (smallest.min(axis=0) + 20.0).tolist(),
-        "max": (largest.max(axis=0) + 20.0).tolist(),
-    }
+    return BandSums(
+        sum=tuple(sums.sum(axis=0).tolist()),
+        square=tuple(squares.sum(axis=0).tolist()),
+        min=tuple((smallest.min(axis=0) + 20.0).tolist()),
+        max=tuple((largest.max(axis=0) + 20.0).tolist()),
+    )
 
 
 @contextlib.contextmanager
@@ -187,11 +185,11 @@ def read_notes(path: Path, catalog_format: str) -> dict[str, str]:
         return {str(key): _read_text(value) for key, value in file.attrs.items()}
 
 
-def describe_shard(path: Path, catalog_format: str) -> dict[str, Any]:
+def describe_shard(path: Path, catalog_format: str) -> ShardRecord:
     """The record of a shard that is on disk, as its writer would have made it."""
     arrays = read_shard(path, catalog_format, shard_columns(path, catalog_format))
     record = shard_record(path.name, catalog_format, arrays, path.read_bytes())
-    return {**record, **{key: value for key, value in read_notes(path, catalog_format).items() if key == "compute"}}
+    return record.replaced(compute=read_notes(path, catalog_format).get("compute"))
 
 
 def shard_columns(path: Path, catalog_format: str) -> list[str]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.catalog.records import ShardRecord, SkyRange
 from hpc_ae.errors import DamageError, InputError
-from hpc_ae.layout import MANIFEST_NAME
 
 HEALPIX_LEVEL = 29
-SKY_ORDER = "healpix"  # what a manifest's field `order` says
 NO_POSITION = 2**63 - 1  # sorts behind every HEALPix number
 MAX_RADIUS_ARCMIN = 180.0 * 60.0
 _DEEPEST_LEVEL = 20  # of a cone's ranges: pixels of 0.2 arcseconds, far fewer stars than a chunk has
@@ -153,45 +151,21 @@ def _joined(ranges: np.ndarray) -> np.ndarray:
     return np.stack([ranges[opens, 0], ranges[np.append(opens[1:], True), 1]], axis=1)
 
 
-def is_sky_ordered(catalog: Catalog) -> bool:
-    """Whether the manifest says that the stars are in sky order."""
-    return bool(catalog.manifest.get("order") == SKY_ORDER)
+def sky_ranges(shards: Sequence[ShardRecord], where: Path) -> list[tuple[int, int] | None]:
+    """First and last HEALPix number of each shard, None where none of its stars has a position.
 
-
-def sky_range(record: dict[str, Any]) -> tuple[int, int] | None:
-    """First and last HEALPix number of a shard's record, None where none of its stars has a position.
-
-    ValueError, TypeError or KeyError where the record does not hold.
+    DamageError where a shard of the manifest at `where` does not say.
     """
-    if record["healpix"] is None:
-        return None
-    first, last = int(record["healpix"]["first"]), int(record["healpix"]["last"])
-    if not 0 <= first <= last < 12 << 2 * HEALPIX_LEVEL:
-        raise ValueError(f"healpix {record['healpix']}")
-    return first, last
+    if missing := [shard.file for shard in shards if not shard.says_sky]:
+        what = "a shard's range in the sky is missing or wrong"
+        raise DamageError(what, where=where, got=f"none of {missing[0]}")
+    return [None if shard.healpix is None else shard.healpix.numbers for shard in shards]
 
 
-def range_record(numbers: np.ndarray) -> dict[str, str] | None:
-    """What a shard's record says of its HEALPix numbers int64 (N,), decimal strings as ids beyond 2^53 are."""
+def sky_range(numbers: np.ndarray) -> SkyRange | None:
+    """What a shard's record says of its HEALPix numbers int64 (N,); None where no star has a position."""
     placed = numbers[numbers != NO_POSITION]
-    return {"first": str(placed.min()), "last": str(placed.max())} if len(placed) else None
-
-
-def shards_in_cone(catalog: Catalog, ra_deg: float, dec_deg: float, radius_arcmin: float) -> list[int]:
-    """The shards that can have stars within `radius_arcmin` of a position; all where there is no sky order.
-
-    InputError where this is no cone, DamageError where the manifest's ranges do not hold.
-    """
-    cone = Cone(ra_deg, dec_deg, radius_arcmin)
-    cone.check()
-    if not is_sky_ordered(catalog):
-        return list(range(len(catalog.shards)))
-    try:
-        spans = [sky_range(shard) for shard in catalog.shards]
-    except (KeyError, TypeError, ValueError) as error:
-        where = catalog.directory / MANIFEST_NAME
-        raise DamageError("a shard's range in the sky is missing or wrong", where=where, got=repr(error)) from error
-    return overlapping(spans, cone_ranges(cone))
+    return SkyRange(first=str(placed.min()), last=str(placed.max())) if len(placed) else None
 
 
 def overlapping(spans: Sequence[tuple[int, int] | None], ranges: np.ndarray) -> list[int]:

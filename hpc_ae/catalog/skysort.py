@@ -20,9 +20,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from hpc_ae.catalog.records import ShardRecord
 from hpc_ae.catalog.schema import STAR_FORMAT, columns_of
 from hpc_ae.catalog.shard import Arrays, read_shard, write_shard
-from hpc_ae.catalog.sky import NO_POSITION, healpix_of, range_record
+from hpc_ae.catalog.sky import NO_POSITION, healpix_of, sky_range
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import write_error
 from hpc_ae.layout import shard_name
@@ -74,7 +75,7 @@ Source = tuple[Path, int]  # a shard and its number of stars
 
 def sort_shards(
     sort: SkySort, sources: Sequence[Source], run_tasks: Map, *, tell: Callable[[int], None], in_place: bool
-) -> list[dict[str, Any]]:
+) -> list[ShardRecord]:
     """Write the stars of the source shards as new shards in sky order; return their records for the manifest.
 
     `tell` takes the number of stars done. `in_place`: the sources lie in `out_dir` and are removed as soon as the runs
@@ -91,7 +92,7 @@ def sort_shards(
         for path, _ in sources:
             path.unlink()
     runs = [(index, check.num_stars) for index, check in enumerate(checks) if check.num_stars]
-    records: list[dict[str, Any]] = []
+    records: list[ShardRecord] = []
     written: list[_Check] = []
     for record, check in run_tasks(partial(_write_merged, sort), list(_pieces(sort, runs, total, run_tasks))):
         records.append(record)
@@ -220,7 +221,7 @@ def _places(paths: Sequence[Path], numbers: np.ndarray, side: Any) -> np.ndarray
     return np.stack(found, axis=1) if found else np.empty((len(numbers), 0), np.int64)
 
 
-def _write_merged(sort: SkySort, task: tuple[int, list[_Piece]]) -> tuple[dict[str, Any], _Check]:
+def _write_merged(sort: SkySort, task: tuple[int, list[_Piece]]) -> tuple[ShardRecord, _Check]:
     """Read the pieces of a new shard, sort them and write it."""
     index, pieces = task
     numbers = np.concatenate(
@@ -229,7 +230,7 @@ def _write_merged(sort: SkySort, task: tuple[int, list[_Piece]]) -> tuple[dict[s
     arrays = _gathered(sort, pieces, np.argsort(numbers, kind="stable"))
     check = _Check.of(arrays)
     record = write_shard(sort.out_dir / shard_name(index), STAR_FORMAT, arrays, sort.bands, {})
-    return {**record, "healpix": range_record(numbers)}, check
+    return record.replaced(healpix=sky_range(numbers)), check
 
 
 def _gathered(sort: SkySort, pieces: list[_Piece], order: np.ndarray) -> Arrays:

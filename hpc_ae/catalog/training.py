@@ -155,7 +155,7 @@ class StreamedRows:
     def _mask(self, shard: int) -> np.ndarray:
         if shard not in self._masks:
             self._masks[shard] = np.packbits(_training_mask(self.catalog, shard, self.fraction))
-        return np.unpackbits(self._masks[shard], count=self.catalog.shards[shard]["num_stars"])
+        return np.unpackbits(self._masks[shard], count=self.catalog.shards[shard].num_stars)
 
     def chunks(self, epoch: int, chunk_steps: int, first_step: int) -> Iterator[np.ndarray]:
         """Magnitudes float32 (S, n, B), with errors (S, n, 2 B), of the steps of an epoch from `first_step` on."""

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from hpc_ae.catalog.records import ShardRecord, ViewRecord
 from hpc_ae.catalog.schema import ENCODING_COLUMNS, ENCODING_FORMAT, Column
 from hpc_ae.files import digest_bytes, publish_bytes
 from hpc_ae.layout import SHARD_NAME, VIEW_NAME
 
 
 def write_view(
-    directory: Path, shards: list[dict[str, Any]], columns: list[str], widths: dict[str, int]
-) -> dict[str, Any]:
+    directory: Path, shards: Sequence[ShardRecord], columns: Sequence[str], widths: dict[str, int]
+) -> ViewRecord:
     """Publish `encoding.h5` and return its record for the manifest's field `view`.
 
     `widths` gives the length of B and L. A missing shard reads as NaN, -1 or 65535.
     """
     image = view_image(shards, columns, widths)
     publish_bytes(directory / VIEW_NAME, image)
-    return {"file": VIEW_NAME, "num_bytes": len(image), "digest": digest_bytes(image)}
+    return ViewRecord(file=VIEW_NAME, num_bytes=len(image), digest=digest_bytes(image))
 
 
-def view_image(shards: list[dict[str, Any]], columns: list[str], widths: dict[str, int]) -> bytes:
+def view_image(shards: Sequence[ShardRecord], columns: Sequence[str], widths: dict[str, int]) -> bytes:
     """The bytes of a view, the same for the same arguments and HDF5 version."""
     with h5py.File("view", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["format"] = ENCODING_FORMAT
@@ -37,19 +38,19 @@ def view_image(shards: list[dict[str, Any]], columns: list[str], widths: dict[st
     return image
 
 
-def _add_virtual(file: h5py.File, column: Column, shards: list[dict[str, Any]], widths: dict[str, int]) -> None:
+def _add_virtual(file: h5py.File, column: Column, shards: Sequence[ShardRecord], widths: dict[str, int]) -> None:
     tail = (widths[column.width],) if column.width else ()
-    space = h5py.h5s.create_simple((sum(shard["num_stars"] for shard in shards), *tail))
+    space = h5py.h5s.create_simple((sum(shard.num_stars for shard in shards), *tail))
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)  # create_virtual_dataset would store the time: other bytes each second
     properties.set_fill_value(np.array(column.fill, column.dtype))
     start = 0
     for shard in shards:
-        rows = shard["num_stars"]
+        rows = shard.num_stars
         if rows:
             space.select_hyperslab((start,) + (0,) * len(tail), (rows, *tail))
             source = h5py.h5s.create_simple((rows, *tail))
-            properties.set_virtual(space, shard["file"].encode(), column.name.encode(), source)
+            properties.set_virtual(space, shard.file.encode(), column.name.encode(), source)
         start += rows
     space.select_all()
     h5py.h5d.create(file.id, column.name.encode(), h5py.h5t.py_create(np.dtype(column.dtype)), space, properties)

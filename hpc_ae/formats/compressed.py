@@ -6,7 +6,6 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,29 +25,22 @@ from hpc_ae.analysis.compression import (
 )
 from hpc_ae.analysis.planes import column_of_streams, column_streams
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import catalog_digest
-from hpc_ae.catalog.schema import COMPRESSED_FORMAT, MAX_SHARD_ROWS, STAR_FORMAT, Column, columns_of
+from hpc_ae.catalog.records import catalog_digest
+from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.formats.compressed_records import BlockRecord, CompressedManifest, CompressedShard, shard_file
 from hpc_ae.formats.streams import FAST_LEVEL, PackedBlock, pack_block, packed_size
 from hpc_ae.layout import MANIFEST_NAME
 
-COMPRESSED_VERSION = 1
 MODEL_DIR = "model"
 MAGIC = b"HPCAEZ\x01\n"
-BLOCK_ROWS = 131_072
-SHARD_FILE = re.compile(r"shard-\d{5,}\.zst")
 MUST_HAVE = ("objid", "ra", "dec", "magnitude", "quality", "caution")
 _BAD = "magnitude_bad"
 _MOST_VECTOR = 64
 _TABLE_BITS = 12
 Decode = Callable[[np.ndarray], np.ndarray]
-
-
-def shard_file(index: int) -> str:
-    """Name of file `index`, counted from 0."""
-    return f"shard-{index:05d}.zst"
 
 
 @dataclass(frozen=True)
@@ -116,33 +108,23 @@ def _smaller(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
     return delta if packed_size(delta, 1) < packed_size(plain, 1) else plain
 
 
-def coder_record(coder: MagnitudeCoder) -> dict[str, Any]:
-    """What the manifest says of the coding of magnitudes."""
-    return {
-        "max_error": None if coder.grid is None else list(coder.grid.max_error),
-        "latent_bits": coder.latent_grid.bits,
-        "latent_low": list(coder.latent_grid.low),
-        "latent_high": list(coder.latent_grid.high),
-        "predictor": None if coder.predictor is None else coder.predictor.to_json(),
-    }
-
-
-def read_coder(record: dict[str, Any], where: object) -> MagnitudeCoder:
-    """The coder that `coder_record` describes; DamageError where it cannot be."""
+def read_coder(manifest: CompressedManifest, where: object) -> MagnitudeCoder:
+    """The coder that a manifest describes; DamageError where it cannot be."""
+    low, high, bits, num_bands = manifest.latent_low, manifest.latent_high, manifest.latent_bits, len(manifest.bands)
     try:
-        low, high = (tuple(float(value) for value in record[key]) for key in ("latent_low", "latent_high"))
-        bits, max_error, num_bands = record["latent_bits"], record["max_error"], len(record["bands"])
-        if type(bits) is not int or not 0 <= bits <= MOST_LATENT_BITS or not 1 <= len(low) == len(high) <= _MOST_VECTOR:
+        if not 0 <= bits <= MOST_LATENT_BITS or not 1 <= len(low) == len(high) <= _MOST_VECTOR:
             raise ValueError(f"latents of {bits} bits between {low[:3]} and {high[:3]}")
-        if not np.isfinite([*low, *high]).all() or not 1 <= num_bands <= _MOST_VECTOR:
-            raise ValueError("limits of latents that are not finite, or too many bands")
+        if not 1 <= num_bands <= _MOST_VECTOR:
+            raise ValueError(f"{num_bands} bands")
         latent_grid = LatentGrid(bits, low, high)
-        if max_error is None:
+        if manifest.max_error is None:
             return MagnitudeCoder(latent_grid, None, None)
-        check_max_error(max_error, num_bands)
-        predictor = BandPredictor.from_json(record["predictor"], latent_grid.num_cells, num_bands)
-        return MagnitudeCoder(latent_grid, Grid(tuple(max_error)), predictor)
-    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
+        check_max_error(manifest.max_error, num_bands)
+        if manifest.predictor is None:
+            raise ValueError("a maximum error, but no predictor")
+        predictor = BandPredictor.from_json(manifest.predictor.to_json(), latent_grid.num_cells, num_bands)
+        return MagnitudeCoder(latent_grid, Grid(manifest.max_error), predictor)
+    except (TypeError, ValueError, OverflowError, InputError) as error:
         raise DamageError("the manifest does not say how it is coded", where=where, got=repr(error)[:300]) from error
 
 
@@ -164,65 +146,52 @@ def is_compressed(directory: Path) -> bool:
     return path.is_file() and COMPRESSED_FORMAT.encode() in path.read_bytes()
 
 
-def read_compressed_manifest(directory: Path) -> dict[str, Any]:
-    """The checked manifest of a compressed catalog; DamageError where it does not hold."""
-    path = directory / MANIFEST_NAME
-    manifest = read_json(path, sealed=True)
-    check_compressed_manifest(path, manifest)
+def parse_compressed_manifest(path: Path, values: dict[str, Any]) -> CompressedManifest:
+    """The manifest of a compressed catalog that a JSON object at `path` says.
+
+    DamageError where it lacks a field, names a file outside its directory or contradicts itself.
+    """
+    if (found := values.get("format")) != COMPRESSED_FORMAT:
+        raise DamageError("no compressed catalog", where=path, got=found, expected=COMPRESSED_FORMAT)
+    manifest = CompressedManifest.parse(values, path)
+    if wrong := next(_contradictions(manifest), None):
+        raise DamageError("the manifest of a compressed catalog contradicts itself", where=path, got=wrong)
+    read_coder(manifest, path)
     return manifest
 
 
-def check_compressed_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a manifest that lacks a field, names a file outside its directory or contradicts itself."""
-    if manifest.get("format") != COMPRESSED_FORMAT:
-        raise DamageError("no compressed catalog", where=path, got=manifest.get("format"), expected=COMPRESSED_FORMAT)
-    if manifest.get("version") != COMPRESSED_VERSION:
-        what, got = "the compressed catalog has another version", manifest.get("version")
-        raise InputError(what, where=path, got=got, expected=COMPRESSED_VERSION)
-    try:
-        _check_fields(manifest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamageError("the manifest of a compressed catalog is wrong", where=path, got=repr(error)[:300]) from error
-    read_coder(manifest, path)
-
-
-def _check_fields(manifest: dict[str, Any]) -> None:
-    """ValueError, KeyError or TypeError where something cannot be."""
-    shards, columns = manifest["shards"], manifest["columns"]
-    if not set(MUST_HAVE) <= set(columns) <= columns_of(STAR_FORMAT).keys() or len(set(columns)) < len(columns):
-        raise ValueError(f"columns {columns}")
-    if not all(isinstance(band, str) for band in manifest["bands"]):
-        raise ValueError(f"bands {manifest['bands']}")
+def _contradictions(manifest: CompressedManifest) -> Iterator[str]:
+    """What of fields that are right each does not go together."""
+    columns, shards = set(manifest.columns), manifest.shards
+    if not set(MUST_HAVE) <= columns <= columns_of(STAR_FORMAT).keys() or len(columns) < len(manifest.columns):
+        yield f"columns {', '.join(manifest.columns)}"
     for index, shard in enumerate(shards):
-        if shard["file"] != shard_file(index):
-            raise ValueError(f"a shard of name {shard['file']!r}")
-        for key, most in (("num_stars", MAX_SHARD_ROWS), ("num_good", MAX_SHARD_ROWS), ("num_bytes", 1 << 40)):
-            own = shard["blocks"] if key != "num_good" else []
-            if any(type(one[key]) is not int or not 0 <= one[key] <= most for one in [shard, *own]):
-                raise ValueError(f"{shard['file']}: {key}")
-        if any(block["num_stars"] > BLOCK_ROWS for block in shard["blocks"]):
-            raise ValueError(f"{shard['file']}: a block of more than {BLOCK_ROWS} stars")
-        if sum(block["num_stars"] for block in shard["blocks"]) != shard["num_stars"]:
-            raise ValueError(f"{shard['file']}: blocks of another number of stars")
-        if len(MAGIC) + sum(block["num_bytes"] for block in shard["blocks"]) != shard["num_bytes"]:
-            raise ValueError(f"{shard['file']}: blocks of another number of bytes")
-    errors = [manifest["error"][key][band] for key in ("max", "rms") for band in manifest["bands"]]
-    if not all(isinstance(error, int | float) and error >= 0 for error in errors):
-        raise ValueError(f"errors {errors}")
-    for key in ("num_stars", "num_good"):
-        if manifest[key] != sum(shard[key] for shard in shards):
-            raise ValueError(f"{key} {manifest[key]}")
-    if manifest["catalog_digest"] != catalog_digest(shards):
-        raise ValueError("catalog_digest")
+        if shard.file != shard_file(index):
+            yield f"a shard of name {shard.file!r}"
+        if sum(block.num_stars for block in shard.blocks) != shard.num_stars:
+            yield f"{shard.file}: blocks of another number of stars"
+        if len(MAGIC) + sum(block.num_bytes for block in shard.blocks) != shard.num_bytes:
+            yield f"{shard.file}: blocks of another number of bytes"
+    if any(set(manifest.bands) - errors.keys() for errors in (manifest.error.max, manifest.error.rms)):
+        yield "bands without an error"
+    if manifest.num_stars != sum(shard.num_stars for shard in shards):
+        yield f"{manifest.num_stars} stars"
+    if manifest.num_good != sum(shard.num_good for shard in shards):
+        yield f"{manifest.num_good} good stars"
+    if manifest.catalog_digest != catalog_digest(shards):
+        yield "catalog_digest"
 
 
 class CompressedCatalog(Catalog):
     """A compressed catalog as the star catalog that it holds; every block is checked against its digests."""
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], decode: Decode) -> None:
+    manifest: CompressedManifest
+    shards: tuple[CompressedShard, ...]
+
+    def __init__(self, directory: Path, manifest: CompressedManifest, decode: Decode) -> None:
         super().__init__(directory, manifest)
         coder = read_coder(manifest, directory / MANIFEST_NAME)
-        self.codec = BlockCodec(coder, decode, len(self.bands), tuple(manifest["columns"]))
+        self.codec = BlockCodec(coder, decode, len(self.bands), manifest.columns)
 
     @property
     def schema(self) -> dict[str, Column]:
@@ -232,32 +201,32 @@ class CompressedCatalog(Catalog):
     @property
     def errors(self) -> dict[str, float]:
         """Largest difference of a good star's magnitude to that of the catalog that was compressed, mag, per band."""
-        return {band: float(self.manifest["error"]["max"][band]) for band in self.bands}
+        return {band: self.manifest.error.max[band] for band in self.bands}
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of one shard: {name: (n,) or (n, width)}; DamageError where a block is not what was written."""
-        start, stop, step = rows.indices(self.shards[index]["num_stars"])
+        start, stop, step = rows.indices(self.shards[index].num_stars)
         parts = []
         first = 0
-        for number, block in enumerate(self.shards[index]["blocks"]):
-            low, high = max(start, first), min(stop, first + block["num_stars"])
+        for number, block in enumerate(self.shards[index].blocks):
+            low, high = max(start, first), min(stop, first + block.num_stars)
             if low < high:
                 arrays = self.read_block(index, number, names)
                 parts.append({name: values[low - first : high - first] for name, values in arrays.items()})
-            first += block["num_stars"]
+            first += block.num_stars
         if not parts:
             return self._empty(names)
         return {name: np.concatenate([part[name] for part in parts])[::step] for name in names}
 
     def read_block(self, index: int, number: int, names: Sequence[str]) -> Arrays:
         """Columns of block `number` of shard `index`."""
-        record, path = self.shards[index]["blocks"][number], self.shard_path(index)
+        record, path = self.shards[index].blocks[number], self.shard_path(index)
         where = f"{path}, block {number}"
         try:
             data = self._read_bytes(index, number)
-            if digest_bytes(data) != record["digest"]:
-                raise DamageError("a block's bytes are not those that were written", expected=record["digest"])
-            arrays = self.codec.unpack(data, record["num_stars"], names)
+            if digest_bytes(data) != record.digest:
+                raise DamageError("a block's bytes are not those that were written", expected=record.digest)
+            arrays = self.codec.unpack(data, record.num_stars, names)
             if "magnitude" in arrays:
                 _check_magnitudes(arrays["magnitude"], record)
         except DamageError as error:
@@ -276,10 +245,10 @@ class CompressedCatalog(Catalog):
         path = self.shard_path(index)
         if path.is_symlink() or not path.is_file():
             raise DamageError("a file of a compressed catalog is missing", got="no regular file")
-        sizes = [block["num_bytes"] for block in self.shards[index]["blocks"]]
-        if path.stat().st_size != self.shards[index]["num_bytes"]:
+        sizes = [block.num_bytes for block in self.shards[index].blocks]
+        if path.stat().st_size != self.shards[index].num_bytes:
             what = "a file of a compressed catalog has the wrong size"
-            raise DamageError(what, got=path.stat().st_size, expected=self.shards[index]["num_bytes"])
+            raise DamageError(what, got=path.stat().st_size, expected=self.shards[index].num_bytes)
         with path.open("rb", buffering=0) as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise DamageError("no file of a compressed catalog", expected=MAGIC)
@@ -288,7 +257,7 @@ class CompressedCatalog(Catalog):
 
     def check_blocks(self, index: int) -> Iterator[HpcAeError]:
         """Decode every column of every block of a shard: what is wrong with them."""
-        for number in range(len(self.shards[index]["blocks"])):
+        for number in range(len(self.shards[index].blocks)):
             try:
                 self.read_block(index, number, self.columns)
             except HpcAeError as error:
@@ -300,32 +269,28 @@ def open_compressed(directory: Path, load_decoder: Callable[[Path, str], Decode]
 
     InputError where there is none, DamageError where its manifest or model does not hold.
     """
-    manifest = read_compressed_manifest(directory)
+    path = directory / MANIFEST_NAME
+    manifest = parse_compressed_manifest(path, read_json(path, sealed=True))
+    decode = load_decoder(directory / MODEL_DIR, manifest.inputs.model.digest)
+    low = np.array([manifest.latent_low], np.float64)
     try:
-        digest = str(manifest["inputs"]["model"]["digest"])
-    except (KeyError, TypeError) as error:
-        what = "the manifest of a compressed catalog does not name its model"
-        raise DamageError(what, where=directory / MANIFEST_NAME) from error
-    decode = load_decoder(directory / MODEL_DIR, digest)
-    low = np.array([manifest["latent_low"]], np.float64)
-    try:
-        fits = decode(low).shape == (1, len(manifest["bands"]))
+        fits = decode(low).shape == (1, len(manifest.bands))
     except (ValueError, IndexError):
         fits = False
     if not fits:
         what = "the model in a compressed catalog is not of its bands and latents"
-        raise DamageError(what, where=directory / MODEL_DIR, expected=f"{low.shape[1]} to {len(manifest['bands'])}")
+        raise DamageError(what, where=directory / MODEL_DIR, expected=f"{low.shape[1]} to {len(manifest.bands)}")
     return CompressedCatalog(directory, manifest, decode)
 
 
-def _check_magnitudes(magnitude: np.ndarray, record: dict[str, Any]) -> None:
+def _check_magnitudes(magnitude: np.ndarray, record: BlockRecord) -> None:
     """DamageError where decoded magnitudes are not, bit for bit, those whose error was checked when they were coded."""
     found = magnitude_digest(magnitude)
-    if found != record["magnitude_digest"]:
+    if found != record.magnitude_digest:
         raise DamageError(
             "the magnitudes are not those that were checked when the catalog was compressed",
             got=found,
-            expected=record["magnitude_digest"],
+            expected=record.magnitude_digest,
         )
 
 

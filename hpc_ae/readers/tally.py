@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from hpc_ae.catalog.quality import flag_magnitudes
+from hpc_ae.catalog.records import RawRecord
 from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, flag_name
 from hpc_ae.catalog.shard import Arrays, count_flags
 from hpc_ae.errors import InputError
@@ -67,7 +67,7 @@ def recount(parts: list[Part], repeated: np.ndarray) -> list[Part]:
     return counted
 
 
-def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[str]) -> list[dict[str, Any]]:
+def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[str]) -> list[RawRecord]:
     """One entry for each raw file: name, size, digest, columns used, rows, stars, stars by flag."""
     entries = []
     for index, scan in enumerate(scans):
@@ -81,33 +81,33 @@ def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[
             sum(getattr(part, key) for part in own) for key in ("num_rows", "num_stars", "num_not_kept")
         )
         entries.append(
-            {
-                "name": scan.raw.name,
-                "num_bytes": scan.raw.path.stat().st_size,
-                "digest": digests[index],
-                "mapping": {
+            RawRecord(
+                name=scan.raw.name,
+                num_bytes=scan.raw.path.stat().st_size,
+                digest=digests[index],
+                mapping={
                     name: scan.raw.columns[column]
                     for name, column in scan.raw.wanted.items()
                     if not name.startswith(RAW_PREFIX)
                 },
-                "notes": list(scan.raw.notes),
-                "num_rows": num_rows,
-                "num_stars": num_stars,
-                "num_dropped": num_rows - num_not_kept - num_stars,
-                "num_not_kept": num_not_kept,
-                "counts": {flag_name(flag): counts[flag_name(flag)] for flag in _FLAGS if counts[flag_name(flag)]},
-                "removed": {name: num for name, num in removed.items() if num},
-            }
+                notes=tuple(scan.raw.notes),
+                num_rows=num_rows,
+                num_stars=num_stars,
+                num_dropped=num_rows - num_not_kept - num_stars,
+                num_not_kept=num_not_kept,
+                counts={flag_name(flag): counts[flag_name(flag)] for flag in _FLAGS if counts[flag_name(flag)]},
+                removed={name: num for name, num in removed.items() if num},
+            )
         )
     return entries
 
 
-def describe_counts(entry: dict[str, Any]) -> str:
-    """One line on the entry of a raw file in a manifest: its rows, stars by flag, values removed, rows not kept."""
-    parts = [f"{name} {num:,}" for name, num in entry["counts"].items()]
-    parts += [f"{name} without value {num:,}" for name, num in entry.get("removed", {}).items()]
-    not_kept = f", {entry['num_not_kept']:,} not kept" if entry.get("num_not_kept") else ""
-    return f"{entry['name']}: {entry['num_rows']:,} rows{not_kept}; {', '.join(parts) or 'nothing to remark'}"
+def describe_counts(raw: RawRecord) -> str:
+    """One line on a raw file in a manifest: its rows, stars by flag, values removed, rows not kept."""
+    parts = [f"{name} {num:,}" for name, num in raw.counts.items()]
+    parts += [f"{name} without value {num:,}" for name, num in raw.removed.items()]
+    not_kept = f", {raw.num_not_kept:,} not kept" if raw.num_not_kept else ""
+    return f"{raw.name}: {raw.num_rows:,} rows{not_kept}; {', '.join(parts) or 'nothing to remark'}"
 
 
 def describe_notes(raws: Sequence[RawFile]) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_ae.catalog.manifest import read_manifest
-from hpc_ae.catalog.schema import STAR_FORMAT
+from hpc_ae.catalog.records import StarManifest
 from hpc_ae.errors import InputError
 from hpc_ae.layout import MANIFEST_NAME
 from hpc_ae.readers.parquet import PARQUET_ERRORS, partition_values
@@ -42,8 +42,8 @@ def expand_dirs(paths: Iterable[Path]) -> list[Path]:
 
 def _expand(directory: Path) -> list[Path]:
     if (directory / MANIFEST_NAME).is_file():
-        manifest = read_manifest(directory, STAR_FORMAT)
-        return [directory / str(shard["file"]) for shard in manifest["shards"]]
+        manifest = read_manifest(directory, StarManifest)
+        return [directory / shard.file for shard in manifest.shards]
     properties = directory / "collection.properties"
     if properties.is_file() and (primary := _PRIMARY.search(properties.read_text(errors="replace"))):
         return _expand_primary(directory, primary[1])

@@ -19,9 +19,10 @@ from hpc_ae.analysis.alignment import Alignment, JointMoments, align, neighbour_
 from hpc_ae.analysis.histogram import ERROR_BINS, quantiles
 from hpc_ae.analysis.statistics import worst
 from hpc_ae.analysis.summary import CsvColumns, json_number, table_csv
-from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.identity import NO_ID
-from hpc_ae.catalog.schema import ENCODING_FORMAT
+from hpc_ae.catalog.manifest import read_manifest
+from hpc_ae.catalog.records import EncodingManifest
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes, publish_json, seal
 from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME
@@ -107,7 +108,7 @@ def compare_surveys(mapper: Mapper, survey: Survey, other_dir: Path, out_dir: Pa
     other = _open_other(other_dir)
     by_row = _same_rows(survey.encoding, other)
     readers = _by_row(survey, other) if by_row else _by_id(mapper, survey, other)
-    total = _Sums.of(LatentPair.none(int(other.manifest["latent"]), survey.num_latent), 1)
+    total = _Sums.of(LatentPair.none(other.manifest.num_latent, survey.num_latent), 1)
     for sums in mapper.map(partial(_add_up, len(readers)), readers):
         total.add(sums)
     if not total.moments.num:
@@ -146,15 +147,12 @@ def compare_surveys(mapper: Mapper, survey: Survey, other_dir: Path, out_dir: Pa
 
 
 def _open_other(directory: Path) -> Catalog:
-    other = open_catalog(directory)
-    if other.format != ENCODING_FORMAT:
-        raise InputError("the wrong kind of catalog", where=directory, got=other.format, expected=ENCODING_FORMAT)
-    return other
+    return Catalog(directory, read_manifest(directory, EncodingManifest))
 
 
 def _same_rows(encoding: Catalog, other: Catalog) -> bool:
     """Whether both have the same ids in the same shards, so that row i is the same star in both."""
-    ours, theirs = ([shard["objid_digest"] for shard in one.shards] for one in (encoding, other))
+    ours, theirs = ([shard.objid_digest for shard in one.shards] for one in (encoding, other))
     return ours == theirs
 
 
@@ -181,7 +179,7 @@ def _by_id(mapper: Mapper, survey: Survey, other: Catalog) -> list[Reader]:
     ids, places = np.unique(sample["objid"] if sample else np.empty(0, np.int64), return_index=True)
     keep = ids != NO_ID
     ids, places = ids[keep], places[keep]
-    latent = np.full((len(ids), int(other.manifest["latent"])), np.nan, np.float32)
+    latent = np.full((len(ids), other.manifest.num_latent), np.nan, np.float32)
     for found, values in mapper.map(partial(_find, other, ids), range(len(other.shards))):
         new = np.isnan(latent[found, 0])
         latent[found[new]] = values[new]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT
+from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.catalog.link import Place, check_stars
+from hpc_ae.catalog.manifest import read_manifest
+from hpc_ae.catalog.records import EncodingManifest, Hdf5Manifest, StarManifest
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.errors import DamageError
 
 _FROM_ENCODING = ("latent", "reconstruction_error", "reconstruction", "chi2")
 _FROM_STARS = ("ra", "dec", "magnitude", "magnitude_error", "redshift")
@@ -64,7 +66,7 @@ class Survey:
     @property
     def num_latent(self) -> int:
         """Latent dimensions."""
-        return _num_latent(self.encoding)
+        return self.encoding.manifest.num_latent
 
     @property
     def has_reconstruction(self) -> bool:
@@ -99,44 +101,11 @@ def open_survey(encoding_dir: Path, star_dir: Path) -> Survey:
     InputError where one is missing or of the wrong kind, StaleError where the encoding is of another star catalog,
     DamageError where they differ in their shards.
     """
-    encoding, stars = _open(encoding_dir, ENCODING_FORMAT), _open(star_dir, STAR_FORMAT)
-    try:
-        recorded = encoding.manifest["inputs"]["catalog"]["digest"]
-    except (KeyError, TypeError):
-        raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.directory) from None
-    if recorded != stars.digest:
-        raise StaleError(
-            "the encoding was made from another star catalog",
-            where=encoding.directory,
-            got=recorded,
-            expected=f"{stars.digest}, that of {stars.directory}",
-            fix="name the star catalog that was encoded, or encode this one again (--redo encode)",
-        )
-    sizes = [[shard["num_stars"] for shard in catalog.shards] for catalog in (encoding, stars)]
-    if sizes[0] != sizes[1] or encoding.bands != stars.bands:
-        raise DamageError(
-            "the encoding and the star catalog differ in their shards or bands",
-            where=encoding.directory,
-            got=f"{encoding.num_stars} stars in {len(sizes[0])} shards, bands {encoding.bands}",
-            expected=f"{stars.num_stars} stars in {len(sizes[1])} shards, bands {stars.bands}",
-            fix="encode the catalog again (--redo encode)",
-        )
+    encoding = Catalog(encoding_dir, read_manifest(encoding_dir, EncodingManifest))
+    stars = Catalog(star_dir, read_manifest(star_dir, StarManifest))
+    check_stars(Place(encoding_dir, encoding.manifest), Place(star_dir, stars.manifest))
     return Survey(encoding, stars)
 
 
-def _open(directory: Path, catalog_format: str) -> Catalog:
-    catalog = open_catalog(directory)
-    if catalog.format != catalog_format:
-        raise InputError("the wrong kind of catalog", where=directory, got=catalog.format, expected=catalog_format)
-    return catalog
-
-
 def _one_shard(catalog: Catalog, index: int) -> Catalog:
-    shard = catalog.shards[index]
-    kept = {key: catalog.manifest[key] for key in ("format", "bands", "columns", "catalog_digest")}
-    counts = {key: shard[key] for key in ("num_stars", "num_good")}
-    return Catalog(catalog.directory, {**kept, **counts, "latent": _num_latent(catalog), "shards": [shard]})
-
-
-def _num_latent(catalog: Catalog) -> int:
-    return int(catalog.manifest.get("latent", 0))
+    return Catalog(catalog.directory, catalog.manifest_as(Hdf5Manifest).of_shard(index))

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpc_ae.analysis.maps import fine_indices
 from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally, usable_rows
+from hpc_ae.catalog.link import row_mismatches
+from hpc_ae.catalog.records import ShardRecord
 from hpc_ae.catalog.schema import NO_CLUSTER, SCORE_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, write_shard
 from hpc_ae.catalog.sky import healpix_of
@@ -57,10 +58,9 @@ class PartResult:
     tally: SurveyTally
 
     @property
-    def shards(self) -> list[dict[str, Any]]:
+    def shards(self) -> list[ShardRecord]:
         """The records of its shards for the manifest."""
-        shards: list[dict[str, Any]] = json.loads(self.records)
-        return shards
+        return [ShardRecord.parse(record, "a part's records") for record in json.loads(self.records)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Scan:
             result = unpack(like, read_npz(path.read_bytes()))
         except (ValueError, KeyError, OSError):
             return None  # damaged: it is made again
-        paths = [(self.scores_dir / record["file"], record["num_bytes"]) for record in result.shards]
+        paths = [(self.scores_dir / record.file, record.num_bytes) for record in result.shards]
         whole = all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
         return result if whole and result.key == self.key else None
 
@@ -116,7 +116,7 @@ def scan_part(scan: Scan, part: ScanPart) -> None:
     with ThreadPoolExecutor(1, "writer") as writer:  # the disk has time until the next shard is scored
         written = [writer.submit(_write, scan, pair, _scan_shard(scan.plan, pair, tally)) for pair in part.pairs]
         records = [one.result() for one in written]
-    result = PartResult(scan.key, json.dumps(records), tally)
+    result = PartResult(scan.key, json.dumps([record.to_json() for record in records]), tally)
     data = npz_bytes(pack(result), compress=part.num_stars < _FEW_STARS)
     publish_bytes(scan.part_path(part), data)
 
@@ -147,18 +147,16 @@ def _spread(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return spread
 
 
-def _write(scan: Scan, pair: ShardPair, outputs: Arrays) -> dict[str, Any]:
+def _write(scan: Scan, pair: ShardPair, outputs: Arrays) -> ShardRecord:
     shard = pair.encoding.shards[0]
-    notes = {"encoding_shard_digest": shard["digest"]}
-    path = scan.scores_dir / str(shard["file"])
-    record = write_shard(path, SCORE_FORMAT, outputs, pair.encoding.bands, notes)
-    for key in ("num_stars", "num_good", "objid_digest"):
-        if record[key] != shard[key]:
-            raise DamageError(
-                "an encoding shard has not the stars of its manifest",
-                where=pair.encoding.shard_path(0),
-                got=f"{key} {record[key]}",
-                expected=shard[key],
-                fix="hpc-ae verify tells what is damaged",
-            )
-    return {**record, **{key: shard[key] for key in ("healpix",) if key in shard}}
+    notes = {"encoding_shard_digest": shard.digest}
+    record = write_shard(scan.scores_dir / shard.file, SCORE_FORMAT, outputs, pair.encoding.bands, notes)
+    for one in row_mismatches(record, shard):
+        raise DamageError(
+            "an encoding shard has not the stars of its manifest",
+            where=pair.encoding.shard_path(0),
+            got=f"{one.what} {one.got}",
+            expected=one.expected,
+            fix="hpc-ae verify tells what is damaged",
+        )
+    return record.placed_like(shard)

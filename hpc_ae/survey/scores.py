@@ -18,11 +18,12 @@ from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
+from hpc_ae.catalog.records import Inputs, Link, ScoreManifest, ShardRecord, summed
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, remove_debris
 from hpc_ae.layout import MAKING_NAME, MANIFEST_NAME, PARTS_NAME, TALLIES_NAME
-from hpc_ae.provenance import check_fingerprint, provenance
+from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
 from hpc_ae.runtime.executor import Mapper
 from hpc_ae.runtime.progress import Progress
 from hpc_ae.survey.facts import SampleFacts, gather_facts
@@ -44,7 +45,7 @@ class ScoredSurvey:
     tally: SurveyTally
 
 
-def fingerprint(survey: Survey) -> dict[str, Any]:
+def fingerprint(survey: Survey) -> Fingerprint:
     """What decides the scores."""
     return {
         "catalog": survey.stars.digest,
@@ -61,9 +62,9 @@ def is_scored(scores_dir: Path, survey: Survey) -> bool:
         if making_path.exists():
             check_fingerprint(scores_dir, read_json(making_path), wanted, "postprocess")
         return False
-    manifest = read_manifest(scores_dir, SCORE_FORMAT)
-    check_fingerprint(scores_dir, manifest.get("fingerprint", {}), wanted, "postprocess")
-    names = [TALLIES_NAME, *(shard["file"] for shard in manifest["shards"])]
+    manifest = read_manifest(scores_dir, ScoreManifest)
+    check_fingerprint(scores_dir, manifest.fingerprint, wanted, "postprocess")
+    names = [TALLIES_NAME, *(shard.file for shard in manifest.shards)]
     return all((scores_dir / name).is_file() for name in names)
 
 
@@ -101,7 +102,7 @@ def _run(mapper: Mapper, scan: Scan, parts: list[ScanPart], progress: Progress) 
 def _finish(scan: Scan, parts: list[ScanPart], facts: SampleFacts, survey: Survey) -> ScoredSurvey:
     """Add the parts up, write the tallies and, last, the manifest."""
     tally = SurveyTally.none(scan.plan.shape)
-    records: list[dict[str, Any]] = []
+    records: list[ShardRecord] = []
     for part in parts:
         result = scan.result(part)
         if result is None:
@@ -111,31 +112,32 @@ def _finish(scan: Scan, parts: list[ScanPart], facts: SampleFacts, survey: Surve
     scored = ScoredSurvey(scan.plan, facts, tally)
     data = npz_bytes(pack(scored), compress=True)
     publish_bytes(scan.scores_dir / TALLIES_NAME, data)
-    write_manifest(scan.scores_dir, SCORE_FORMAT, records, _details(scan.scores_dir, survey, data))
+    write_manifest(scan.scores_dir, _manifest(scan.scores_dir, survey, records, data))
     shutil.rmtree(scan.scores_dir / PARTS_NAME)
     return scored
 
 
-def _details(scores_dir: Path, survey: Survey, tallies: bytes) -> dict[str, Any]:
-    def link(catalog: Catalog) -> dict[str, str]:
-        return {"path": os.path.relpath(catalog.directory.absolute(), scores_dir), "digest": catalog.digest}
+def _manifest(scores_dir: Path, survey: Survey, records: list[ShardRecord], tallies: bytes) -> ScoreManifest:
+    def link(catalog: Catalog) -> Link:
+        return Link(path=os.path.relpath(catalog.directory.absolute(), scores_dir), digest=catalog.digest)
 
     encoding = survey.encoding
-    return {
-        "bands": encoding.bands,
-        "columns": [column.name for column in SCORE_COLUMNS],
-        **{key: encoding.manifest[key] for key in ("order",) if key in encoding.manifest},
-        "files": {TALLIES_NAME: digest_bytes(tallies)},
-        "inputs": {"catalog": link(survey.stars), "encoding": link(encoding)},
-        "fingerprint": fingerprint(survey),
-        "provenance": provenance({}),
-    }
+    return ScoreManifest(
+        **summed(SCORE_FORMAT, records),
+        bands=tuple(encoding.bands),
+        columns=tuple(column.name for column in SCORE_COLUMNS),
+        order=encoding.manifest.order,
+        files={TALLIES_NAME: digest_bytes(tallies)},
+        inputs=Inputs(catalog=link(survey.stars), encoding=link(encoding)),
+        fingerprint=fingerprint(survey),
+        provenance=Provenance.now({}),
+    )
 
 
 def read_scored(scores_dir: Path) -> ScoredSurvey:
     """What `scores_dir` has beside the scores; DamageError where it is not what was written."""
     path = scores_dir / TALLIES_NAME
-    recorded = read_manifest(scores_dir, SCORE_FORMAT).get("files", {}).get(TALLIES_NAME)
+    recorded = read_manifest(scores_dir, ScoreManifest).files.get(TALLIES_NAME)
     data = path.read_bytes()
     if digest_bytes(data) != recorded:
         raise DamageError(

@@ -18,6 +18,7 @@ from hpc_ae.analysis.summary import (
     summarize_bands,
     summarize_clusters,
 )
+from hpc_ae.catalog.records import EncodingManifest
 from hpc_ae.layout import DENSITY_FIGURE_NAME, LOSS_FIGURE_NAME
 from hpc_ae.provenance import Fingerprint
 from hpc_ae.record import Record
@@ -79,7 +80,7 @@ class Summary(Record):
     anomalies: AnomalySummary
     notes: list[str]
     files: dict[str, str]
-    inputs: dict[str, str | None]
+    inputs: dict[str, str]
     fingerprint: Fingerprint
 
     def with_files(self, digests: dict[str, str]) -> Summary:
@@ -87,7 +88,7 @@ class Summary(Record):
         return self.model_copy(update={"files": digests})
 
 
-def summarize(report: Report, inputs: dict[str, str | None], fingerprint: Fingerprint) -> Summary:
+def summarize(report: Report, inputs: dict[str, str], fingerprint: Fingerprint) -> Summary:
     """The summary of a report whose files are still to be made."""
     survey, scored, tally = report.survey, report.scored, report.scored.tally
     encoding, errors = survey.encoding, tally.errors
@@ -98,7 +99,7 @@ def summarize(report: Report, inputs: dict[str, str | None], fingerprint: Finger
         num_good=errors.num_good,
         num_excluded=encoding.num_stars - errors.num_good,
         num_not_finite=errors.num_good - num_usable,
-        flags=encoding.manifest["flags"],
+        flags=encoding.manifest_as(EncodingManifest).flags,
         error=ErrorSummary.of(errors),
         squared_error=SquaredErrorSummary.of(errors),
         bands=summarize_bands(encoding.bands, tally.residuals, num_usable) if survey.has_reconstruction else None,

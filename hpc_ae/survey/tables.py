@@ -45,10 +45,12 @@ class ModelTables:
 
 def model_tables(survey: Survey, drawn: Arrays) -> ModelTables:
     """The tables of stars drawn by chance."""
-    link = survey.encoding.manifest["inputs"].get("model") or {}
-    model_dir = survey.encoding.directory / str(link.get("path", ""))
+    link = survey.encoding.manifest.inputs.model
+    if link is None:
+        return ModelTables()
+    model_dir = survey.encoding.directory / (link.path or "")
     try:
-        decode, record = load_decoder(model_dir, str(link.get("digest"))), read_model_record(model_dir)
+        decode, record = load_decoder(model_dir, link.digest), read_model_record(model_dir)
     except (HpcAeError, OSError, KeyError, ValueError):
         return ModelTables()
     num_bytes = sum(path.stat().st_size for path in model_dir.glob("model.*"))

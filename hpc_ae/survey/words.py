@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpc_ae.analysis.summary import ClusterSummary
+from hpc_ae.catalog.records import EncodingManifest
 from hpc_ae.layout import COMPARE_TABLE_NAME
 from hpc_ae.report.data import Fact, ReportData, Table
 from hpc_ae.runtime.progress import ProgressRecord
@@ -23,7 +24,7 @@ def make_words(report: Report, summary: Summary) -> ReportData:
 
     survey, error = report.survey, summary.error
     encoding = survey.encoding
-    config = (encoding.manifest.get("provenance") or {}).get("config") or {}
+    config = encoding.manifest.provenance.config
     headline = [("stars", f"{encoding.num_stars:,}"), ("good", f"{summary.num_good:,}")]
     if error.mean is not None:
         headline.append(("median error", f"{error.quantile(0.5):.4f} mag"))
@@ -63,20 +64,18 @@ def _sentences(summary: Summary) -> list[str]:
 
 
 def _facts(survey: Survey) -> list[Fact]:
-    stars, encoding = survey.stars.manifest, survey.encoding.manifest
+    stars, encoding = survey.stars.manifest, survey.encoding.manifest_as(EncodingManifest)
     facts = [Fact("star catalog", survey.stars.digest, "Inputs")]
-    raw = (stars.get("inputs") or {}).get("raw") or []
-    facts += [Fact("raw file", f"{entry.get('name')}, {entry.get('digest')}", "Inputs") for entry in raw[:_MOST_RAW]]
+    raw = stars.inputs.raw or ()
+    facts += [Fact("raw file", f"{file.name}, {file.digest}", "Inputs") for file in raw[:_MOST_RAW]]
     if len(raw) > _MOST_RAW:
         facts.append(Fact("raw files", f"{len(raw):,} in all; the star catalog's manifest has every one", "Inputs"))
     facts.append(Fact("encoding", survey.encoding.digest, "Inputs"))
-    facts.append(Fact("model", str(encoding["inputs"].get("model", {}).get("digest")), "Inputs"))
+    facts.append(Fact("model", str(encoding.inputs.digests().get("model")), "Inputs"))
     for what, manifest in (("star catalog", stars), ("encoding", encoding)):
-        made = manifest.get("provenance") or {}
-        keys = [key for key in ("package", "git_commit", "time", "command") if made.get(key)]
-        facts += [Fact(f"{what}: {key}", str(made[key]), "Making") for key in keys]
-    if encoding.get("compute"):
-        facts.append(Fact("arithmetic of the encoding", str(encoding["compute"]), "Making"))
+        facts += [Fact(f"{what}: {name}", text, "Making") for name, text in manifest.provenance.facts().items()]
+    if encoding.compute:
+        facts.append(Fact("arithmetic of the encoding", encoding.compute, "Making"))
     return facts
 
 
