@@ -16,12 +16,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
+from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.doctor_nodes import examine_nodes
 from hpc_ae.jobs.finding import Finding, Level, error_of, run_quietly
 
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
 _MOST_SKEW_SECONDS = 5.0
-_MPI_PROBE = "from mpi4py import MPI; print(MPI.Get_library_version().split(chr(0))[0].splitlines()[0])"
 
 
 def examine(run_dir: Path) -> list[Finding]:
@@ -84,9 +84,9 @@ def _hdf5() -> Finding:
 
 def _mpi() -> Finding:
     """In a process of its own: a library that does not start must not end this one."""
-    done = run_quietly(sys.executable, "-c", _MPI_PROBE)
+    done = run_quietly(*python_words("mpi4py", "--mpi-lib-version"))
     if done is not None and done.returncode == 0:
-        return Finding("mpi", "ok", done.stdout.strip()[:80])
+        return Finding("mpi", "ok", done.stdout.splitlines()[0].strip()[:80])
     fix = (
         "python -m pip install 'hpc_ae[mpich]', or load your site's MPI module; needed for catalogs over several nodes"
     )

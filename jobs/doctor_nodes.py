@@ -1,6 +1,6 @@
 """`doctor` inside an allocation of several nodes: do all of them see the run directory, and how fast do they talk?
 
-`python -m hpc_ae.doctor_nodes FOLDER` runs once on each node, under srun, and prints lines of JSON.
+`python -m hpc_ae.jobs.doctor_nodes FOLDER` runs once on each node, under srun, and prints lines of JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.finding import Finding, error_of, run_quietly
 from hpc_ae.record import Record
 
@@ -47,7 +48,7 @@ def examine_nodes(folder: Path) -> list[Finding]:
         return []  # the row of the run directory says so
     options = (f"--nodes={num_nodes}", f"--ntasks={num_nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1")
     try:
-        words = ("srun", *options, "--overlap", sys.executable, "-m", "hpc_ae.jobs.doctor_nodes", str(meeting))
+        words = ("srun", *options, "--overlap", *python_words("hpc_ae.jobs.doctor_nodes", str(meeting)))
         return read_answers(run_quietly(*words, seconds=_SECONDS), int(num_nodes))
     finally:
         shutil.rmtree(meeting, ignore_errors=True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import submitit
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
+from hpc_ae.interpreter import forget_safe_path, python_words, same_path
 from hpc_ae.jobs.launched import Launched, record_launch
 from hpc_ae.jobs.marker import Marker, read_marker
 from hpc_ae.jobs.resources import num_tasks
@@ -37,7 +39,7 @@ _LEAKING = re.compile(r"^(SLURM|SLURMD|SRUN|SBATCH|PMI|PMIX|OMPI|SUBMITIT)_")
 
 
 def _local_executor(stage: Stage, config: RunConfig) -> Any:
-    executor = submitit.LocalExecutor(folder=config.layout.logs_dir)
+    executor = submitit.LocalExecutor(folder=config.layout.logs_dir, python=shlex.join(python_words()))
     executor.update_parameters(
         tasks_per_node=num_tasks(config, stage.name, stage.kind)[1],
         gpus_per_node=config.cluster.of_stage(stage.name).gpus_per_node,
@@ -61,7 +63,7 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
     num_parts = config.cluster.array_of(stage.name)[0]
     payloads = [StageJob(stage.name, str(files.config_path), part, num_parts) for part in parts]
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
-    with start_environment(attached=attached and local), _deaf_to_interrupts(local):
+    with start_environment(attached=attached and local, local=local), _deaf_to_interrupts(local):
         try:
             jobs = executor.submit_array(payloads)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
@@ -99,14 +101,19 @@ def _deaf_to_interrupts(local: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def start_environment(*, attached: bool) -> Iterator[None]:
-    """The environment that jobs start with: none of an enclosing allocation's variables, this package importable."""
+def start_environment(*, attached: bool, local: bool) -> Iterator[None]:
+    """The environment that jobs start with: none of an enclosing allocation's variables.
+
+    Here submitit starts a Python in words of its own, which is to find what this one finds; a batch script has ours.
+    """
     before = dict(os.environ)
     for name in list(os.environ):
         if _LEAKING.match(name) and name != "SLURM_CONF":
             del os.environ[name]
-    root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
+    if local:
+        os.environ.update(same_path())
+    else:
+        forget_safe_path()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault(COMMAND_VARIABLE, command_line())
     os.environ.pop(PARENT_VARIABLE, None)

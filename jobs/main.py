@@ -1,4 +1,4 @@
-"""`hpc-ae`, the same as `python -m hpc_ae`: runs a command and turns its errors into one message and an exit status."""
+"""`hpc-ae` behind its door: runs a command and turns its errors into one message and an exit status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_ae.errors import HpcAeError
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line that was typed, and end this process."""
     os.umask(0o077)  # logs and the pickled payload too: a run directory is its owner's alone
     sys.exit(run_command(sys.argv[1:]))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import make_dir
+from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.advice import sure_problems_of
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
@@ -275,8 +276,8 @@ def start_detached(layout: RunLayout) -> int:
     """Go on in a process of its own, which a closed terminal does not end; returns when that has the run in hand."""
     make_dir(layout.logs_dir)
     log_path = layout.run_log_path
-    words = [sys.executable, "-m", "hpc_ae", "run", str(layout.config_path)]
-    with log_path.open("ab") as log, start_environment(attached=False):
+    words = python_words("hpc_ae", "run", str(layout.config_path))
+    with log_path.open("ab") as log, start_environment(attached=False, local=True):
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )

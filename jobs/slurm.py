@@ -7,7 +7,6 @@ byte for byte what is submitted.
 from __future__ import annotations
 
 import shlex
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import submitit
 from hpc_ae.cluster import ClusterSection, limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError, InputError
+from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.resources import num_tasks, num_workers
 from hpc_ae.jobs.run import Stage
 
@@ -69,7 +69,7 @@ def dependency_options(depends_on: str | None) -> list[str]:
 def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[ChainExecutor] = ChainExecutor) -> Any:
     """An executor with everything that a stage asks for; InputError where Slurm is not on this machine."""
     try:
-        executor = kind(folder=config.layout.logs_dir)
+        executor = kind(folder=config.layout.logs_dir, python=shlex.join(python_words()))
     except RuntimeError as error:  # no srun
         raise InputError(
             "Slurm is not on this machine",
@@ -129,7 +129,7 @@ def script_lines(cluster: ClusterSection) -> list[str]:
 
 def aftermath_line(config: RunConfig, stage: str) -> str:
     """The last line of a batch script: where srun has failed, look why (jobs/aftermath.py)."""
-    words = shlex.join([sys.executable, "-m", "hpc_ae.jobs.aftermath", str(config.run_path), stage])
+    words = shlex.join(python_words("hpc_ae.jobs.aftermath", str(config.run_path), stage))
     return f"status=$?; [ $status -eq 0 ] || exec {words} $status"
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import publish_json
+from hpc_ae.interpreter import python_words
 from hpc_ae.runtime import heartbeat
 
 _WAITING_SECONDS = 15.0  # a rank that waits for a stuck one is given so much longer, so that the stuck one is named
@@ -32,9 +33,8 @@ def start_watchdog(marker_path: Path, rank: int, stall_seconds: float) -> None:
     descriptor = heartbeat.open_page()
     faulthandler.register(signal.SIGUSR1, chain=False)  # the watchdog asks where it hangs
     words = [str(os.getpid()), str(descriptor), str(rank), str(stall_seconds), str(marker_path)]
-    subprocess.Popen(
-        [sys.executable, "-m", "hpc_ae.jobs.watchdog", *words], pass_fds=(descriptor,), stdin=subprocess.DEVNULL
-    )
+    command = python_words("hpc_ae.jobs.watchdog", *words)
+    subprocess.Popen(command, pass_fds=(descriptor,), stdin=subprocess.DEVNULL)
     os.close(descriptor)
 
 

@@ -23,6 +23,7 @@ GROUND = {
     "yaml_loader",
     "files",
     "errors",
+    "interpreter",
     "layout",
     "provenance",
     "version",

@@ -38,6 +38,7 @@ from hpc_ae.catalog.sky_check import check_positions
 from hpc_ae.catalog.view import view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
+from hpc_ae.interpreter import same_path
 from hpc_ae.layout import MANIFEST_NAME, VIEW_NAME
 
 Result = TypeVar("Result")
@@ -137,7 +138,7 @@ def _apart(work: Callable[[], Result]) -> Result:
         [sys.executable, "-c", code],
         input=pickle.dumps(work),
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, **same_path()},
         timeout=_APART_SECONDS,
         check=True,
     )
