@@ -221,7 +221,7 @@ def cancel(launched: Launched) -> None:
     if not launched.local:
         scancel(launched.job_id)
         return
-    process = getattr(launched.job, "_process", None)  # submitit's own cancel prints a traceback of its controller
+    process = launched.job._process if launched.job is not None else None  # see ChainExecutor in slurm.py
     if process is not None and process.poll() is None:
         os.kill(process.pid, signal.SIGSTOP)  # it starts nothing more
         kill_descendants(process.pid)

@@ -27,7 +27,21 @@ _NAMES = ("partition", "account", "qos", "constraint", "mem", "time", "mail_type
 
 
 class ChainExecutor(submitit.SlurmExecutor):
-    """submitit's executor with the dependency on sbatch's command line, and arrays that keep to it."""
+    """submitit's executor with the dependency on sbatch's command line, and arrays that keep to it.
+
+    This leans on private names of submitit, as there are no public ones; tests/test_submission.py fails where a version
+    of it has lost one.
+
+    - `_make_submission_command` is replaced: submitit writes a dependency into the script, which would then depend on
+      what came before, and `--dry-run` could not show it.
+    - `_internal_process_submissions` is replaced: for an array submitit makes a plain executor of its own, without the
+      dependency and without the words that start our Python. Timeouts are never counted here: a signal that comes
+      before StageJob listens requeues the job as it is.
+    - `_submit_command` and `_submitit_command_str` are called by what replaces it, as submitit does.
+    - `_make_submission_file_text` is called by `--dry-run`: the text that submitit would submit.
+    - `LocalJob._process` (launcher.py) is the process that starts the ranks on this machine; submitit's own `cancel`
+      prints a traceback of it, and leaves what the ranks have started.
+    """
 
     depends_on: str | None = None
 
@@ -35,10 +49,7 @@ class ChainExecutor(submitit.SlurmExecutor):
         return ["sbatch", *dependency_options(self.depends_on), str(submission_file_path)]
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
-        """One job, or one array that keeps to the dependency, which submitit's own array executor would lose.
-
-        Timeouts are never counted: a signal that comes before StageJob listens requeues the job as it is.
-        """
+        """Submit one job, or one array."""
         paths = [Path(self.folder) / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
         for delayed, path in zip(delayed_submissions, paths, strict=True):
             delayed.set_timeout(_NEVER_MINUTES, self.max_num_timeout)
