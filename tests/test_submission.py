@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from hpc_ae.jobs.launched import Launched
 from hpc_ae.jobs.launcher import cancel
 from hpc_ae.jobs.slurm import ChainExecutor
+from hpc_ae.layout import RunLayout
 
 STAGES = ("simulate", "train", "encode", "finalise", "postprocess")
 SLURM = {"kind": "slurm", "nodes": 2, "stages": {"encode": {"array": 3}}}
@@ -102,5 +103,6 @@ def test_a_local_job_has_its_process(tmp_path: Path) -> None:
     job = executor.submit(os.execvp, "sleep", ["sleep", "300"])
     process = job._process
     assert "submitit.local._local" in Path(f"/proc/{process.pid}/cmdline").read_text()
-    cancel(Launched("train", job.job_id, tmp_path, tmp_path, 1, local=True, job=job))
+    layout = RunLayout(tmp_path)
+    cancel(Launched("train", job.job_id, layout, layout.launch("train", "token"), 1, job=job))
     assert process.returncode is not None
