@@ -161,6 +161,12 @@ def named(tmp_path: Path) -> Path:
     return make_hostile(tmp_path / "named", LIBRARIES)
 
 
+@pytest.fixture
+def user_dirs(here: Path, named: Path) -> tuple[Path, Path]:
+    """Both of them."""
+    return here, named
+
+
 def run(command: Path, *words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run an installed `hpc-ae` in a directory, nothing of the checkout on its path."""
     return subprocess.run(
@@ -215,13 +221,15 @@ def test_editable_installation(editable: Path, named: Path, tmp_path: Path) -> N
 
 @pytest.mark.slurm
 @pytest.mark.mpi
-@pytest.mark.usefixtures("no_jobs_left", "mpiexec")
+@pytest.mark.usefixtures("no_jobs_left")
 def test_run_on_slurm_with_a_hostile_pythonpath(
-    slurm: SlurmCluster, installed: Path, here: Path, named: Path, tmp_path: Path
+    slurm: SlurmCluster, mpiexec: str, installed: Path, user_dirs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """On two nodes, MPI stages among them, likewise: in the directory itself, and with another in PYTHONPATH."""
     cluster = {"kind": "slurm", "nodes": 2, "ranks_per_node": 1, "time": "00:10:00", "mpi": "pmi2"}
-    variables = {**slurm.environment(), "PYTHONPATH": str(named)}
+    library = Path(mpiexec).parents[1] / "lib"  # as an MPI module of a site would say it
+    here, named = user_dirs
+    variables = {**slurm.environment(), "PYTHONPATH": str(named), "LD_LIBRARY_PATH": str(library)}
     done = run(installed, "run", write_config(tmp_path, cluster=cluster), cwd=here, **variables)
     assert done.returncode == 0, done.stderr + done.stdout
     check_run(tmp_path)
