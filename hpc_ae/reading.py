@@ -94,6 +94,14 @@ class Reading:
         Literal["lecture"] | None,
         Told("lecture: keep rows with each band within 0-30", "Keep the lecture's: each band BETWEEN 0 AND 30."),
     ] = None
+    fill_value: Annotated[
+        tuple[float, ...],
+        Told(
+            "further numbers that stand for no value in the raw files, such as 1e20 or -1",
+            "A further number that stands for no value, such as 1e20 or -1; several: each of them.",
+            "VALUE",
+        ),
+    ] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Reading:

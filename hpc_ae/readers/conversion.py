@@ -21,6 +21,7 @@ from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
 from hpc_ae.readers.star_rows import StarRows, clean_text, is_text
 from hpc_ae.reading import Reading
 
+_SENTINEL = -9999.0
 LABELS = tuple(family.label for family in FAMILIES)
 
 
@@ -43,6 +44,9 @@ def check_reading(reading: Reading) -> None:
             got=f"flux {reading.flux or 'not given'}, zero point {points}",
             expected="--flux counts --zero-point Z, with Z the magnitude of one count; other units have their own",
         )
+    if not np.isfinite(reading.fill_value).all():
+        got = ", ".join(map(str, reading.fill_value))
+        raise InputError("a fill value is not finite", where="--fill-value", got=got, expected="a number such as 1e20")
     conditions_of(reading)
 
 
@@ -69,17 +73,19 @@ class Conversion:
     conditions: tuple[Condition, ...] = ()
 
     def numbers(self, column: pa.ChunkedArray) -> np.ndarray:
-        """A column before it is converted: float64 (N,), NaN for what is no number."""
+        """A column before it is converted: float64 (N,), NaN for what is no number or stands for no value."""
         if is_text(column.type):
             text, reads = clean_text(column)
             column = pc.if_else(reads, text, pa.scalar(None, text.type)).cast(pa.float64())
         elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             return np.full(len(column), np.nan)
-        return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
+        numbers = np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
+        return np.where(_find_filled(self.reading, column, numbers), np.nan, numbers)
 
 
 def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[str, pa.ChunkedArray]) -> None:
     """Convert the rows `part`, which were just filled from `batch`, in place, and say which are kept."""
+    filled = _drop_filled(conversion.reading, rows, part, batch)
     if conversion.ra_factor != 1.0 or conversion.dec_factor != 1.0:
         rows.ra[part] *= conversion.ra_factor
         rows.dec[part] *= conversion.dec_factor
@@ -96,8 +102,38 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
             column = batch[condition.column]
         else:  # what the star catalog gets, not what the file says
             values = rows.values(condition.column)[part]
-            column = pa.chunked_array([pa.array(values, mask=values == -1 if condition.column == "objid" else None)])
+            absent = values == -1 if condition.column == "objid" else filled.get(condition.column)
+            column = pa.chunked_array([pa.array(values, mask=absent)])
         rows.kept[part] &= fulfils(condition, column)
+
+
+def _drop_filled(
+    reading: Reading, rows: StarRows, part: slice, batch: Mapping[str, pa.ChunkedArray]
+) -> dict[str, np.ndarray]:
+    """Replace fill values in place: positions by NaN, all else by the sentinel that flags and counts know.
+
+    Returns where they were: (N,) by column.
+    """
+    filled = {}
+    for name in (rows.names & batch.keys()) - {"objid"} if reading.fill_value else ():
+        values = rows.values(name)[part]
+        filled[name] = _find_filled(reading, batch[name], values)
+        values[filled[name]] = np.nan if name in ("ra", "dec") else _SENTINEL
+    return filled
+
+
+def _find_filled(reading: Reading, column: pa.ChunkedArray, numbers: np.ndarray) -> np.ndarray:
+    """Which rows (N,) of a column hold a fill value, compared in its own type; of text, `numbers` are what it says."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_integer(column.type):
+        limits = np.iinfo(column.type.to_pandas_dtype())
+        whole = [int(one) for one in reading.fill_value if float(one).is_integer() and limits.min <= one <= limits.max]
+        return np.asarray(pc.is_in(column, pa.array(whole, column.type)).to_numpy())
+    own = np.asarray(column.to_numpy()) if pa.types.is_floating(column.type) else numbers
+    with np.errstate(over="ignore"):
+        wanted = np.array(reading.fill_value, np.float64).astype(own.dtype)
+    return np.isin(own, wanted[np.isfinite(wanted)])
 
 
 def _convert_fluxes(conversion: Conversion, rows: StarRows, part: slice) -> None:
