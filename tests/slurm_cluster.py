@@ -255,9 +255,9 @@ class SlurmCluster:
         mail = self.directory / "mail"  # Slurm calls it with -s SUBJECT USER
         mail.write_text(f'#!/bin/sh\necho "$@" >> {self.directory}/mailed\n')
         mail.chmod(0o755)
-        self.conf.write_text(self._slurm_conf())
+        self.conf.write_text(self.conf_text())
 
-    def _slurm_conf(self) -> str:
+    def conf_text(self) -> str:
         controller, self.database_port, self.dbd_port, *nodes = free_ports(3 + len(NODES))
         host, here = socket.gethostname(), self.directory
         settings = {

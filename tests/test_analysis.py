@@ -162,8 +162,9 @@ def test_tallies_add_up_to_the_tally_of_all() -> None:
         part = {name: values[start : start + 7000] for name, values in stars.items()}
         counted = tally_of(part, windows, pixels[start : start + 7000])
         total.add(unpack(SurveyTally.none(SurveyShape(5, 3, True, 2, 2)), read_npz(npz_bytes(pack(counted)))))
-    whole = pack(tally_of(stars, windows, pixels))
-    for name, values in pack(total).items():
+    whole, added = pack(tally_of(stars, windows, pixels)), pack(total)
+    assert added.keys() == whole.keys()
+    for name, values in added.items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-9, err_msg=name)
     order = np.lexsort((stars["row"], -stars["anomaly_score"]))[:NUM_KEPT]
     assert np.array_equal(total.strangest["row"], order)

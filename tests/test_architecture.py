@@ -251,3 +251,14 @@ def test_no_machine_is_named() -> None:
             if pattern.search(line):
                 found.append(f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()[:100]}")
     assert not found
+
+
+def test_tests_use_public_names() -> None:
+    """No test imports a private name of the package: what it promises is tested the way others use it."""
+    private = [
+        f"{path.name}: {name}"
+        for path in sorted((REPOSITORY / "tests").glob("*.py"))
+        for name in imports(path)
+        if name.startswith("hpc_ae.") and re.search(r"\._[a-z]", name, re.IGNORECASE)
+    ]
+    assert private == []

@@ -84,7 +84,9 @@ def test_shards_of_any_length(tmp_path: Path, num_stars: int) -> None:
     """Shards of one row and last chunks of one row are read back; the same arrays are the same bytes."""
     arrays = _star_arrays(num_stars)
     write_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, arrays, BANDS, {})
-    for name, values in read_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, arrays).items():
+    found = read_shard(tmp_path / "shard-00000.h5", STAR_FORMAT, arrays)
+    assert found.keys() == arrays.keys()
+    for name, values in found.items():
         assert_array_equal(values, arrays[name], strict=True)
     again = shard_image(STAR_FORMAT, arrays, tuple(BANDS), {})
     assert bytes(again) == (tmp_path / "shard-00000.h5").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,13 +57,13 @@ def errors(num_bands: int, low: float, high: float) -> Callable[[], bytes]:
 def test_everything_fits(draw: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """No label, number or scale reaches beyond the edge of its figure."""
     drawn: list[Figure] = []
-    encode = figures._png
+    save = Figure.savefig
 
-    def keep(figure: Figure) -> bytes:
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
         drawn.append(figure)
-        return encode(figure)
+        save(figure, *arguments, **options)
 
-    monkeypatch.setattr(figures, "_png", keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     image = Image.open(io.BytesIO(draw()))
     width, height = drawn[0].get_size_inches()
     assert image.size == (round(width * drawn[0].dpi), round(height * drawn[0].dpi))

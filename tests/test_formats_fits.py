@@ -479,7 +479,7 @@ def test_damaged_files_are_one_clear_message(make: Any, words: list[str], tmp_pa
 
 def test_more_tables_than_anyone_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of endless headers takes no endless time, and its later tables are not left out silently."""
-    monkeypatch.setattr("hpc_ae.readers.fits._MOST_HDUS", 5)
+    monkeypatch.setattr("hpc_ae.readers.fits._MOST_HDUS", 5)  # of 1000 the test would take seconds
     content = fits_bytes(bands(3))
     assert "more than 5 HDUs" in refused(tmp_path, content[:BLOCK] + content[BLOCK:] * 5)
     (tmp_path / "b").mkdir()

@@ -285,6 +285,7 @@ def test_damaged_streams_lose_no_rows_silently(name: str, damage: Any, tmp_path:
 @pytest.mark.parametrize("name", PACKS)
 def test_bombs_are_refused_in_bounded_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that unpacks to a thousand times its size is refused when it passes the limit, and leaves nothing."""
+    # A bomb above what is always unpacked would take gigabytes.
     monkeypatch.setattr(packed, "_FREE_BYTES", 1 << 22)
     one = PACKS[name](bytes(1 << 20))
     path = write(tmp_path / "raw-bomb", one * 64)
@@ -326,6 +327,7 @@ def test_what_only_looks_packed_or_foreign(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PACKS)
 def test_inspect_unpacks_the_beginning_only(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large packed table inspect reads the head: damage far behind does not stop it, but stops an ingest."""
+    # Otherwise the whole of a table that a test can write is the head.
     monkeypatch.setattr("hpc_ae.readers.sample._HEAD_BYTES", 1 << 16)
     monkeypatch.setattr(packed, "_BLOCK_BYTES", 1 << 14)
     rng = np.random.default_rng(3)

@@ -164,9 +164,9 @@ def test_our_exports_come_back(split: bool, tmp_path: Path) -> None:
     [
         b"\xef\xbb\xbf" + document(BAND_FIELDS, f"<TABLEDATA>{ROW}</TABLEDATA>"),
         b"\n <!-- a remark -->" + document(BAND_FIELDS, f"<TABLEDATA>{ROW}</TABLEDATA>").split(b"?>", 1)[1],
-        document(BAND_FIELDS, f"<TABLEDATA>\n{ROW}\n<!-- b -->\n</TABLEDATA>").replace(
-            b"1.0", b"1.0' encoding='latin-1", 0
-        ),
+        document(BAND_FIELDS, f"<TABLEDATA>\n{ROW}\n<!-- \xe9 -->\n</TABLEDATA>")
+        .replace(b'"1.0"', b'"1.0" encoding="latin-1"', 1)
+        .replace("\xe9".encode(), "\xe9".encode("latin-1")),
         document(BAND_FIELDS, f"<TABLEDATA>{ROW.replace('19', '<![CDATA[19]]>')}</TABLEDATA>"),
         document(BAND_FIELDS, binary(FLOATS).replace("Q", " \r\n Q")),
         document(BAND_FIELDS, binary(b"\0" + FLOATS, "BINARY2"), 'nrows="1"'),
@@ -182,7 +182,7 @@ def test_our_exports_come_back(split: bool, tmp_path: Path) -> None:
     ],
 )
 def test_spellings(content: bytes, tmp_path: Path) -> None:
-    """Byte-order marks, remarks, line ends, CDATA, prefixes and a document type of long ago are read."""
+    """Byte-order marks, remarks, another encoding, line ends, CDATA, prefixes, a document type of long ago are read."""
     catalog = run(tmp_path, content)
     assert catalog["magnitude"][:].tolist() == [[19, 18, 17, 16, 15]]
     assert not catalog["quality"][:].any()

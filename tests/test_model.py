@@ -267,7 +267,8 @@ def test_import_of_a_state_dict(model: Autoencoder, tmp_path: Path, magnitude: n
     import_model(tmp_path / "weights.pt", tmp_path / "model", BANDS, divide=20.0)
     loaded, record = read_model(tmp_path / "model")
     assert isinstance(record.training, Imported) and record.training.imported == "weights.pt"
-    assert_allclose(loaded.scaling.mean, 0) and assert_allclose(loaded.scaling.std, 20)
+    assert_allclose(loaded.scaling.mean, 0)
+    assert_allclose(loaded.scaling.std, 20)
     with torch.no_grad():
         expected = model.encoder(torch.from_numpy(magnitude[:99]) / 20)
     assert_allclose(make_forward(weights_of(loaded))(magnitude[:99]).latent, expected, atol=1e-5)

@@ -86,7 +86,7 @@ def test_any_catalog_is_sorted_stably(
     arrays = sky_stars(num_stars, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(skysort, "RUN_ROWS", run_rows)
-        patch.setattr(skysort, "_CUTS", 3)
+        patch.setattr(skysort, "_CUTS", 3)  # as many shards as one task cuts would be too many for a test
         order(write_catalog(folder / "stars", arrays, before), folder / "sky", after)
     assert_sorted(open_catalog(folder / "sky"), arrays, after)
     assert {path.name for path in (folder / "sky").iterdir()} == {"manifest.json", *shard_bytes(folder / "sky")}

@@ -31,13 +31,13 @@ def small_blocks() -> Iterator[None]:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> BatchPlan:
-    """Plans of 5 to 12 partitions with at least one step an epoch."""
+def plans(draw: st.DrawFn, *, may_repeat: bool = True) -> BatchPlan:
+    """Plans of 5 to 12 partitions with at least one step an epoch, with replacement too where rows `may_repeat`."""
     num_partitions = draw(st.integers(5, 12))
     slice_rows = draw(st.integers(1, 9))
     num_rows = draw(st.integers(num_partitions * slice_rows, 1500))
     seed = draw(st.integers(0, 2**32 - 1))
-    return BatchPlan(num_rows, num_partitions, slice_rows * num_partitions, seed, draw(st.booleans()))
+    return BatchPlan(num_rows, num_partitions, slice_rows * num_partitions, seed, may_repeat and draw(st.booleans()))
 
 
 def rank_slices(plan: BatchPlan, epoch: int, rank: int, world_size: int, chunk_steps: int) -> dict[int, np.ndarray]:
@@ -87,15 +87,12 @@ def test_batches_do_not_depend_on_the_world_size(plan: BatchPlan, epoch: int, da
     for world_size in {data.draw(sizes), data.draw(sizes), plan.num_partitions}:
         batches = global_batches(plan, epoch, world_size, chunk_steps=1 + epoch % 4)
         assert_array_equal(batches, expected)
-        assert [set(batch) for batch in batches] == [set(batch) for batch in expected]
 
 
-@settings(max_examples=100, deadline=None)
-@given(plans(), st.integers(0, 50))
+@settings(max_examples=50, deadline=None)
+@given(plans(may_repeat=False), st.integers(0, 50))
 def test_no_row_twice_in_an_epoch(plan: BatchPlan, epoch: int) -> None:
     """Each row is used at most once an epoch, and fewer than a slice of each partition is left out."""
-    if plan.replacement:
-        return
     rows = global_batches(plan, epoch).ravel()
     assert len(np.unique(rows)) == len(rows)
     assert rows.min() >= 0 and rows.max() < plan.num_rows

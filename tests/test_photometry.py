@@ -1,6 +1,7 @@
 """Simulated photometry: reproducible for any slicing, and close to a sample of real SDSS stars."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_ae.photometry import BANDS, BLOCK_ROWS, simulate_stars
-from hpc_ae.photometry.mixture import MISSING, STARS_STREAM, _draw_components, block_generator, draw_normals, load_model
+from hpc_ae.photometry.mixture import (
+    MISSING,
+    STARS_STREAM,
+    block_generator,
+    draw_normals,
+    load_model,
+    simulate_block,
+)
 
 REAL_STARS = Path(__file__).parents[1].parent / "shared" / "data" / "sdss_photometric_stars.parquet"
 NUM_STARS = 200_000
@@ -156,16 +164,25 @@ def test_normals_are_normal() -> None:
 def test_components_follow_their_weights() -> None:
     """Over many blocks each component's share is its weight, and neighbouring rows do not depend on each other."""
     model = load_model()
-    counts, rises = np.zeros(len(model.affine)), []
+    apart = np.zeros_like(model.affine)  # all stars of a component are the same: u-g is its number, in steps
+    apart[:, 1, 0] = step = 0.05 * np.arange(len(apart), dtype=np.float32)
+    counts, rises, same = np.zeros(len(apart)), [], []
     for block in range(40):
-        block_counts, places = _draw_components(block_generator(1, block, STARS_STREAM), model)
-        assert (np.sort(places) == np.arange(BLOCK_ROWS)).all()
-        counts += block_counts
-        components = np.searchsorted(np.cumsum(block_counts), places, side="right")
+        magnitude = simulate_block(1, block, 0.0, replace(model, affine=apart))["magnitude"]
+        components = np.rint((magnitude[0] - magnitude[1]) / 0.05).astype(int)
+        assert np.abs(magnitude[0] - magnitude[1] - step[components]).max() < 1e-4
+        counts += np.bincount(components, minlength=len(apart))
         rises.append(np.mean(np.sign(np.diff(components))))
+        same.append(np.mean(np.diff(components) == 0))
     weights = np.bincount(model.component_of_key) / 2**16
     assert (np.abs(counts / counts.sum() - weights) < 4.5 * np.sqrt(weights / counts.sum())).all()
     assert abs(np.mean(rises)) < 4 / math.sqrt(40 * BLOCK_ROWS)
+    assert abs(np.mean(same) - np.square(weights).sum()) < 4 / math.sqrt(40 * BLOCK_ROWS)
+
+
+def test_every_star_of_a_block_is_its_own() -> None:
+    """The stars that were made component by component all come into the block, none of them twice."""
+    assert np.unique(simulate_block(1, 0, 0.0)["magnitude"], axis=1).shape == (5, BLOCK_ROWS)
 
 
 def test_rows_are_shuffled(stars: Stars) -> None:

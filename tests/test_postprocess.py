@@ -99,6 +99,7 @@ def test_summary_errors_match_numpy(made: Path) -> None:
     stated = summary["error"]
     assert stated["mean"] == pytest.approx(error.mean(), rel=1e-12)
     assert stated["max"] == error.max()
+    assert len(stated["quantiles"]) > 3
     for text, value in stated["quantiles"].items():
         expected = np.quantile(error, float(text))
         assert value == pytest.approx(expected, rel=stated["quantile_relative_precision"])
@@ -118,6 +119,7 @@ def test_summary_bands_and_latents_match_numpy(made: Path) -> None:
         assert numbers["rms_mag"] == pytest.approx(np.sqrt((residual[:, index] ** 2).mean()), rel=1e-9)
         assert numbers["mean_residual_mag"] == pytest.approx(residual[:, index].mean(), abs=1e-9)
     latent = encoding["latent"][:][good].astype(float)
+    assert len(summary["latent"]) == latent.shape[1] == 2
     for dim, numbers in enumerate(summary["latent"]):
         assert (numbers["min"], numbers["max"]) == (latent[:, dim].min(), latent[:, dim].max())
         assert numbers["mean"] == pytest.approx(latent[:, dim].mean(), abs=1e-9)

@@ -212,7 +212,6 @@ def test_missing_file_directory_and_nothing(tmp_path: Path) -> None:
 def test_a_file_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that grows between counting and the end is an error, not a mix."""
     path = write(tmp_path / "raw.csv", lines(*STARS))
-    monkeypatch.setattr("hpc_ae.ingest.provenance", lambda _: {})
     original = text.scan_text
 
     def grow(*arguments: Any) -> Any:

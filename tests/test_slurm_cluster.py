@@ -98,7 +98,7 @@ def test_nothing_is_left(own_slurm: SlurmCluster) -> None:
 @pytest.mark.slurm
 def test_failed_start_shows_the_log(own_slurm: SlurmCluster) -> None:
     """Where a daemon does not start, the error holds its log, and nothing is left behind."""
-    own_slurm._slurm_conf = lambda: "NoSuchKey=1\n"  # type: ignore[method-assign]
+    own_slurm.conf_text = lambda: "NoSuchKey=1\n"  # type: ignore[method-assign]
     with pytest.raises(SlurmError, match="NoSuchKey"):
         own_slurm.start()
     assert not own_slurm.directory.exists()

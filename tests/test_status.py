@@ -15,9 +15,10 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae.errors import DamageError
 from hpc_ae.files import make_dir, publish_json
-from hpc_ae.jobs.launched import Launched, launched_before
-from hpc_ae.jobs.scheduler import JobRow, _kept, ask
-from hpc_ae.jobs.status import StageStatus, _array_counts, _read_progress, _state
+from hpc_ae.jobs.launched import launched_before
+from hpc_ae.jobs.main import run_command
+from hpc_ae.jobs.scheduler import JobRow, ask
+from hpc_ae.jobs.status import StageStatus
 from hpc_ae.jobs.table import status_table
 from hpc_ae.jobs.watch import summary_line
 from hpc_ae.layout import RunLayout
@@ -149,20 +150,29 @@ def test_on_slurm(slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_pat
 # ---- what the queue's older answer and the newer files say together
 
 
-def launched(tmp_path: Path, states: dict[int, str], parts: tuple[int, ...] = (0,)) -> Launched:
-    """A launch of one rank a part, whose markers say this."""
-    layout = RunLayout(tmp_path)
-    job = Launched("train", "7", layout, layout.launch("train", "x"), 1, parts, local=False)
-    make_dir(job.files.launch_dir)
+def launched(run_dir: Path, states: dict[int, str], answer: dict[str, dict[str, str]], num_parts: int = 1) -> None:
+    """A training as job 7, one rank a part, whose markers of time 1000 say this, and what Slurm answered just now."""
+    layout = RunLayout(run_dir)
+    launch = layout.launch("train", "x")
+    make_dir(launch.launch_dir)
+    layout.config_path.write_text(f"run_dir: {run_dir}\n")
+    record = {"job_id": "7", "tasks": 1, "parts": list(range(num_parts)), "local": False}
+    publish_json(layout.launch_path("train"), {**record, "state_dir": launch.launch_dir.name})
     for rank, state in states.items():
-        record = {"state": state, "message": "", "status": 0, "time": 1000.0, "restart": 0, "pid": 1, "host": "n1"}
-        publish_json(job.files.marker_path(rank), record)
-    return job
+        marker = {"state": state, "message": "", "status": 0, "time": 1000.0, "restart": 0, "pid": 1, "host": "n1"}
+        publish_json(launch.marker_path(rank), marker)
+    publish_json(layout.scheduler_path, {"jobs": list(answer), "time": time.time(), "answer": answer})
 
 
-def said(state: str, reason: str, when: float) -> JobRow:
+def said(state: str, reason: str, time: float) -> dict[str, str]:
     """A row of Slurm's answer."""
-    return JobRow(state=state, reason=reason, time=str(when))
+    return {"state": state, "reason": reason, "nodes": "", "time": str(time)}
+
+
+def training(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What `status --json` says of the training."""
+    assert run_command(["status", str(run_dir), "--json"]) == 0
+    return next(stage for stage in json.loads(capsys.readouterr().out)["stages"] if stage["stage"] == "train")
 
 
 @pytest.mark.parametrize(
@@ -176,20 +186,23 @@ def said(state: str, reason: str, when: float) -> JobRow:
         ("running", said("TIMEOUT", "TimeLimit", 1010.0), "lost"),
     ],
 )
-def test_newer_word_holds(tmp_path: Path, marker: str, row: JobRow, state: str) -> None:
+def test_newer_word_holds(
+    tmp_path: Path, marker: str, row: dict[str, str], state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A marker that is newer than Slurm's answer overrules it, an older one does not."""
-    job = launched(tmp_path, {0: marker})
-    assert _state(job, job.markers(), {"7": row})[0] == state
+    launched(tmp_path / "run", {0: marker}, {"7": row})
+    assert training(tmp_path / "run", capsys)["state"] == state
 
 
-def test_array_tasks_that_never_ran_are_not_failed(tmp_path: Path) -> None:
+def test_array_tasks_that_never_ran_are_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks that were cancelled in the queue are counted as that."""
-    job = launched(tmp_path, {0: "done"}, (0, 1, 2))
     answer = {"7_0": said("COMPLETED", "None", 1.0)} | {
         f"7_{index}": said("CANCELLED", "Dependency", 1.0) for index in (1, 2)
     }
-    assert _array_counts(job, job.markers(), answer) == "1 done, 2 cancelled, of 3 array tasks"
-    assert _state(job, job.markers(), answer)[1].startswith("cancelled before it started")
+    launched(tmp_path / "run", {0: "done"}, answer, 3)
+    counts, why = training(tmp_path / "run", capsys)["why"].split("; ")
+    assert counts == "1 done, 2 cancelled, of 3 array tasks"
+    assert why.startswith("cancelled before it started")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 130])
@@ -234,21 +247,30 @@ def damage(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_damaged_state_files(tmp_path: Path) -> None:
+def test_damaged_state_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Markers, progress and Slurm's answer that cannot be read count as not there; a launch's record is named."""
-    job = launched(tmp_path, {0: "running", 1: "done"}, (0, 1))
-    assert list(job.markers()) == [0, 1]
+    run_dir, layout = tmp_path / "run", RunLayout(tmp_path / "run")
+    answer = {f"7_{index}": said("RUNNING", "None", 1.0) for index in (0, 1)}
+    launched(run_dir, {0: "running", 1: "done"}, answer, 2)
+    job = launched_before(layout, "train")
+    assert job is not None and list(job.markers()) == [0, 1]
+    make_dir(layout.progress_dir)
+    publish_json(layout.progress_path("train"), {**NOTHING_YET.to_json(), "done": 5, "total": 9})
+    found = training(run_dir, capsys)
+    assert found["why"] == "1 done, 1 running, of 2 array tasks" and (found["done"], found["total"]) == (5, 9)
     damage(job.files.marker_path(0), '{"state": "run')
     damage(job.files.marker_path(1), '{"state": "asleep", "pid": "seven"}')
     assert job.markers() == {} and job.open_ranks({}) == [0, 1]
-    layout = RunLayout(tmp_path)
-    make_dir(layout.progress_dir)
     for text in ("{", "[]", '{"done": "many"}'):
-        layout.progress_path("train").write_text(text)
-        assert _read_progress(layout.progress_path("train")) == NOTHING_YET
-        layout.scheduler_path.write_text(text)
-        assert ask(layout, []) == {} and _kept(layout.scheduler_path).jobs == ()
-        layout.launch_path("train").write_text(text)
+        damage(layout.progress_path("train"), text)
+        found = training(run_dir, capsys)
+        assert found["why"] == "of 2 array tasks; starting" and (found["done"], found["total"]) == (0, 0)
+        kept = layout.scheduler_path.read_text()
+        damage(layout.scheduler_path, text)
+        assert "Slurm does not answer" in training(run_dir, capsys)["why"]
+        damage(layout.scheduler_path, kept)
+    for text in ("{", "[]", '{"done": "many"}'):
+        damage(layout.launch_path("train"), text)
         with pytest.raises(DamageError, match=r"train\.json"):
             launched_before(layout, "train")
 
@@ -259,4 +281,4 @@ def test_kept_answer_is_read_again(tmp_path: Path) -> None:
     make_dir(layout.state_dir)
     row = {"state": "PENDING", "reason": "Priority", "nodes": "", "time": "12.5"}
     publish_json(layout.scheduler_path, {"jobs": ["7"], "time": time.time(), "answer": {"7": row}})
-    assert ask(layout, ["7"]) == {"7": said("PENDING", "Priority", 12.5)}
+    assert ask(layout, ["7"]) == {"7": JobRow(**row)}

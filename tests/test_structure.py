@@ -321,6 +321,7 @@ def test_redo_keeps_scores_of_the_same_encoding(made: Path, tmp_path: Path) -> N
 
 def test_large_shards_are_scored_in_blocks(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard that is read block by block gets the same scores, and adds up to the same counts."""
+    # A shard of more than one block would be of millions of rows.
     monkeypatch.setattr("hpc_ae.survey.scan._BLOCK_ROWS", 500)
     found, whole = score(made, tmp_path / "scores"), read_scored(made / "scores")
     for one, other in zip(found.tally.maps.counts, whole.tally.maps.counts, strict=True):

@@ -416,12 +416,15 @@ def test_keep_checkpoints(whole: RunConfig, catalog_dir: Path, tmp_path: Path) -
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_diverging_training(catalog_dir: Path, tmp_path: Path, optimizer: str) -> None:
     """A learning rate of 1e6 ends in a WorkError that names it; no model and no checkpoint without meaning is left."""
-    config = make_config(tmp_path, catalog_dir, learning_rate=1e6, optimizer=optimizer, steps=400, validations=40)
-    with pytest.raises(WorkError, match=r"diverged[\s\S]*train\.learning_rate"):
+    often = {"steps": 400, "validations": 40, "checkpoint_steps": 1}  # the first step's checkpoint has its meaning
+    config = make_config(tmp_path, catalog_dir, learning_rate=1e6, optimizer=optimizer, **often)
+    with pytest.raises(WorkError, match=r"diverged[\s\S]*train\.learning_rate") as caught:
         train_here(config)
     assert not (tmp_path / "model").exists()
-    for path in (tmp_path / "checkpoints").glob("*/model.safetensors"):
-        assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
+    kept = list((tmp_path / "checkpoints").glob("*/model.safetensors"))
+    assert kept and all(torch.isfinite(tensor).all() for path in kept for tensor in load_file(path).values())
+    diverged_at = int(str(caught.value.where).removeprefix("step "))
+    assert max(int(path.parent.name.removeprefix("step-")) for path in kept) == diverged_at - 1
 
 
 def test_tensorboard(catalog_dir: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _linear(weight: np.ndarray, bias: np.ndarray, values: np.ndarray) -> np.ndar
 
 
 def _silu(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values / (1.0 + _exp(-np.clip(values, -700.0, 700.0))))
+    return np.asarray(values / (1.0 + exp(-np.clip(values, -700.0, 700.0))))
 
 
 def _normalise(values: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def _sum(values: np.ndarray) -> np.ndarray:
     return np.asarray(total)
 
 
-def _exp(values: np.ndarray) -> np.ndarray:
+def exp(values: np.ndarray) -> np.ndarray:
     """The exponential of values within +-700, to about 2 units in the last place; numpy's own differs by machine."""
     power = np.rint(values * 1.4426950408889634)
     rest = (values - power * _LN2_HIGH) - power * _LN2_LOW
