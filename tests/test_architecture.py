@@ -188,6 +188,12 @@ def test_package_itself_is_cheap() -> None:
     assert {name for name in names if name.startswith("hpc_ae")} == offered
 
 
+def test_python_is_started_in_one_place() -> None:
+    """Only interpreter.py names what to start; a damaged shard is read by a line of code, doctor shows it."""
+    users = {name for name in NAMES if "sys.executable" in (REPOSITORY / name).read_text()}
+    assert users == {"hpc_ae/interpreter.py", "hpc_ae/catalog/check.py", "jobs/doctor.py"}
+
+
 @pytest.mark.parametrize("library", DOORS)
 def test_one_door_per_foreign_library(library: str) -> None:
     """A foreign library is imported only where its door is."""

@@ -191,6 +191,8 @@ def test_run_of_the_wheel_in_a_hostile_directory(installed: Path, here: Path, tm
     config = write_config(tmp_path)
     done = run(installed, "run", config, cwd=here)
     assert done.returncode == 0, done.stderr
+    done = run(installed, "verify", tmp_path / "run" / "catalog", cwd=here)  # by a pool of processes of its own
+    assert done.returncode == 0, done.stderr
     check_run(tmp_path)
     (here / "hpc_ae.py").unlink()  # the one module that `-m` itself looks for
     for name in STANDARD:
