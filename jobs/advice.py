@@ -9,7 +9,6 @@ import shutil
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
-from hpc_ae.files import read_json
 from hpc_ae.jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
 from hpc_ae.jobs.resources import num_processes, num_tasks
 from hpc_ae.jobs.run import Run, Stage
@@ -38,11 +37,13 @@ def sure_problems_of(config: RunConfig, *, keeps_catalog: bool = True) -> list[s
 
 def _error_problems(config: RunConfig) -> list[str]:
     """What needs magnitude errors in training, where the catalog, which is there, does not have them."""
-    manifest_path = config.catalog_path / MANIFEST_NAME
-    if config.encode.model or not manifest_path.exists():
+    if config.encode.model or not (config.catalog_path / MANIFEST_NAME).exists():
         return []
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
+
     with contextlib.suppress(HpcAeError):  # a damaged manifest is found by what reads the catalog
-        if "magnitude_error" in read_json(manifest_path).get("columns", []):
+        if "magnitude_error" in read_manifest(config.catalog_path, StarManifest).columns:
             return []
         missing, found = f"needs magnitude_error, which {config.catalog_path} has not", []
         if config.train.needs_errors:

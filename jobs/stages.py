@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import DamageError, InputError, WorkError
-from hpc_ae.files import make_dir, publish_json, read_json
+from hpc_ae.files import make_dir, publish_json
 from hpc_ae.jobs.resources import num_workers, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage, StopRequested, WorkDone
 from hpc_ae.jobs.settings import encoding_of
@@ -222,18 +222,24 @@ def _run_finalise(run: Run, _: StopRequested) -> str:
             expected=found.expected,
             fix="hpc-ae verify shows every finding; --redo encode makes the catalog again",
         )
-    digest = read_json(config.encoding_path / MANIFEST_NAME)["digest"]
     make_dir(run.layout.jobs_dir)
-    publish_json(run.layout.verified_path, Verified(manifest=digest).to_json())
+    publish_json(run.layout.verified_path, _verified(run).to_json())
     return "done"
+
+
+def _verified(run: Run) -> Verified:
+    """What is to be on record of the encoding that is there."""
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import EncodingManifest
+
+    return Verified(manifest=read_manifest(run.layout.encoding_dir, EncodingManifest).digest)
 
 
 def _is_verified(run: Run) -> bool:
     if not _is_encoded(run) or not run.layout.verified_path.exists():
         return False
-    digest: str = read_json(run.layout.encoding_dir / MANIFEST_NAME)["digest"]
     with contextlib.suppress(DamageError):  # then it is verified once more
-        return read_record(run.layout.verified_path, Verified).manifest == digest
+        return read_record(run.layout.verified_path, Verified) == _verified(run)
     return False
 
 
@@ -266,11 +272,12 @@ def _check_model_of_encoding(config: RunConfig) -> None:
     """StaleError where the encoding is of another model than the one that is there."""
     from hpc_ae.catalog.manifest import read_manifest
     from hpc_ae.catalog.records import EncodingManifest
+    from hpc_ae.model.weights import read_model_record
 
-    path = config.model_path / MODEL_NAME
-    if path.exists() and _has_manifest(config.encoding_path):
+    if (config.model_path / MODEL_NAME).exists() and _has_manifest(config.encoding_path):
         recorded = read_manifest(config.encoding_path, EncodingManifest).inputs.digests().get("model")
-        check_fingerprint(config.encoding_path, {"model": recorded}, {"model": read_json(path)["digest"]}, "encode")
+        there = read_model_record(config.model_path).digest
+        check_fingerprint(config.encoding_path, {"model": recorded}, {"model": there}, "encode")
 
 
 def _is_postprocessed(run: Run) -> bool:
