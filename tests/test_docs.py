@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,20 @@ def test_tests_that_the_promises_name_exist() -> None:
     """Every test file that docs/reliability.md names is there."""
     named = set(re.findall(r"`(tests/\w+\.py)`", (REPOSITORY / "docs" / "reliability.md").read_text()))
     assert len(named) > 8 and [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def tracked_pages() -> list[Path]:
+    """Every Markdown file that git tracks."""
+    listed = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=REPOSITORY, capture_output=True, text=True)
+    return [REPOSITORY / name for name in listed.stdout.split("\0") if name] or PAGES
+
+
+def test_lines_fit() -> None:
+    """No line of a page has more than 120 characters; rows of tables, which cannot be broken, may."""
+    long = [
+        f"{page.relative_to(REPOSITORY)}:{number}"
+        for page in tracked_pages()
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert long == []
