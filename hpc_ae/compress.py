@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.analysis.compression import LatentGrid, MagnitudeCoder, make_coder
-from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.join import open_stars
+from hpc_ae.catalog.catalog import Catalog, open_catalog, open_stars
 from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.catalog import Catalog, JoinedCatalog, open_catalog
 from hpc_ae.catalog.fields import Field, flag_lines, split_arrays, split_field
-from hpc_ae.catalog.join import JoinedCatalog
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.errors import DamageError, InputError, WorkError

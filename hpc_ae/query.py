@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.catalog import Catalog, JoinedCatalog, open_catalog, open_stars
 from hpc_ae.catalog.fields import Field
 from hpc_ae.catalog.identity import NO_ID
-from hpc_ae.catalog.join import JoinedCatalog, open_stars
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.select import InCone, WithIds, read_rows
 from hpc_ae.catalog.shard import Arrays

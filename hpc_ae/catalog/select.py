@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.identity import is_among
 from hpc_ae.catalog.records import ShardRecord
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.catalog.sky import Cone, cone_ranges, overlapping, rows_in_cone, sky_ranges
+from hpc_ae.catalog.table import ShardTable
 from hpc_ae.layout import MANIFEST_NAME
 
 
-def shards_in_cone(catalog: Catalog, ra_deg: float, dec_deg: float, radius_arcmin: float) -> list[int]:
+def shards_in_cone(catalog: ShardTable, ra_deg: float, dec_deg: float, radius_arcmin: float) -> list[int]:
     """The shards that can have stars within `radius_arcmin` of a position; all where there is no sky order.
 
     InputError where this is no cone, DamageError where the manifest's ranges do not hold.
@@ -34,7 +34,7 @@ def shards_in_cone(catalog: Catalog, ra_deg: float, dec_deg: float, radius_arcmi
 class InCone:
     """The stars of a cone; `stars` is the star catalog, whose shards have the rows of its encoding's."""
 
-    stars: Catalog
+    stars: ShardTable
     cone: Cone
 
     def shards(self) -> list[int]:
@@ -56,7 +56,7 @@ class InCone:
 class WithIds:
     """The stars that have one of some ids, int64 ascending."""
 
-    catalog: Catalog
+    catalog: ShardTable
     ids: np.ndarray
 
     def shards(self) -> list[int]:
@@ -75,7 +75,7 @@ class WithIds:
         return np.flatnonzero(is_among(self.catalog.read_shard(index, ["objid"])["objid"], self.ids))
 
 
-def read_rows(catalog: Catalog, index: int, names: Sequence[str], rows: np.ndarray) -> Arrays:
+def read_rows(catalog: ShardTable, index: int, names: Sequence[str], rows: np.ndarray) -> Arrays:
     """Columns of the rows (n,), ascending, of a shard; chunks between them are not read."""
     if not len(rows):
         return catalog.read_shard(index, names, slice(0, 0))

@@ -1,0 +1,242 @@
+"""A directory of shards read as one table, with slicing across shards.
+
+Shape letters: N stars, B bands, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
+
+from hpc_ae.catalog.fields import Field, field_of, split_arrays, split_field
+from hpc_ae.catalog.manifest import of_kind
+from hpc_ae.catalog.records import M, Manifest
+from hpc_ae.catalog.schema import Column, columns_of
+from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, read_shard
+from hpc_ae.errors import DamageError, InputError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from hpc_ae.catalog.arrow import ArrowTable
+
+_MOST_LATENT = 65_536  # a manifest is not trusted with the memory for names
+
+
+class ShardTable:
+    """The rows of a catalog by number, shard, chunk or column; `Catalog` adds what asks another catalog too."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.format = manifest.format
+        self.num_stars = manifest.num_stars
+        self.num_good = manifest.num_good
+        self.bands = list(manifest.bands)
+        self.shards = manifest.shards
+        self.digest = manifest.catalog_digest
+        self.offsets = np.concatenate([[0], np.cumsum([shard.num_stars for shard in self.shards])]).astype(np.int64)
+        self._columns = list(manifest.columns)
+
+    def __len__(self) -> int:
+        return self.num_stars
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.format} {self.directory}: {self.num_stars} stars, {self.num_good} good, {len(self.shards)} shards>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "directory": self.directory.absolute()}  # another process may stand elsewhere
+
+    __iter__ = None  # else Python would read star by star; iter_chunks is the way
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in the order of the format, or those that were selected."""
+        return list(self._columns)
+
+    @property
+    def schema(self) -> dict[str, Column]:
+        """What the format knows of its columns, by name."""
+        return columns_of(self.format)
+
+    def manifest_as(self, kind: type[M]) -> M:
+        """The manifest as that of a kind of catalog; InputError where this is another."""
+        return of_kind(self.manifest, kind, self.directory)
+
+    def fields(self, names: Sequence[str] | None = None) -> list[Field]:
+        """Name, type, elements, unit, UCD and description of columns (all by default)."""
+        num_latent = min(self.manifest.num_latent, _MOST_LATENT)
+        elements = {"": (), "B": tuple(self.bands), "L": tuple(str(index) for index in range(num_latent))}
+        known = [self.schema[name] for name in self._chosen(names)]
+        return [field_of(column, elements[column.width]) for column in known]
+
+    def _chosen(self, names: Sequence[str] | None) -> list[str]:
+        """`names`, all columns for None; InputError where one is not there."""
+        chosen = self.columns if names is None else [names] if isinstance(names, str) else list(names)
+        for name in chosen:
+            if name not in self._columns:
+                expected = f"one of {', '.join(self._columns)}"
+                raise InputError("no such column", where=self.directory, got=name, expected=expected)
+        return chosen
+
+    def select(self, columns: Sequence[str]) -> Self:
+        """The same catalog with these columns only, in this order."""
+        selection = copy.copy(self)
+        selection._columns = self._chosen(columns)
+        return selection
+
+    def shard_path(self, index: int) -> Path:
+        """Path of shard `index`."""
+        return self.directory / self.shards[index].file
+
+    def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
+        """Columns of one shard: {name: (n,) or (n, width)}; DamageError where it has not the manifest's stars."""
+        arrays = read_shard(self.shard_path(index), self.format, names, rows)
+        expected = len(range(*rows.indices(self.shards[index].num_stars)))
+        for name, values in arrays.items():
+            if len(values) != expected:
+                where = f"{self.shard_path(index)}, dataset {name}"
+                raise DamageError(
+                    "a shard has not the stars of its manifest", where=where, got=len(values), expected=expected
+                )
+        return arrays
+
+    def iter_shards(self, names: Sequence[str]) -> Iterator[Arrays]:
+        """Columns shard by shard, in bounded memory."""
+        for index in range(len(self.shards)):
+            yield self.read_shard(index, names)
+
+    def iter_chunks(self, columns: Sequence[str] | None = None, rows: int = CHUNK_ROWS) -> Iterator[Arrays]:
+        """Columns (all by default) of `rows` stars at a time, of fewer at the end, in bounded memory."""
+        if rows < 1:
+            raise InputError("a chunk needs rows", where="iter_chunks", got=rows, expected="1 or more")
+        names = self._chosen(columns)
+        return (self.read(names, slice(start, start + rows)) for start in range(0, self.num_stars, rows))
+
+    def read(self, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
+        """Columns of a range of stars across shards."""
+        chosen = range(self.num_stars)[rows]
+        if not chosen:
+            return self._empty(names)
+        first, last = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
+        parts = [
+            self.read_shard(index, names, slice(int(low), int(high)))
+            for index, low, high in self._overlaps(first, last + 1)
+        ]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        if chosen.step == 1:
+            return joined
+        return {name: values[chosen[0] - first :: chosen.step] for name, values in joined.items()}
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first row, one past the last row) of every shard that overlaps rows start to stop."""
+        for index, offset in enumerate(self.offsets[:-1]):
+            low, high = max(start - offset, 0), min(stop, self.offsets[index + 1]) - offset
+            if low < high:
+                yield index, low, high
+
+    def _empty(self, names: Sequence[str]) -> Arrays:
+        return {field.name: np.empty((0, *field.shape), field.dtype) for field in self.fields(names)}
+
+    def take(self, rows: np.ndarray | Sequence[int], columns: Sequence[str] | None = None) -> Arrays:
+        """Columns (all by default) of single stars by row number (n,), in the order given; IndexError outside."""
+        names, numbers = self._chosen(columns), np.asarray(rows)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise IndexError(f"rows by numbers of type {numbers.dtype}, not whole ones")
+        wanted = numbers.astype(np.int64)
+        wanted = np.where(wanted < 0, wanted + self.num_stars, wanted)
+        if ((wanted < 0) | (wanted >= self.num_stars)).any():
+            raise IndexError(f"a row outside 0 to {self.num_stars - 1}")
+        taken = {field.name: np.empty((len(wanted), *field.shape), field.dtype) for field in self.fields(names)}
+        shards = np.searchsorted(self.offsets, wanted, side="right") - 1
+        for index in np.unique(shards):
+            places = np.flatnonzero(shards == index)
+            local = wanted[places] - self.offsets[index]
+            low, high = int(local.min()), int(local.max()) + 1
+            for name, values in self.read_shard(int(index), names, slice(low, high)).items():
+                taken[name][places] = values[local - low]
+        return taken
+
+    @overload
+    def __getitem__(self, key: str) -> CatalogColumn: ...
+    @overload
+    def __getitem__(self, key: slice | int) -> Arrays: ...
+    @overload
+    def __getitem__(self, key: list[str] | tuple[str, ...]) -> Self: ...
+    def __getitem__(self, key: str | slice | int | list[str] | tuple[str, ...]) -> CatalogColumn | Arrays | Self:
+        if isinstance(key, str):
+            return CatalogColumn(self, self._chosen([key])[0])
+        if isinstance(key, list | tuple):
+            return self.select(key)
+        if isinstance(key, slice):
+            return self.read(self._columns, key)
+        return {name: values[0] for name, values in self.take([key]).items()}
+
+    def to_table(
+        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+    ) -> Table:
+        """An astropy Table of the columns (all by default) of a range of stars, with units, descriptions and UCDs.
+
+        `split` makes columns `magnitude_u`, `magnitude_g`, ... of vectors.
+        """
+        from hpc_ae.catalog.tables import make_table
+
+        return make_table(*self._rows(columns, rows, split), {"catalog_digest": self.digest})
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+    ) -> ArrowTable:
+        """An Arrow table of the columns (all by default) of a range of stars; units, UCDs in its fields' metadata."""
+        from hpc_ae.catalog.arrow import arrow_schema, arrow_table
+
+        fields, arrays = self._rows(columns, rows, split)
+        return arrow_table(arrow_schema(fields, {"catalog_digest": self.digest}), arrays)
+
+    def _rows(self, columns: Sequence[str] | None, rows: slice, split: bool) -> tuple[list[Field], Arrays]:
+        fields = self.fields(columns)
+        arrays = self.read([field.name for field in fields], rows)
+        if not split:
+            return fields, arrays
+        return [part for field in fields for part in split_field(field)], split_arrays(fields, arrays)
+
+
+class CatalogColumn:
+    """One column of a catalog; slicing reads just those rows, an array of row numbers or a mask (N,) those."""
+
+    def __init__(self, catalog: ShardTable, name: str) -> None:
+        self.catalog = catalog
+        self.name = name
+
+    def __len__(self) -> int:
+        return self.catalog.num_stars
+
+    def __repr__(self) -> str:
+        return f"<column {self.name} of {self.catalog!r}>"
+
+    def __getitem__(self, rows: slice | int | np.ndarray | list[int]) -> np.ndarray:
+        if isinstance(rows, slice):
+            return self.catalog.read([self.name], rows)[self.name]
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool:
+            if wanted.shape != (len(self),):
+                raise IndexError(f"a mask of shape {wanted.shape} for {len(self)} stars")
+            wanted = np.flatnonzero(wanted)
+        values = self.catalog.take(np.atleast_1d(wanted), [self.name])[self.name]
+        return values if wanted.ndim else np.asarray(values[0])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for chunk in self.catalog.iter_chunks([self.name]):
+            yield from chunk[self.name]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self[:]
+        return values if dtype is None else values.astype(dtype)
