@@ -18,7 +18,16 @@ from typing import Literal
 
 import numpy as np
 
-from hpc_ae.catalog.identity import Shared, cut_ranges, find_shared, flag_ids, flag_repeated, mark_shared, save_ids
+from hpc_ae.catalog.identity import (
+    Search,
+    Shared,
+    cut_ranges,
+    find_shared,
+    flag_ids,
+    flag_repeated,
+    mark_shared,
+    save_ids,
+)
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
 from hpc_ae.catalog.records import Inputs, ShardRecord, StarManifest, summed
@@ -258,7 +267,7 @@ def _count(mapper: Mapper, raws: list[RawFile]) -> list[Scan]:
 def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path: Path | None) -> list[_Shard]:
     total = sum(scan.num_rows for scan in scans)
     starts = range(0, total, plan.settings.shard_rows)
-    tasks = [(start, cut_pieces(scans, start, min(total, start + plan.settings.shard_rows))) for start in starts]
+    tasks = [_Rows(start, cut_pieces(scans, start, min(total, start + plan.settings.shard_rows))) for start in starts]
     shards = []
     with Progress("ingest", total, "stars", path=progress_path) as progress:
         for shard in mapper.map(partial(_write_one, plan), tasks):
@@ -267,23 +276,30 @@ def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path:
     return shards
 
 
-def _write_one(plan: _Plan, task: tuple[int, list[Piece]]) -> _Shard:
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one shard: the number of the first over all raw files, and where they stand in these."""
+
+    start: int
+    pieces: list[Piece]
+
+
+def _write_one(plan: _Plan, task: _Rows) -> _Shard:
     """Read the rows of one shard, leave out those not asked for, flag the others, write them."""
-    start, pieces = task
-    rows = StarRows(sum(piece.stop - piece.start for piece in pieces), plan.names)
+    rows = StarRows(sum(piece.stop - piece.start for piece in task.pieces), plan.names)
     at = 0
-    for piece in pieces:
+    for piece in task.pieces:
         at += read_piece(piece, rows, at)
-    arrays = _flagged(plan, rows, start)
+    arrays = _flagged(plan, rows, task.start)
     removed = {name: drop(arrays[name]) for name, drop in _REMOVERS.items() if name in arrays}
     bad = arrays["quality"] != 0
     if plan.settings.bad == "stop" and (bad & rows.kept).any():
-        raise bad_rows(pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
+        raise bad_rows(task.pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
     keep = rows.kept & ~bad if plan.settings.bad == "drop" else rows.kept
-    parts = count_parts(pieces, {**arrays, **removed}, rows.kept, keep)
+    parts = count_parts(task.pieces, {**arrays, **removed}, rows.kept, keep)
     if not keep.all():
         arrays = {name: values[keep] for name, values in arrays.items()}
-    index = start // plan.settings.shard_rows
+    index = task.start // plan.settings.shard_rows
     sample = np.empty(0, np.int64)
     if "objid" in plan.names:
         sample = save_ids(plan.temp_path("ids", index), flag_repeated(arrays["objid"], arrays["caution"]))
@@ -310,20 +326,20 @@ def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_S
     """Find ids that several shards share and write those shards again; within a shard they are flagged already."""
     if len(shards) == 1:
         return shards
-    paths = [plan.temp_path("ids", index) for index in range(len(shards))]
+    paths = tuple(plan.temp_path("ids", index) for index in range(len(shards)))
     ranges = cut_ranges([shard.sample for shard in shards])
-    tasks = [(paths, limits, plan.temp_path("shared", index)) for index, limits in enumerate(ranges)]
+    tasks = [Search(paths, limits, plan.temp_path("shared", index)) for index, limits in enumerate(ranges)]
     shared = [found for found in mapper.map(find_shared, tasks) if found.num_ids]
     affected = sorted({index for found in shared for index in found.shards})
     marked = list(shards)
-    jobs = [(plan.out_dir / shard_name(index), [part for part in shared if index in part.shards]) for index in affected]
-    for index, (record, repeated) in zip(affected, mapper.map(_mark, jobs), strict=True):
+    marks = mapper.map(partial(_mark, plan.out_dir, shared), affected)
+    for index, (record, repeated) in zip(affected, marks, strict=True):
         marked[index] = replace(shards[index], record=record, parts=recount(shards[index].parts, repeated))
     return marked
 
 
-def _mark(job: tuple[Path, list[Shared]]) -> tuple[ShardRecord, np.ndarray]:
-    return mark_shared(*job)
+def _mark(out_dir: Path, shared: list[Shared], index: int) -> tuple[ShardRecord, np.ndarray]:
+    return mark_shared(out_dir / shard_name(index), [part for part in shared if index in part.shards])
 
 
 def _sorted(mapper: Mapper, plan: _Plan, records: list[ShardRecord], progress_path: Path | None) -> list[ShardRecord]:

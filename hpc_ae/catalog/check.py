@@ -35,7 +35,7 @@ from hpc_ae.catalog.schema import (
 )
 from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, read_column, read_shard
 from hpc_ae.catalog.sky_check import check_positions
-from hpc_ae.catalog.view import view_image, view_sources
+from hpc_ae.catalog.view import ViewSource, view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
 from hpc_ae.interpreter import same_path
@@ -321,7 +321,7 @@ def check_view(directory: Path, manifest: EncodingManifest) -> list[HpcAeError]:
 
 def _check_sources(path: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     sources = view_sources(path)
-    expected = (manifest.num_stars, [shard.file for shard in manifest.shards])
+    expected = ViewSource(manifest.num_stars, [shard.file for shard in manifest.shards])
     columns = sorted(sources.keys() | set(manifest.columns))
     return [
         DamageError(
@@ -335,5 +335,7 @@ def _check_sources(path: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     ]
 
 
-def _describe(source: tuple[int, list[str]] | None) -> str:
-    return "nothing" if source is None else f"{source[0]} rows of {len(source[1])} files {', '.join(source[1][:3])}"
+def _describe(source: ViewSource | None) -> str:
+    if source is None:
+        return "nothing"
+    return f"{source.num_rows} rows of {len(source.files)} files {', '.join(source.files[:3])}"

@@ -73,19 +73,25 @@ class Shared:
     shards: tuple[int, ...]
 
 
-def find_shared(task: tuple[Sequence[Path], Range, Path]) -> Shared:
-    """Find the ids of a range that occur in several of the files of sorted ids; write them, sorted, to a file.
+@dataclass(frozen=True)
+class Search:
+    """One task of looking for shared ids: in these files of sorted ids, one for each shard, the ids of one range."""
 
-    The task is (files, one for each shard; the range [low, high); the file to write).
-    """
-    paths, (low, high), path = task
-    parts = [_read_range(source, low, high) for source in paths]
+    id_paths: tuple[Path, ...]
+    limits: Range
+    out_path: Path
+
+
+def find_shared(search: Search) -> Shared:
+    """Find the ids of a range that occur in several of the files; write them, sorted, to `out_path`."""
+    parts = [_read_range(source, *search.limits) for source in search.id_paths]
     ids = np.sort(np.concatenate(parts))
     shared = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if not len(shared):
-        return Shared(path, 0, ())
-    save_ids(path, shared)
-    return Shared(path, len(shared), tuple(index for index, part in enumerate(parts) if is_among(part, shared).any()))
+        return Shared(search.out_path, 0, ())
+    save_ids(search.out_path, shared)
+    holders = tuple(index for index, part in enumerate(parts) if is_among(part, shared).any())
+    return Shared(search.out_path, len(shared), holders)
 
 
 def _read_range(path: Path, low: int | None, high: int | None) -> np.ndarray:

@@ -73,6 +73,14 @@ class SkySort:
 Source = tuple[Path, int]  # a shard and its number of stars
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The source shards of one run."""
+
+    run: int
+    sources: list[Source]
+
+
 def sort_shards(
     sort: SkySort, sources: Sequence[Source], run_tasks: Map, *, tell: Callable[[int], None], in_place: bool
 ) -> list[ShardRecord]:
@@ -83,7 +91,7 @@ def sort_shards(
     them. WorkError where the disk is full or a star was lost, DamageError where a source is not what was recorded.
     """
     total = sum(num for _, num in sources)
-    groups = list(enumerate(_groups(sources)))
+    groups = [_Group(index, group) for index, group in enumerate(_groups(sources))]
     checks: list[_Check] = []
     for check in run_tasks(partial(_write_run, sort), groups):
         checks.append(check)
@@ -94,15 +102,15 @@ def sort_shards(
     runs = [(index, check.num_stars) for index, check in enumerate(checks) if check.num_stars]
     records: list[ShardRecord] = []
     written: list[_Check] = []
-    for record, check in run_tasks(partial(_write_merged, sort), list(_pieces(sort, runs, total, run_tasks))):
+    for record, check in run_tasks(partial(_write_merged, sort), list(_new_shards(sort, runs, total, run_tasks))):
         records.append(record)
         written.append(check)
         tell(int(_RUNS_SHARE * total + (1 - _RUNS_SHARE) * sum(check.num_stars for check in written)))
     if _Check.of_all(checks) != _Check.of_all(written):
         raise WorkError("stars were lost", where=sort.out_dir, got=_Check.of_all(written), expected=f"{total} stars")
-    for index, _ in groups:
+    for group in groups:
         for what in ("numbers", "rows"):
-            sort.run_path(what, index).unlink()
+            sort.run_path(what, group.run).unlink()
     return records
 
 
@@ -139,12 +147,11 @@ class _Check:
         return _Check(sum(check.num_stars for check in checks), tuple(sum(column) % 2**64 for column in columns))
 
 
-def _write_run(sort: SkySort, task: tuple[int, list[Source]]) -> _Check:
+def _write_run(sort: SkySort, group: _Group) -> _Check:
     """Sort the stars of some source shards in memory and write their numbers and their rows."""
-    index, sources = task
-    rows = np.empty(sum(num for _, num in sources), sort.dtype)
+    rows = np.empty(sum(num for _, num in group.sources), sort.dtype)
     start = 0
-    for path, num in sources:
+    for path, num in group.sources:
         for name, values in read_shard(path, STAR_FORMAT, sort.columns).items():
             if len(values) != num:
                 raise DamageError(
@@ -154,9 +161,9 @@ def _write_run(sort: SkySort, task: tuple[int, list[Source]]) -> _Check:
         start += num
     numbers = healpix_of(rows["ra"], rows["dec"])
     order = np.argsort(numbers, kind="stable")
-    _write(sort.run_path("numbers", index), iter([numbers[order]]), numbers.nbytes)
+    _write(sort.run_path("numbers", group.run), iter([numbers[order]]), numbers.nbytes)
     blocks = (_taken(rows, order[at : at + _GATHER_ROWS]) for at in range(0, len(rows), _GATHER_ROWS))
-    _write(sort.run_path("rows", index), blocks, rows.nbytes)
+    _write(sort.run_path("rows", group.run), blocks, rows.nbytes)
     return _Check.of(rows)
 
 
@@ -182,10 +189,16 @@ class _Piece:
     stop: int
 
 
-def _pieces(
-    sort: SkySort, runs: Sequence[tuple[int, int]], total: int, run_tasks: Map
-) -> Iterator[tuple[int, list[_Piece]]]:
-    """Each new shard and its pieces of the runs (index, number of stars)."""
+@dataclass(frozen=True)
+class _NewShard:
+    """A shard of the sorted catalog, and what it is put together from."""
+
+    index: int
+    pieces: list[_Piece]
+
+
+def _new_shards(sort: SkySort, runs: Sequence[tuple[int, int]], total: int, run_tasks: Map) -> Iterator[_NewShard]:
+    """Each new shard with its pieces of the runs (index, number of stars)."""
     firsts = list(range(sort.shard_rows, total, sort.shard_rows))
     paths = [sort.run_path("numbers", index) for index, _ in runs]
     tasks = [firsts[at : at + _CUTS] for at in range(0, len(firsts), _CUTS)]
@@ -195,7 +208,7 @@ def _pieces(
         spans = zip(runs, starts, stops, strict=True)
         pieces = [_Piece(run, start, stop) for (run, _), start, stop in spans if start < stop]
         if pieces:
-            yield index, pieces
+            yield _NewShard(index, pieces)
 
 
 def cut_runs(paths: Sequence[Path], firsts: Sequence[int]) -> np.ndarray:
@@ -221,15 +234,14 @@ def _places(paths: Sequence[Path], numbers: np.ndarray, side: Any) -> np.ndarray
     return np.stack(found, axis=1) if found else np.empty((len(numbers), 0), np.int64)
 
 
-def _write_merged(sort: SkySort, task: tuple[int, list[_Piece]]) -> tuple[ShardRecord, _Check]:
+def _write_merged(sort: SkySort, shard: _NewShard) -> tuple[ShardRecord, _Check]:
     """Read the pieces of a new shard, sort them and write it."""
-    index, pieces = task
     numbers = np.concatenate(
-        [_read(sort.run_path("numbers", piece.run), np.dtype(np.int64), piece) for piece in pieces]
+        [_read(sort.run_path("numbers", piece.run), np.dtype(np.int64), piece) for piece in shard.pieces]
     )
-    arrays = _gathered(sort, pieces, np.argsort(numbers, kind="stable"))
+    arrays = _gathered(sort, shard.pieces, np.argsort(numbers, kind="stable"))
     check = _Check.of(arrays)
-    record = write_shard(sort.out_dir / shard_name(index), STAR_FORMAT, arrays, sort.bands, {})
+    record = write_shard(sort.out_dir / shard_name(shard.index), STAR_FORMAT, arrays, sort.bands, {})
     return record.replaced(healpix=sky_range(numbers)), check
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -59,20 +60,28 @@ def _add_virtual(file: h5py.File, column: Column, shards: Sequence[ShardRecord],
         dataset.attrs["unit"] = column.unit
 
 
-def view_sources(path: Path) -> dict[str, tuple[int, list[str]]]:
+@dataclass(frozen=True)
+class ViewSource:
+    """What one dataset of a view shows: its number of rows, and the files that it reads."""
+
+    num_rows: int
+    files: list[str]
+
+
+def view_sources(path: Path) -> dict[str, ViewSource]:
     """For each dataset of a view: number of rows and the file names that it reads, none of which is opened.
 
     What is no virtual dataset over shards of the same directory has -1 rows; links are not followed.
     """
-    found: dict[str, tuple[int, list[str]]] = {}
+    found: dict[str, ViewSource] = {}
     with h5py.File(path, "r", locking=False) as file:
         for name in file:
             link = file.get(name, getlink=True)
             dataset = file[name] if isinstance(link, h5py.HardLink) else None
             if not isinstance(dataset, h5py.Dataset) or not dataset.is_virtual:
-                found[name] = (-1, [])
+                found[name] = ViewSource(-1, [])
                 continue
             sources = [source.file_name for source in dataset.virtual_sources()]
             safe = all(SHARD_NAME.fullmatch(source) for source in sources)
-            found[name] = (int(dataset.shape[0]) if safe else -1, sources)
+            found[name] = ViewSource(int(dataset.shape[0]) if safe else -1, sources)
     return found

@@ -7,7 +7,7 @@ Of a whitespace-separated table each run of blanks becomes one tab before pyarro
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,21 +68,29 @@ def cut_text(raw: RawFile) -> RawFile:
     return replace(raw, data_stop=raw.data_start + size)
 
 
-def count_tasks(raw: RawFile) -> list[tuple[Path, int, int]]:
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes `start` to `stop` of a file, whose rows one task counts."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+def count_tasks(raw: RawFile) -> list[Stretch]:
     """The stretches of a file that `count_rows` is called on."""
     return [
-        (raw.data_path, start, min(start + TASK_BYTES, raw.data_stop))
+        Stretch(raw.data_path, start, min(start + TASK_BYTES, raw.data_stop))
         for start in range(raw.data_start, raw.data_stop, TASK_BYTES)
     ]
 
 
-def count_rows(task: tuple[Path, int, int]) -> list[int]:
-    """Number of row ends in each segment of a stretch (path, first byte, one past the last)."""
-    path, start, stop = task
-    with path.open("rb", buffering=0) as file:
+def count_rows(stretch: Stretch) -> list[int]:
+    """Number of row ends in each segment of a stretch."""
+    with stretch.path.open("rb", buffering=0) as file:
         return [
-            len(row_ends(_segment(file.fileno(), offset, min(stop, offset + SEGMENT_BYTES)), _LOOK_BACK))
-            for offset in range(start, stop, SEGMENT_BYTES)
+            len(row_ends(_segment(file.fileno(), offset, min(stretch.stop, offset + SEGMENT_BYTES)), _LOOK_BACK))
+            for offset in range(stretch.start, stretch.stop, SEGMENT_BYTES)
         ]
 
 
