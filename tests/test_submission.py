@@ -15,6 +15,7 @@ import pytest
 import submitit
 from commands import REPOSITORY, hpc_ae, write_config
 from packaging.specifiers import SpecifierSet
+from slurm_cluster import wait_until
 
 from hpc_ae.jobs.launched import Launched
 from hpc_ae.jobs.launcher import cancel
@@ -102,7 +103,8 @@ def test_a_local_job_has_its_process(tmp_path: Path) -> None:
     executor.update_parameters(timeout_min=5)
     job = executor.submit(os.execvp, "sleep", ["sleep", "300"])
     process = job._process
-    assert "submitit.local._local" in Path(f"/proc/{process.pid}/cmdline").read_text()
+    words = Path(f"/proc/{process.pid}/cmdline")  # empty for a moment while a process becomes another program
+    assert wait_until(lambda: "submitit.local._local" in words.read_text(), timeout=10)
     layout = RunLayout(tmp_path)
     cancel(Launched("train", job.job_id, layout, layout.launch("train", "token"), 1, job=job))
     assert process.returncode is not None
