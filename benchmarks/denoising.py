@@ -25,9 +25,10 @@ from common import PHOTOMETRY, report
 from hpc_ae import open_catalog
 from hpc_ae.analysis.denoised import Deviations, noise_pair
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
-from hpc_ae.catalog.training import usable_errors
+from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.config import check_config
 from hpc_ae.ingest import IngestSettings, ingest
+from hpc_ae.jobs.settings import training_of
 from hpc_ae.model.files import read_model, weights_of
 from hpc_ae.model.forward import make_forward
 from hpc_ae.model.jacobian import reconstruct
@@ -64,7 +65,8 @@ def train_one(folder: Path, stars: Path, noise: str, latent: int, epochs: int) -
     value = noise if noise.isalpha() else float(noise)
     settings = {"noise": value, "epochs": epochs}
     values = {"run_dir": str(run_dir), "catalog": {"path": str(stars)}, "train": settings, "model": {"latent": latent}}
-    train(check_config(values, "benchmark"), Group(Ranks(), torch.device("cpu")))
+    config = check_config(values, "benchmark")
+    train(config.catalog_path, config.layout, training_of(config), Group(Ranks(), torch.device("cpu")))
     table = read_uncertainty(read_model(run_dir / "model")[1].uncertainty, len(BANDS))
     assert table is not None
     return Trained(run_dir, table)
@@ -195,7 +197,7 @@ def speed(folder: Path) -> None:
             values = {"run_dir": str(folder / f"speed-{repeat}-{noise}"), "catalog": {"path": str(stars)}}
             config = check_config({**values, "train": settings}, "benchmark")
             started = time.process_time()
-            train(config, Group(Ranks(), torch.device("cpu")))
+            train(config.catalog_path, config.layout, training_of(config), Group(Ranks(), torch.device("cpu")))
             seconds.setdefault(str(noise), []).append(time.process_time() - started)
     least = {name: min(values) for name, values in seconds.items()}
     report("train.noise", **{name: value / least["none"] for name, value in least.items()}, seconds=least["none"])

@@ -118,13 +118,15 @@ def checkpoint_cost(folder: Path) -> None:
 
 def train(config_path: Path) -> None:
     """Train in this process; prints what the checkpoints took of it."""
-    from hpc_ae import train as verb
     from hpc_ae.config import load_config
+    from hpc_ae.jobs.settings import training_of
     from hpc_ae.runtime.distributed import Group
     from hpc_ae.runtime.ranks import Ranks
+    from hpc_ae.train import train as verb
+    from hpc_ae.training import position
 
     times: list[float] = []
-    original = verb.save_checkpoint
+    original = position.save_checkpoint
 
     def save(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -134,8 +136,8 @@ def train(config_path: Path) -> None:
 
     config = load_config(config_path)
     started = time.perf_counter()
-    with mock.patch.object(verb, "save_checkpoint", save):
-        verb.train(config, Group(Ranks(), torch.device("cpu")))
+    with mock.patch.object(position, "save_checkpoint", save):
+        verb(config.catalog_path, config.layout, training_of(config), Group(Ranks(), torch.device("cpu")))
     total = time.perf_counter() - started
     median = sorted(times)[len(times) // 2]
     share = 100 * sum(times) / total

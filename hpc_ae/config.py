@@ -34,8 +34,6 @@ from hpc_ae.yaml_loader import apply_override, parse_yaml
 _PATH_KEYS = ("run_dir", "catalog.path", "encode.model", "postprocess.compare")
 _SCALING, _LITERAL = ["model", "scaling"], "literal['standardize']"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-# What may change between a start and a restart of a training without changing its result.
-_OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "tensorboard", "compute", "memory_limit"}
 
 
 class RunConfig(Section):
@@ -81,14 +79,6 @@ class RunConfig(Section):
     def encoding_path(self) -> Path:
         """The encoding catalog."""
         return self.layout.encoding_dir
-
-    def training_fingerprint(self, catalog_digest: str) -> dict[str, Any]:
-        """What decides the model that is trained on a catalog of this digest."""
-        settings = self.train.model_dump(mode="json", exclude=_OPERATIONAL)
-        if settings["noise"] == "none":  # as it was before there was noise: older trainings go on
-            del settings["noise"]
-        model = self.model.model_dump(mode="json")
-        return {"seed": self.seed, "model": model, "train": settings, "catalog": catalog_digest}
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

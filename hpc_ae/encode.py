@@ -19,10 +19,10 @@ from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.link import row_mismatches
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
+from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ShardRecord, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
-from hpc_ae.catalog.training import usable_errors
 from hpc_ae.catalog.view import write_view
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, remove_debris

@@ -12,7 +12,7 @@ from hpc_ae.config import RunConfig, check_config
 from hpc_ae.errors import InputError
 from hpc_ae.jobs.resources import num_processes, num_tasks, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage
-from hpc_ae.jobs.settings import encoding_of
+from hpc_ae.jobs.settings import encoding_of, training_of
 from hpc_ae.jobs.stages import expand_paths
 from hpc_ae.layout import MANIFEST_NAME
 from hpc_ae.record import Record, read_record
@@ -85,7 +85,7 @@ def _measure(folder: Path, small: RunConfig, num_threads: int) -> dict[str, floa
     paths = ReportPaths(small.encoding_path, small.catalog_path, small.layout.report_dir)
     works: dict[str, Callable[[], Any]] = {
         "simulate": lambda: simulate(folder / "stars", SimulateSettings(_CALIBRATION_STARS), 1, progress("simulate")),
-        "train": lambda: train(small, Group(Ranks(), device)),
+        "train": lambda: train(small.catalog_path, small.layout, training_of(small), Group(Ranks(), device)),
         "encode": lambda: encode(*encoding, Ranks(), device.type, progress_path=progress("encode")),
         "finalise": lambda: (finalise(*encoding, {}), verify(small.encoding_path)),
         "postprocess": lambda: postprocess(paths, PostprocessSettings(), 1, progress("postprocess")),

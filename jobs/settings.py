@@ -8,6 +8,14 @@ from hpc_ae.config import RunConfig
 
 if TYPE_CHECKING:
     from hpc_ae.encode import EncodePaths, EncodeSettings
+    from hpc_ae.training.settings import TrainSettings
+
+
+def training_of(config: RunConfig) -> TrainSettings:
+    """How to train."""
+    from hpc_ae.training.settings import TrainSettings
+
+    return TrainSettings(config.seed, config.model, config.train, config.model_dump(mode="json"))
 
 
 def encoding_of(config: RunConfig) -> tuple[EncodePaths, EncodeSettings]:

@@ -17,7 +17,7 @@ from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json
 from hpc_ae.jobs.resources import num_workers, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage, StopRequested, WorkDone
-from hpc_ae.jobs.settings import encoding_of
+from hpc_ae.jobs.settings import encoding_of, training_of
 from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SHARD_PATTERN, SUMMARY_NAME, list_checkpoints, step_of
 from hpc_ae.provenance import check_fingerprint
 from hpc_ae.record import Record, read_record
@@ -125,7 +125,7 @@ def _run_train(run: Run, stop_requested: StopRequested) -> str:
     device = pick_device(ranks)
     meeting = os.environ.get("HPC_AE_MEETING_DIR")
     with process_group(ranks, device, Path(meeting) if meeting else None) as group:
-        return train(run.config, group, stop_requested)
+        return train(run.config.catalog_path, run.layout, training_of(run.config), group, stop_requested)
 
 
 def _limit_threads(config: RunConfig, stage: str) -> None:
@@ -142,7 +142,7 @@ def _is_trained(run: Run) -> bool:
     from hpc_ae.catalog.catalog import open_catalog
     from hpc_ae.model.weights import is_model_of
 
-    fingerprint = config.training_fingerprint(open_catalog(config.catalog_path).digest)
+    fingerprint = training_of(config).fingerprint(open_catalog(config.catalog_path).digest)
     return is_model_of(model_dir, fingerprint)
 
 

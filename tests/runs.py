@@ -6,6 +6,8 @@ of every batch, so that a test can see what training saw.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import subprocess
@@ -28,7 +30,7 @@ from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.config import RunConfig, check_config, dump_config, load_config
 from hpc_ae.files import digest_file, make_dir, publish_bytes
-from hpc_ae.jobs.settings import encoding_of
+from hpc_ae.jobs.settings import encoding_of, training_of
 from hpc_ae.layout import shard_name
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
@@ -36,7 +38,12 @@ from hpc_ae.model.files import write_model
 from hpc_ae.model.weights import Origin
 from hpc_ae.runtime.distributed import Group, process_group
 from hpc_ae.runtime.ranks import Ranks, ranks_from_environment
+from hpc_ae.sections import TrainSection
 from hpc_ae.simulate import SimulateSettings, simulate
+from hpc_ae.training import batches
+from hpc_ae.training.batches import chunks
+from hpc_ae.training.data import TrainingData, load_data
+from hpc_ae.training.split import validation_mask
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BANDS = ("u", "g", "r", "i", "z")
@@ -84,7 +91,12 @@ def write_config(config: RunConfig) -> Path:
 def train_here(config: RunConfig, stop: Callable[[], bool] = lambda: False) -> str:
     """Train in this process, alone, with one thread: encode would set that too, and the bits depend on it."""
     torch.set_num_threads(1)
-    return train_verb.train(config, Group(Ranks(), CPU), stop)
+    return train(config, Group(Ranks(), CPU), stop)
+
+
+def train(config: RunConfig, group: Group, stop: Callable[[], bool] = lambda: False) -> str:
+    """Train as a rank of a group."""
+    return train_verb.train(config.catalog_path, config.layout, training_of(config), group, stop)
 
 
 def encode(config: RunConfig, ranks: Ranks, stop: Callable[[], bool] = lambda: False) -> str:
@@ -95,6 +107,41 @@ def encode(config: RunConfig, ranks: Ranks, stop: Callable[[], bool] = lambda: F
 def finalise(config: RunConfig) -> dict[str, Any]:
     """Make the view and the manifest of an encoding that all ranks have ended."""
     return encode_verb.finalise(*encoding_of(config), config.model_dump(mode="json"))
+
+
+@functools.cache
+def training_rows(catalog_dir: Path, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of a catalog whose ids are all sound: its training rows (N, B), and how many each shard has, found plainly."""
+    catalog = open_catalog(catalog_dir)
+    stars = catalog.read(["objid", "quality", "magnitude"])
+    training = (stars["quality"] == 0) & ~validation_mask(stars["objid"], fraction)
+    counts = [int(training[start:stop].sum()) for start, stop in itertools.pairwise(catalog.offsets)]
+    return stars["magnitude"][training], np.array(counts)
+
+
+class _Share(Group):
+    """A rank whose neighbours are not there: it is told what all would count."""
+
+    def __init__(self, ranks: Ranks, counts: np.ndarray) -> None:
+        super().__init__(ranks, CPU)
+        self.counts = counts
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The counts of all shards; of anything else what this rank has."""
+        return self.counts if len(values) == len(self.counts) else values
+
+
+def load_share(catalog_dir: Path, rank: int, world_size: int, **train: Any) -> TrainingData:
+    """The data of one rank of several, as its training would load them."""
+    catalog, section = open_catalog(catalog_dir), TrainSection(**train)
+    counts = training_rows(catalog_dir, section.validation_fraction)[1]
+    return load_data(catalog, section, 5, _Share(Ranks(rank, world_size, rank, world_size), counts))
+
+
+def batches_from(data: TrainingData, first_step: int, num_steps: int) -> np.ndarray:
+    """The rows of the steps from `first_step` to `num_steps`, in order: (S, n, B or 2 B)."""
+    parts = [chunk.rows[chunk.index].numpy() for chunk in chunks(data, first_step, num_steps, numbered=False)]
+    return np.concatenate(parts)
 
 
 def stop_after(num_asks: int) -> Callable[[], bool]:
@@ -174,11 +221,12 @@ def train_recorded(config_path: Path, record_dir: Path) -> None:
     torch.set_num_threads(1)
     seen: list[np.ndarray] = []
     held: list[np.ndarray] = []
-    load_rows, make_batches = train_verb.load_training_rows, train_verb.epoch_batches
+    load_data, make_batches = train_verb.load_data, batches.epoch_batches
 
-    def recorded_rows(*arguments: Any) -> np.ndarray:
-        held.append(load_rows(*arguments))
-        return held[0]
+    def recorded_data(*arguments: Any) -> Any:
+        data = load_data(*arguments)
+        held.append(data.rows.numpy())
+        return data
 
     def recorded_batches(plan: Any, epoch: int, partitions: list[int], *place: int) -> Iterator[np.ndarray]:
         numbers = np.concatenate([np.arange(*plan.bounds(partition)) for partition in partitions])
@@ -188,10 +236,11 @@ def train_recorded(config_path: Path, record_dir: Path) -> None:
 
     ranks, config = ranks_from_environment(), load_config(config_path)
     with (
-        mock.patch.multiple(train_verb, load_training_rows=recorded_rows, epoch_batches=recorded_batches),
+        mock.patch.object(train_verb, "load_data", recorded_data),
+        mock.patch.object(batches, "epoch_batches", recorded_batches),
         process_group(ranks, CPU, Path(os.environ["HPC_AE_MEETING_DIR"])) as group,
     ):
-        train_verb.train(config, group)
+        train(config, group)
     np.save(make_dir(record_dir) / f"rank-{ranks.rank}.npy", np.concatenate(seen)[: config.train.steps])
 
 

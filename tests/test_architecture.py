@@ -34,7 +34,8 @@ ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__i
 
 # The arrows that the drawing in docs/architecture.md shows: room -> room.
 ROOM_ARROWS = {("readers", "catalog"), ("runtime", "model"), ("formats", "catalog"), ("formats", "analysis")} | {
-    ("survey", room) for room in ("catalog", "analysis", "formats", "model", "report", "runtime")
+    *(("survey", room) for room in ("catalog", "analysis", "formats", "model", "report", "runtime")),
+    *(("training", room) for room in ("catalog", "analysis", "model", "runtime")),
 }
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {

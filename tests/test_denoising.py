@@ -17,6 +17,7 @@ from runs import (
     encode,
     finalise,
     finish,
+    load_share,
     make_catalog,
     make_config,
     metrics_of,
@@ -30,9 +31,8 @@ from torch import nn
 from hpc_ae.analysis.denoised import Deviations, noise_pair
 from hpc_ae.analysis.denoising import Uncertainty, fit_uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.partition import BatchPlan, epoch_batches, owned_partitions, row_shifts
+from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.shard import Arrays
-from hpc_ae.catalog.training import StreamedRows, count_training_rows, load_training_rows, usable_errors
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, StaleError, WorkError
 from hpc_ae.files import digest_file, read_json
@@ -48,6 +48,8 @@ from hpc_ae.photometry import simulate_observed
 from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.sections import EncodeSection
 from hpc_ae.simulate import SimulateSettings, simulate
+from hpc_ae.training.batches import chunks
+from hpc_ae.training.split import validation_mask
 from hpc_ae.verify import verify
 
 NOISY: dict[str, Any] = {"noise": "catalog", "steps": 30, "validation_fraction": 0.3}
@@ -219,18 +221,17 @@ def test_noise_decides_the_model(noisy: RunConfig, catalog_dir: Path, tmp_path: 
 def test_row_numbers_do_not_depend_on_ranks(world_size: int, catalog_dir: Path) -> None:
     """The ranks' rows have the numbers of the catalog's training rows, resident and streamed, with their errors."""
     catalog = open_catalog(catalog_dir)
-    counts = count_training_rows(catalog, range(4), 0.05)
-    plan = BatchPlan(int(counts.sum()), 8, 64, 5)
-    every = load_training_rows(catalog, counts, BatchPlan(int(counts.sum()), 1, 64, 5), [0], 0.05, True)
+    stars = catalog.read(["objid", "quality", "magnitude", "magnitude_error"])
+    used = (stars["quality"] == 0) & ~validation_mask(stars["objid"], 0.05)
+    every = np.concatenate([stars["magnitude"], np.minimum(stars["magnitude_error"], 1)], axis=1)[used]
     assert every.shape[1] == 10 and (every[:, 5:] > 0).all()
+    settings = {"partitions": 8, "batch_size": 64, "noise": "catalog"}
     for rank in range(world_size):
-        mine = owned_partitions(rank, world_size, 8)
-        rows = load_training_rows(catalog, counts, plan, mine, 0.05, True)
-        streamed = StreamedRows(catalog, counts, plan, mine, 0.05, True).chunks(0, 100, 3)
-        for index, values in zip(epoch_batches(plan, 0, mine, 100, 3), streamed, strict=True):
-            numbers = index + row_shifts(plan, mine)
-            assert_array_equal(rows[index], every[numbers])
-            assert_array_equal(values, every[numbers])
+        for limit in (None, "1M"):
+            data = load_share(catalog_dir, rank, world_size, **settings, memory_limit=limit)
+            for chunk in chunks(data, 3, data.plan.steps_per_epoch, numbered=True):
+                assert chunk.numbers is not None
+                assert_array_equal(chunk.rows[chunk.index].numpy(), every[chunk.numbers.numpy()])
 
 
 def test_unusable_errors_make_no_noise() -> None:

@@ -14,11 +14,11 @@ import pytest
 from commands import hpc_ae, start, write_config
 
 from hpc_ae import open_catalog
-from hpc_ae.catalog.training import held_out_mask
 from hpc_ae.files import publish_json, read_json
 from hpc_ae.jobs.lock import run_lock
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.simulate import SimulateSettings, simulate
+from hpc_ae.training.split import read_split
 
 SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}\ncluster: {ranks_per_node: 1}"
 
@@ -80,7 +80,8 @@ def test_ids_that_are_no_ids_do_not_decide_the_split(tmp_path: Path) -> None:
     done = hpc_ae("run", tmp_path / "run.yaml")
     assert done.returncode == 0, done.stderr
     assert "sentinel 7" in done.stderr and "id_repeated 4,000" in done.stderr
-    held_out, training = held_out_mask(open_catalog(tmp_path / "run" / "catalog"), 0, 0.05)
+    split = read_split(open_catalog(tmp_path / "run" / "catalog"), 0)
+    held_out, training = split.held_out(0.05), split.training(0.05)
     assert 120 < held_out.sum() < 280 and held_out.sum() + training.sum() == 3993
 
 

@@ -29,7 +29,7 @@ from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.weights import Imported, Origin, Trained
 from hpc_ae.model_import import import_model
 from hpc_ae.photometry import simulate_stars
-from hpc_ae.train import make_scaling
+from hpc_ae.training.job import make_scaling
 
 TRAINING = Trained(
     catalog_digest="sha256:0",
@@ -453,10 +453,10 @@ def test_scaling_that_does_not_fit_the_catalog(tmp_path: Path, scaling: object, 
     catalog_dir = change_catalog(make_catalog(tmp_path / "varied", 500), tmp_path / "catalog", flatten)
     catalog = open_catalog(catalog_dir)
     with pytest.raises(InputError, match=words) as caught:
-        make_scaling(make_config(tmp_path / "run", catalog_dir, model={"scaling": scaling}), catalog)
+        make_scaling(make_config(tmp_path / "run", catalog_dir, model={"scaling": scaling}).model, catalog)
     assert caught.value.exit_status == 2
     fitting = make_config(tmp_path / "run", catalog_dir, model={"scaling": {"divide": 20}})
-    assert make_scaling(fitting, catalog) == ([0.0] * 5, [20.0] * 5)
+    assert make_scaling(fitting.model, catalog) == ([0.0] * 5, [20.0] * 5)
 
 
 def test_a_foreign_file_speaks_in_our_words(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from hpc_ae.catalog import partition
-from hpc_ae.catalog.partition import (
+from hpc_ae.training import partition
+from hpc_ae.training.partition import (
     BatchPlan,
     PartitionOrder,
     epoch_batches,
     owned_partitions,
     valid_batch_sizes,
-    validation_mask,
 )
+from hpc_ae.training.split import validation_mask
 
 
 @pytest.fixture(autouse=True, scope="module")

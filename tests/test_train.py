@@ -26,13 +26,13 @@ from runs import (
     metrics_of,
     start_ranks,
     stop_after,
+    train,
     train_here,
     write_config,
 )
 from safetensors.torch import load_file
 
 from hpc_ae.catalog.catalog import open_catalog
-from hpc_ae.catalog.partition import validation_mask
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError, StaleError, WorkError
@@ -41,7 +41,7 @@ from hpc_ae.model.files import read_model
 from hpc_ae.model.weights import Trained
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.ranks import Ranks
-from hpc_ae.train import Training, train
+from hpc_ae.training.split import validation_mask
 
 STEPS = 60
 # train_mse_mag2 of each measurement of the tiny run, and validation_mse_mag2 of the last. A change of these numbers is
@@ -344,7 +344,7 @@ def test_more_ranks_than_partitions(catalog_dir: Path, tmp_path: Path) -> None:
     """Nine ranks cannot share eight partitions: InputError with the number to set."""
     config = make_config(tmp_path / "run", catalog_dir)
     with pytest.raises(InputError, match=r"more ranks than partitions[\s\S]*train\.partitions to 9"):
-        Training(config, _Sums(Ranks(0, 9, 0, 9), CPU), open_catalog(catalog_dir))
+        train(config, _Sums(Ranks(0, 9, 0, 9), CPU))
 
 
 def test_no_catalog(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 
 from hpc_ae.catalog.schema import MAGNITUDE_RANGE, SENTINELS, Caution, Quality
 
+MOST_ERROR = 1.0
+"""What a magnitude error counts at most, in mag: beyond, it says that the star was not seen in that band."""
 _LEAST_SENTINEL = min(value for value in SENTINELS if value > 0)
 
 
@@ -86,3 +88,9 @@ def drop_redshifts(redshift: np.ndarray) -> np.ndarray:
     wrong = (redshift < -1) | np.isinf(redshift) | find_sentinels(redshift)
     redshift[wrong] = np.nan
     return np.asarray(wrong, np.int64)
+
+
+def usable_errors(magnitude_error: np.ndarray) -> np.ndarray:
+    """Magnitude errors (N, B) in mag, 0 where they are not finite and positive, at most MOST_ERROR."""
+    usable = np.isfinite(magnitude_error) & (magnitude_error > 0)
+    return np.where(usable, np.minimum(magnitude_error, np.float32(MOST_ERROR)), np.float32(0))

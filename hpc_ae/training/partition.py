@@ -65,25 +65,29 @@ def valid_batch_sizes(batch_size: int, num_partitions: int) -> tuple[int, int]:
     return below, (batch_size // num_partitions + 1) * num_partitions
 
 
-def check_batches(plan: BatchPlan, world_size: int) -> None:
-    """InputError with the way out where the global batch cannot be cut as the partitions need it."""
-    if plan.batch_size % plan.num_partitions:
-        below, above = valid_batch_sizes(plan.batch_size, plan.num_partitions)
+def check_cut(batch_size: int, num_partitions: int, world_size: int) -> None:
+    """InputError with the way out where the global batch cannot be cut as partitions and ranks need it."""
+    if batch_size % num_partitions:
+        below, above = valid_batch_sizes(batch_size, num_partitions)
         raise InputError(
             "train.batch_size is not a multiple of train.partitions",
             where="train.batch_size",
-            got=f"{plan.batch_size} over {plan.num_partitions} partitions",
+            got=f"{batch_size} over {num_partitions} partitions",
             expected=f"{below} or {above}, the nearest multiples"
             if below != above
             else f"{above}, the smallest that goes",
         )
-    if world_size > plan.num_partitions:
+    if world_size > num_partitions:
         raise InputError(
             "more ranks than partitions",
             where="train.partitions",
-            got=f"{world_size} ranks, {plan.num_partitions} partitions",
+            got=f"{world_size} ranks, {num_partitions} partitions",
             fix=f"set train.partitions to {world_size} or more, and batch_size to a multiple of it",
         )
+
+
+def check_enough(plan: BatchPlan) -> None:
+    """InputError where there are not the stars of one global batch."""
     if plan.num_rows // plan.num_partitions < plan.slice_rows:
         raise InputError(
             "fewer training stars than one batch",
@@ -180,12 +184,3 @@ def row_shifts(plan: BatchPlan, partitions: list[int]) -> np.ndarray:
     offsets = np.cumsum([0, *(plan.size(partition) for partition in partitions[:-1])])
     firsts = np.array([plan.bounds(partition)[0] for partition in partitions], np.int64)
     return np.repeat(firsts - offsets, plan.slice_rows)
-
-
-def validation_mask(objid: np.ndarray, fraction: float) -> np.ndarray:
-    """Which stars are held out: bool (N,), by the splitmix64 hash of objid, so the same in any shard or world size."""
-    value = objid.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    value ^= value >> np.uint64(31)
-    return np.asarray(value < np.uint64(min(int(fraction * 2.0**64), 2**64 - 1)))

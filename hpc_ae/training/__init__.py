@@ -1,0 +1,1 @@
+"""Training in rooms of its own: the data, the loop, the publication of the model."""

@@ -1,0 +1,62 @@
+"""The publication of a model that is trained: its best weights, and how uncertain its reconstructions are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_ae.analysis.denoising import fit_uncertainty
+from hpc_ae.files import remove_debris
+from hpc_ae.model.files import load_autoencoder, write_model
+from hpc_ae.model.jacobian import reconstruct
+from hpc_ae.model.step import Stepper
+from hpc_ae.model.weights import Origin, Trained
+from hpc_ae.provenance import Provenance
+from hpc_ae.training.data import TrainingData
+from hpc_ae.training.job import TrainJob
+from hpc_ae.training.position import Position
+
+_UNCERTAINTY_STARS = 100_000
+
+
+def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position: Position) -> None:
+    """Rank 0 writes the model directory, when all ranks have given their held-out stars."""
+    tensors = position.best or stepper.weights()
+    uncertainty = _measure_uncertainty(job, data, tensors)
+    if job.group.is_lead:
+        training = Trained(
+            catalog_digest=job.catalog.digest,
+            steps=position.step,
+            best_step=position.best_step if position.best else position.step,
+            validation_mse_mag2=position.best_mse if position.best else None,
+            num_training_stars=data.plan.num_rows,
+            num_validation_stars=data.num_held_out,
+            world_size=job.group.ranks.world_size,
+            compute=stepper.objective.name,
+            torch=torch.__version__,
+        )
+        origin = Origin(
+            training=training,
+            fingerprint=job.fingerprint,
+            provenance=Provenance.now(job.settings.config),
+            uncertainty=uncertainty,
+        )
+        remove_debris(job.layout.model_dir)
+        write_model(job.layout.model_dir, job.architecture, tensors, origin)
+    job.group.barrier()
+
+
+def _measure_uncertainty(job: TrainJob, data: TrainingData, tensors: dict[str, Tensor]) -> dict[str, list[Any]] | None:
+    """How uncertain the reconstructions are, of the held-out stars of all ranks; None where that is not known."""
+    num_bands = len(job.catalog.bands)
+    gathered = job.group.gather_rows(data.held_out[:: 1 + data.num_held_out // _UNCERTAINTY_STARS])
+    if not job.group.is_lead or gathered.shape[1] == num_bands:
+        return None
+    gathered = gathered[np.lexsort(gathered.T)]  # whichever rank held them
+    magnitude, errors = gathered[:, :num_bands], gathered[:, num_bands:]
+    model = load_autoencoder(job.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
+    table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
+    return None if table is None else table.record()

@@ -1,0 +1,44 @@
+"""What a training is asked to do. Without PyTorch: whether a model is that of a config is asked in many places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.errors import InputError
+from hpc_ae.provenance import Fingerprint
+from hpc_ae.sections import ModelSection, TrainSection
+
+# What may change between a start and a restart of a training without changing its result.
+_OPERATIONAL = {"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "tensorboard", "compute", "memory_limit"}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The parts of a config that training goes by; `config` is all of it, for the model's provenance."""
+
+    seed: int
+    model: ModelSection
+    train: TrainSection
+    config: dict[str, Any]
+
+    def fingerprint(self, catalog_digest: str) -> Fingerprint:
+        """What decides the model that is trained on a catalog of this digest."""
+        settings = self.train.model_dump(mode="json", exclude=_OPERATIONAL)
+        if settings["noise"] == "none":  # as it was before there was noise: older trainings go on
+            del settings["noise"]
+        model = self.model.model_dump(mode="json")
+        return {"seed": self.seed, "model": model, "train": settings, "catalog": catalog_digest}
+
+
+def check_errors(catalog: Catalog) -> None:
+    """InputError where a catalog has no magnitude errors, of which training is to draw noise."""
+    if "magnitude_error" not in catalog.columns:
+        raise InputError(
+            "the catalog has no magnitude errors to draw noise from",
+            where=f"{catalog.directory}, train.noise",
+            got=f"columns {', '.join(catalog.columns)}",
+            expected="magnitude_error",
+            fix="say train.noise=0.05 (mag) or train.noise=none, or ingest the raw files with their errors",
+        )
