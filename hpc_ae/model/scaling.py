@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hpc_ae.errors import InputError
-
-_SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
 
 
 class Scaling(nn.Module):
@@ -42,19 +39,3 @@ class Scaling(nn.Module):
     def inverse(self, scaled: Tensor) -> Tensor:
         """Network output (N, B) to magnitudes (N, B)."""
         return scaled * self.std + self.mean
-
-
-def standard_scaling(
-    statistics: dict[str, dict[str, Any]], bands: Sequence[str], where: object
-) -> tuple[list[float], list[float]]:
-    """Mean and std in mag of each band, of a catalog's `statistics`; InputError where a band does not vary."""
-    for band in bands:
-        if not (statistics[band]["std"] or 0.0) > _SMALLEST_STD:
-            raise InputError(
-                f"band {band} is constant: all good stars have the same magnitude",
-                where=where,
-                got=f"mean {statistics[band]['mean']}, std {statistics[band]['std']} mag",
-                expected="magnitudes that vary",
-                fix=f"if that is right, say model.scaling.divide=20; else ingest anew with --map {band}=COLUMN",
-            )
-    return [statistics[band]["mean"] for band in bands], [statistics[band]["std"] for band in bands]

@@ -11,12 +11,13 @@ from hpc_ae.errors import InputError
 from hpc_ae.layout import RunLayout
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
-from hpc_ae.model.scaling import standard_scaling
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.provenance import Fingerprint
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.sections import Divide, ModelSection, Standardize
 from hpc_ae.training.settings import TrainSettings
+
+_SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,19 @@ def make_scaling(model: ModelSection, catalog: Catalog) -> tuple[list[float], li
                     expected=f"a number for each of {', '.join(catalog.bands)}",
                 )
         return scaling.mean, scaling.std
+    return _standard_scaling(catalog)
+
+
+def _standard_scaling(catalog: Catalog) -> tuple[list[float], list[float]]:
+    """Mean and std in mag of each band over the good stars; InputError where a band does not vary."""
     statistics = catalog.manifest_as(StarManifest).statistics
-    known = {band: found.to_json() for band, found in statistics.items()}
-    return standard_scaling(known, catalog.bands, catalog.directory)
+    for band in catalog.bands:
+        if not statistics[band].std > _SMALLEST_STD:
+            raise InputError(
+                f"band {band} is constant: all good stars have the same magnitude",
+                where=catalog.directory,
+                got=f"mean {statistics[band].mean}, std {statistics[band].std} mag",
+                expected="magnitudes that vary",
+                fix=f"if that is right, say model.scaling.divide=20; else ingest again with --map {band}=COLUMN",
+            )
+    return [statistics[band].mean for band in catalog.bands], [statistics[band].std for band in catalog.bands]
