@@ -93,10 +93,9 @@ def inspect(
     if json:
         from json import dumps
 
-        typer.echo(dumps(findings, indent=1, ensure_ascii=False))
+        typer.echo(dumps(findings.to_json(), indent=1, ensure_ascii=False))
     else:
         typer.echo(findings_text(findings))
-    for entry in findings["files"]:
-        if entry["question"]:
-            typer.echo(f"hpc-ae: {entry['question']}", err=True)
-    return 2 if any(entry["question"] for entry in findings["files"]) else 0
+    for question in findings.questions:
+        typer.echo(f"hpc-ae: {question}", err=True)
+    return 2 if findings.questions else 0

@@ -66,9 +66,9 @@ def test_a_fill_value_is_no_value(as_file: AsFile, tmp_path: Path) -> None:
     assert np.isnan(catalog["magnitude_error"][:]).nonzero() == (2, 2)
     assert np.isnan(catalog["redshift"][:]).tolist() == [False, False, False, True, False, False]
     assert np.isnan(catalog["ra"][:]).nonzero()[0].tolist() == [4]
-    entry = catalog.manifest["inputs"]["raw"][0]
-    assert entry["removed"] == {"magnitude_error": 1, "redshift": 1} and entry["counts"]["sentinel"] == 1
-    assert catalog.manifest["fingerprint"]["fill_value"] == [FILL]
+    (raw,) = catalog.manifest.inputs.raw
+    assert raw.removed == {"magnitude_error": 1, "redshift": 1} and raw.counts["sentinel"] == 1
+    assert catalog.manifest.fingerprint["fill_value"] == [FILL]
 
 
 @FORMATS
@@ -78,7 +78,7 @@ def test_without_it_the_number_is_a_number(as_file: AsFile, tmp_path: Path) -> N
     assert catalog["quality"][1] == Quality.OUT_OF_RANGE and catalog["magnitude"][1][1] == np.float32(FILL)
     assert catalog["redshift"][3] == np.float32(FILL) and not np.isnan(catalog["magnitude_error"][2][2])
     assert catalog["ra"][4] == FILL and catalog["caution"][4] == Caution.POSITION_OUTSIDE
-    assert "fill_value" not in catalog.manifest["fingerprint"]
+    assert "fill_value" not in catalog.manifest.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8", "i2", "i8", "u1"])
@@ -133,14 +133,14 @@ def test_it_says_nothing_of_angles(tmp_path: Path) -> None:
     rows = [f"{index / 100},0.5,15,15,15,15,15" for index in range(200)] + ["99.0,99.0,15,15,15,15,15"]
     assert "--angles" in refused(tmp_path, lines(*rows, header="coord_ra,coord_dec,u,g,r,i,z"), reading=reading)
     catalog = run(tmp_path, lines(*rows, header="ra,dec,u,g,r,i,z"), reading=reading)
-    assert "--angles rad" in catalog.manifest["inputs"]["raw"][0]["notes"][0]
+    assert "--angles rad" in catalog.manifest.inputs.raw[0].notes[0]
 
 
 @FORMATS
 def test_inspect_shows_what_it_does(as_file: AsFile, tmp_path: Path) -> None:
     """The counts of the sample and the command say it."""
     path = as_file(tmp_path / "raw", columns())
-    findings = inspect_files([path], {}, Reading(fill_value=(FILL, -1.0)), 10)
+    findings = inspect_files([path], {}, Reading(fill_value=(FILL, -1.0)), 10).to_json()
     assert findings["files"][0]["counts"] == {
         "sentinel": 1,
         "position_missing": 2,

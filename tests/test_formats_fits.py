@@ -255,7 +255,9 @@ def test_text_tables(tmp_path: Path) -> None:
     catalog = run(tmp_path, content, reading=Reading(keep=("class!=GALAXY",)))
     assert catalog["objid"][:].tolist() == [BIG, 2, 3][:2] and catalog["ra"][:].tolist() == table["ra"].tolist()[:2]
     assert catalog["magnitude"][:][:, 1].tolist() == np.float32([15.1, 16.2]).tolist()
-    assert "FITS text table" in inspect_files([tmp_path / "raw-0"], {}, Reading(), 10)["files"][0]["described"]
+    assert (
+        "FITS text table" in inspect_files([tmp_path / "raw-0"], {}, Reading(), 10).to_json()["files"][0]["described"]
+    )
     at = content.index(b"1.01234567890123")
     blank = bytearray(content)
     blank[at : at + 23] = b" " * 23
@@ -415,7 +417,7 @@ def test_inspect_shows_columns_that_are_not_read(tmp_path: Path) -> None:
     extra = [fits.Column("list", "PJ()", array=lengths), fits.Column("c", "C", array=np.ones(3, np.complex64))]
     path = write(tmp_path / "raw.fits", fits_bytes([*bands(3), *extra]))
     findings = inspect_files([path], {}, Reading(), 10)
-    types = {column["name"]: column["type"] for column in findings["files"][0]["columns"]}
+    types = {column.name: column.type for column in findings.files[0].columns}
     assert types["list"].startswith("PJ") and types["c"] == "C of FITS" and types["u"] == "float"
     assert "not read" in findings_text(findings)
     assert run(tmp_path, path)["magnitude"][:][:, 0].tolist() == [15, 16, 17]

@@ -187,7 +187,7 @@ def test_pandas_text_is_pickled_in_one_format_only(tmp_path: Path) -> None:
     frame().to_hdf(tmp_path / "b.h5", key="stars", format="table")
     assert "pickled" in refused(tmp_path, tmp_path / "a.h5", reading=reading("class=STAR"))
     assert run(tmp_path, tmp_path / "b.h5", reading=reading("class=STAR")).num_stars == NUM - 2
-    entry = inspect_files([tmp_path / "a.h5"], {}, reading(), 10)["files"][0]
+    entry = inspect_files([tmp_path / "a.h5"], {}, reading(), 10).to_json()["files"][0]
     assert "pickled" in {column["name"]: column["type"] for column in entry["columns"]}["class"]
 
 
@@ -374,7 +374,7 @@ def test_filter_plugins_are_not_loaded(tmp_path: Path) -> None:
             filters = pytables.Filters(complevel=5, complib="blosc" if band == "u" else "zlib")
             file.create_carray("/", band, obj=np.resize(COLUMNS[band], 5000), filters=filters)
     assert "filter that is not read, number 32001" in refused(tmp_path, path)
-    entry = inspect_files([path], {}, reading(), 10)["files"][0]
+    entry = inspect_files([path], {}, reading(), 10).to_json()["files"][0]
     assert "filter" in {column["name"]: column["type"] for column in entry["columns"]}["u"]
     assert entry["question"]
 
@@ -394,7 +394,7 @@ def test_huge_claims_take_no_memory(shape: tuple[int, ...], options: dict[str, A
         for band in BANDS:
             file.create_dataset(band, shape, "f4", **options)
     assert "refused" in refused(tmp_path, path)
-    assert inspect_files([path], {}, reading(), 10)["files"][0]["question"]
+    assert inspect_files([path], {}, reading(), 10).to_json()["files"][0]["question"]
 
 
 def test_a_chunk_bomb(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_dialects_hold_the_same_stars(content: str, described: str, tmp_path: Pa
     """Whatever separates, surrounds and comments them, the stars are the same; the name of the file says nothing."""
     path = write(tmp_path / "stars.fits", content)
     assert_stars(run(tmp_path, path))
-    entry = inspect_files([path], {}, Reading(), 10)["files"][0]
+    entry = inspect_files([path], {}, Reading(), 10).to_json()["files"][0]
     assert entry["described"].startswith(described) and not entry["question"]
 
 
@@ -245,7 +245,7 @@ def test_packed_in_several_streams(name: str, tmp_path: Path) -> None:
         (tmp_path / str(index)).mkdir()
         path = write(tmp_path / str(index) / "stars.txt", content)
         assert_stars(run(tmp_path / str(index), path))
-        entry = inspect_files([path], {}, Reading(), 10)["files"][0]
+        entry = inspect_files([path], {}, Reading(), 10).to_json()["files"][0]
         assert entry["compression"] == name and entry["num_rows_looked_at"] == 3
 
 
@@ -336,9 +336,10 @@ def test_inspect_unpacks_the_beginning_only(name: str, tmp_path: Path, monkeypat
     data = f"u g r i z\n{rows}\n".encode()
     content = b"".join(PACKS[name](data[at : at + 20_000]) for at in range(0, len(data), 20_000))
     path = write(tmp_path / "stars", content[:-100])
-    entry = inspect_files([path], {}, Reading(), 500)["files"][0]
-    assert entry["num_rows_looked_at"] == 500 and entry["described"] == "whitespace-separated table"
-    assert "whitespace-separated table, " + name in findings_text({"files": [entry], "num_files": 1, "command": ""})
+    findings = inspect_files([path], {}, Reading(), 500)
+    (finding,) = findings.files
+    assert finding.num_rows_looked_at == 500 and finding.described == "whitespace-separated table"
+    assert "whitespace-separated table, " + name in findings_text(findings)
     assert f"damaged {name} file" in refused(tmp_path, path)
 
 

@@ -340,7 +340,7 @@ def test_inspect_looks_at_the_first_files(tmp_path: Path) -> None:
     """inspect shows partitions as columns, and how many files there are."""
     for index in range(20):
         put(tmp_path / "tree" / f"run={index}" / "a.parquet", rows(index, index + 1))
-    findings = inspect_files([tmp_path / "tree"], {}, Reading(), 10)
+    findings = inspect_files([tmp_path / "tree"], {}, Reading(), 10).to_json()
     assert findings["num_files"] == 20 and "run" in [one["name"] for one in findings["files"][0]["columns"]]
     json.dumps(findings)
 

@@ -24,7 +24,7 @@ from hpc_ae.reading import Reading
 
 def look(path: Path, num_rows: int = 1_000, **values: Any) -> dict[str, Any]:
     """The findings on one file."""
-    findings = inspect_files([path], values.pop("mapping", {}), Reading(**values), num_rows)
+    findings = inspect_files([path], values.pop("mapping", {}), Reading(**values), num_rows).to_json()
     entry: dict[str, Any] = findings["files"][0]
     return {**entry, "command": findings["command"]}
 
@@ -126,9 +126,9 @@ def test_types_and_rows_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "raw")
     columns = {column["name"]: column for column in look(tmp_path / "raw")["columns"]}
     assert [columns[name]["type"] for name in ("objid", "u", "clean")] == ["int64", "float", "bool"]
-    assert columns["objid"]["values"] == ("1237648720142401611", "2", "") and columns["u"]["values"][0] == "15.1"
+    assert columns["objid"]["values"] == ["1237648720142401611", "2", ""] and columns["u"]["values"][0] == "15.1"
     assert (columns["u"]["num_nan"], columns["class"]["num_empty"]) == (1, 1)
-    assert columns["flags"]["values"][1] == "[2, 3]" and columns["name"]["values"][:1] == ("a",)
+    assert columns["flags"]["values"][1] == "[2, 3]" and columns["name"]["values"][:1] == ["a"]
 
 
 def test_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

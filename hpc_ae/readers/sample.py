@@ -18,6 +18,7 @@ from hpc_ae.readers.packed import decompress_head
 from hpc_ae.readers.raw_file import RawFile
 from hpc_ae.readers.recognise import compression_name, unpack
 from hpc_ae.readers.star_rows import clean_text, is_text
+from hpc_ae.record import Record
 
 _LOOK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 23
@@ -41,6 +42,19 @@ class ColumnSample:
     def num_missing(self) -> int:
         """All rows without a value."""
         return self.num_empty + self.num_nan + self.num_sentinels
+
+
+class Dialect(Record):
+    """What a text is written in: `comment_lines` are those around the header. Of formats that say all this themselves
+    nothing is said.
+    """
+
+    delimiter: str | None = None
+    comment_lines: int | None = None
+    line_end: str | None = None
+    byte_order_mark: bool | None = None
+    encoding: str | None = None
+    quoted: bool | None = None
 
 
 def sample_columns(raw: RawFile, num_rows: int, num_values: int) -> list[ColumnSample]:
@@ -95,26 +109,23 @@ def unpack_head(path: Path, data_path: Path) -> None:
         data_path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def dialect_of(raw: RawFile) -> dict[str, Any]:
-    """What a text is written in: delimiter, comments around the header, line ends, byte-order mark, encoding, quotes.
-
-    Empty for formats that say all this themselves.
-    """
+def dialect_of(raw: RawFile) -> Dialect:
+    """What the beginning of a text says of how it is written."""
     if raw.kind != "csv":
-        return {}
+        return Dialect()
     with raw.data_path.open("rb") as file:
         head = file.read(raw.data_start)
         body = file.read(_LOOK_BYTES)
     above = [line for line in head.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
     comments = [line for line in above if line.startswith((b"#", b"%", b"!"))]
-    return {
-        "delimiter": raw.delimiter,
-        "comment_lines": len(comments) - (len(comments) == len(above)),  # the names may stand in one
-        "line_end": "CRLF" if b"\r\n" in (body or head) else "LF",
-        "byte_order_mark": head.startswith(b"\xef\xbb\xbf"),
-        "encoding": _encoding(head + body),
-        "quoted": b'"' in head + body,
-    }
+    return Dialect(
+        delimiter=raw.delimiter,
+        comment_lines=len(comments) - (len(comments) == len(above)),  # the names may stand in one
+        line_end="CRLF" if b"\r\n" in (body or head) else "LF",
+        byte_order_mark=head.startswith(b"\xef\xbb\xbf"),
+        encoding=_encoding(head + body),
+        quoted=b'"' in head + body,
+    )
 
 
 def _encoding(data: bytes) -> str:
