@@ -10,15 +10,13 @@ The tables are printed as JSON lines (and rows), `docs/results.md` has them as M
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import yaml
@@ -83,44 +81,62 @@ def speed(folder: Path, run_dir: Path, num_stars: int) -> None:
     report("decompress, 2 workers", **usage.rates(num_stars, bytes_in(out)))
 
 
+# Codes one block of magnitudes near their prediction; says the digest, then at each line of input the seconds it takes.
+_CODER = """
+import hashlib, sys, time
+import numpy as np
+from hpc_ae.analysis.compression import make_coder
+try:
+    from hpc_ae.analysis.grids import LatentGrid
+except ImportError:
+    from hpc_ae.analysis.compression import LatentGrid
+
+num_stars, random = int(sys.argv[1]), np.random.default_rng(0)
+latent, noise, slope = (random.normal(size=shape) for shape in ((num_stars, 2), (num_stars, 5), (2, 5)))
+grid = LatentGrid.of(latent, 3)
+integers = grid.to_integers(latent)
+predicted = 20.0 + grid.to_latents(integers) @ slope
+magnitude = (predicted + 0.05 * noise).astype(np.float32)
+coder = make_coder([0.01] * 5, grid, {"magnitude": magnitude, "latent": integers, "predicted": predicted})
+streams = coder.encode(magnitude, integers, predicted)
+print(hashlib.sha256(b"".join(streams[name].tobytes() for name in sorted(streams))).hexdigest(), flush=True)
+for _ in sys.stdin:
+    started = time.process_time()
+    coder.encode(magnitude, integers, predicted)
+    print(time.process_time() - started, flush=True)
+"""
+
+
 def coder_speed(other: Path, num_stars: int = 131_072, rounds: int = 40) -> None:
     """Processor time of `MagnitudeCoder.encode` and its share of another checkout's, in turns; the same bytes."""
-    random = np.random.default_rng(0)
-    latent, noise, slope = (random.normal(size=shape) for shape in ((num_stars, 2), (num_stars, 5), (2, 5)))
-    encoders = []
-    for name, root in (("ours", ROOT), ("theirs", other)):
-        module = load_module(name, root / "hpc_ae" / "analysis" / "compression.py")
-        grid = module.LatentGrid.of(latent, 3)
-        integers = grid.to_integers(latent)
-        predicted = 20.0 + grid.to_latents(integers) @ slope
-        magnitude = (predicted + 0.05 * noise).astype(np.float32)
-        coder = module.make_coder(
-            [0.01] * 5, grid, {"magnitude": magnitude, "latent": integers, "predicted": predicted}
-        )
-        encoders.append(partial(coder.encode, magnitude, integers, predicted))
-    ours, theirs = (encode() for encode in encoders)
-    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    seconds = np.array([[processor_seconds(encode) for encode in encoders] for _ in range(rounds)])
+    with ExitStack() as stack:
+        coders = [stack.enter_context(_start_coder(root, num_stars)) for root in (ROOT, other)]
+        assert len({_answer(coder) for coder in coders}) == 1, "the bytes differ"
+        seconds = np.array([[float(_answer(coder, ask=True)) for coder in coders] for _ in range(rounds)])
     best = seconds.min(axis=0)
     report(
         "magnitudes to bytes", us_per_star=round(1e6 * best[0] / num_stars, 3), of_theirs=round(best[0] / best[1], 3)
     )
 
 
-def load_module(name: str, path: Path) -> ModuleType:
-    """A module by its file."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _start_coder(root: Path, num_stars: int) -> subprocess.Popen[str]:
+    """A process of a checkout that codes when it is asked to."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _CODER, str(num_stars)],
+        env={**os.environ, "PYTHONPATH": str(root.absolute())},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
-def processor_seconds(work: Callable[[], object]) -> float:
-    """Seconds of this process's processors that some work takes."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def _answer(coder: subprocess.Popen[str], *, ask: bool = False) -> str:
+    """The next line of a process, which is asked for it first."""
+    assert coder.stdin is not None and coder.stdout is not None
+    if ask:
+        coder.stdin.write("\n")
+        coder.stdin.flush()
+    return coder.stdout.readline()
 
 
 def main() -> None:
