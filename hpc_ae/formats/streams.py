@@ -11,10 +11,12 @@ import gzip
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import zstandard
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hpc_ae.analysis.compression_table import Codec
 from hpc_ae.errors import DamageError
@@ -26,6 +28,9 @@ _MOST_PLANES = 8
 _MOST_STREAMS = 4096
 _MOST_DIRECTORY = 1 << 20
 _LENGTH = struct.Struct("<I")
+_Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 40)]
+_Sizes = Annotated[list[_Count], Field(max_length=_MOST_PLANES)]
+_DIRECTORY = TypeAdapter(dict[str, tuple[_Count, _Sizes]])
 
 
 def compressed(data: bytes | memoryview, level: int = LEVEL) -> bytes:
@@ -74,6 +79,14 @@ def pack_block(streams: Mapping[str, np.ndarray], levels: Mapping[str, int]) -> 
     return b"".join([_LENGTH.pack(len(head)), head, *frames]), sizes
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A stream in a block: bytes of each of its planes, and where the planes' frames are."""
+
+    num_bytes: int
+    frames: list[slice]
+
+
 class PackedBlock(Mapping[str, "list[np.ndarray]"]):
     """The streams of a block, each decompressed when it is asked for: name to planes uint8 (n,).
 
@@ -82,27 +95,26 @@ class PackedBlock(Mapping[str, "list[np.ndarray]"]):
 
     def __init__(self, data: bytes | memoryview, most_bytes: int) -> None:
         self._data = memoryview(data)
-        self._places: dict[str, tuple[int, list[slice]]] = {}
-        start, directory = self._read_directory()
-        total = 0
+        self._places: dict[str, _Place] = {}
+        start, text = self._read_directory()
         try:
-            for name, (num_bytes, sizes) in directory.items():
-                if not _are_counts([num_bytes, *sizes]) or len(sizes) > _MOST_PLANES:
-                    raise ValueError(f"{name}: {num_bytes}, {sizes}"[:200])
-                slices = []
-                for size in sizes:
-                    slices.append(slice(start, start + size))
-                    start += size
-                total += num_bytes * len(sizes)
-                self._places[name] = (num_bytes, slices)
-        except (TypeError, ValueError) as error:
-            raise DamageError("the directory of a block is wrong", got=str(error)[:200]) from error
+            directory = _DIRECTORY.validate_json(text)
+        except ValidationError as error:
+            raise DamageError("the directory of a block is wrong", got=str(error.errors()[0]["msg"])[:200]) from error
+        total = 0
+        for name, (num_bytes, sizes) in directory.items():
+            slices = []
+            for size in sizes:
+                slices.append(slice(start, start + size))
+                start += size
+            total += num_bytes * len(sizes)
+            self._places[name] = _Place(num_bytes, slices)
         if start != len(self._data) or total > most_bytes or len(directory) > _MOST_STREAMS:
             what = "a block is not what its directory says"
             raise DamageError(what, got=f"{len(self._data)} bytes, {total} of content", expected=f"{start} bytes")
 
-    def _read_directory(self) -> tuple[int, dict[str, Any]]:
-        """Where the frames begin, and the directory."""
+    def _read_directory(self) -> tuple[int, bytes]:
+        """Where the frames begin, and the JSON object that the directory is."""
         if len(self._data) < _LENGTH.size:
             raise DamageError("a block is cut off", got=f"{len(self._data)} bytes")
         stop = _LENGTH.size + _LENGTH.unpack(self._data[: _LENGTH.size])[0]
@@ -111,18 +123,19 @@ class PackedBlock(Mapping[str, "list[np.ndarray]"]):
             size = zstandard.frame_content_size(head)
             if not 0 <= size <= _MOST_DIRECTORY:
                 raise DamageError("the directory of a block is too large", got=size, expected=_MOST_DIRECTORY)
-            directory = json.loads(restored(head, size))
+            text = restored(head, size)
+            directory = json.loads(text)
         except (zstandard.ZstdError, ValueError, RecursionError) as error:
             raise DamageError("a block has no directory", got=str(error)[:200]) from error
         if not isinstance(directory, dict):
             raise DamageError("a block has no directory", got=type(directory).__name__)
-        return stop, directory
+        return stop, text
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
         if name not in self._places:
             raise DamageError("a block lacks a stream", got=sorted(self._places)[:20], expected=name)
-        num_bytes, slices = self._places[name]
-        return [np.frombuffer(restored(self._data[part], num_bytes), np.uint8) for part in slices]
+        place = self._places[name]
+        return [np.frombuffer(restored(self._data[part], place.num_bytes), np.uint8) for part in place.frames]
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -132,7 +145,3 @@ class PackedBlock(Mapping[str, "list[np.ndarray]"]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-def _are_counts(values: list[Any]) -> bool:
-    return all(type(value) is int and 0 <= value < 1 << 40 for value in values)
