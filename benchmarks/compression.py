@@ -85,7 +85,7 @@ def speed(folder: Path, run_dir: Path, num_stars: int) -> None:
 _CODER = """
 import hashlib, sys, time
 import numpy as np
-from hpc_ae.analysis.compression import make_coder
+from hpc_ae.analysis import compression
 try:
     from hpc_ae.analysis.grids import LatentGrid
 except ImportError:
@@ -97,7 +97,8 @@ grid = LatentGrid.of(latent, 3)
 integers = grid.to_integers(latent)
 predicted = 20.0 + grid.to_latents(integers) @ slope
 magnitude = (predicted + 0.05 * noise).astype(np.float32)
-coder = make_coder([0.01] * 5, grid, {"magnitude": magnitude, "latent": integers, "predicted": predicted})
+sample = getattr(compression, "CoderSample", dict)(magnitude=magnitude, latent=integers, predicted=predicted)
+coder = compression.make_coder([0.01] * 5, grid, sample)
 streams = coder.encode(magnitude, integers, predicted)
 print(hashlib.sha256(b"".join(streams[name].tobytes() for name in sorted(streams))).hexdigest(), flush=True)
 for _ in sys.stdin:

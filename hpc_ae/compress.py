@@ -7,7 +7,6 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,37 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.analysis.compression import LatentGrid, MagnitudeCoder, make_coder
+from hpc_ae.analysis.compression import CoderSample, MagnitudeCoder, make_coder
+from hpc_ae.analysis.grids import LatentGrid
 from hpc_ae.catalog.catalog import Catalog, open_catalog, open_stars
 from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
-from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, InputError, StaleError, WorkError
-from hpc_ae.files import check_outside, digest_bytes, digest_file, publish_bytes
-from hpc_ae.formats.compressed import (
-    MAGIC,
-    MODEL_DIR,
-    MUST_HAVE,
-    BlockCodec,
-    check_max_error,
-    is_compressed,
-    magnitude_digest,
-    open_compressed,
-)
-from hpc_ae.formats.compressed_records import (
-    BLOCK_ROWS,
-    COMPRESSED_VERSION,
-    BlockRecord,
-    CompressedInputs,
-    CompressedManifest,
-    CompressedShard,
-    PredictorRecord,
-    shard_file,
-)
+from hpc_ae.files import check_outside, digest_file, publish_bytes
+from hpc_ae.formats.compressed import MODEL_DIR, MUST_HAVE, BlockCodec, check_max_error, is_compressed, open_compressed
+from hpc_ae.formats.compressed_records import COMPRESSED_VERSION, CompressedInputs, CompressedManifest
+from hpc_ae.formats.compressed_write import CompressJob, WrittenShard, write_compressed_shard
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
-from hpc_ae.formats.table import create_file
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.exact import ExactDecoder, load_decoder
 from hpc_ae.model.weights import read_model_record
@@ -112,23 +93,6 @@ def parse_max_error(text: str, bands: Sequence[str]) -> tuple[float, ...] | None
     return max_error
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every shard task knows."""
-
-    encoding: Catalog
-    stars: Catalog
-    codec: BlockCodec
-    folder: Path
-
-    def read(self, index: int, rows: slice) -> tuple[Arrays, np.ndarray]:
-        """The columns of some stars of a shard, and their latents (n, L)."""
-        joined = self.encoding.join(self.stars.directory)
-        arrays = joined.read_shard(index, [*self.codec.columns, "latent"], rows)
-        latent = arrays.pop("latent")
-        return arrays, latent
-
-
 def compress(
     directory: Path,
     out: Path,
@@ -161,7 +125,7 @@ def compress(
         coder = _fit_coder(encoding, star_catalog, decode, settings)
         codec = BlockCodec(coder, decode, len(star_catalog.bands), columns)
         with staged(out, overwrite=settings.overwrite, is_ours=is_compressed) as path:
-            manifest = _write(mapper, _Job(encoding, star_catalog, codec, path.absolute()), model_dir)
+            manifest = _write(mapper, CompressJob(encoding, star_catalog, codec, path.absolute()), model_dir)
             num_bytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     return _account(manifest, num_bytes)
 
@@ -204,21 +168,22 @@ def _fit_coder(encoding: Catalog, stars: Catalog, decode: ExactDecoder, settings
     """The coder of a catalog, from a sample of its good stars, which are taken from all its shards."""
     magnitude, latent = _sample(encoding, stars)
 
-    def coder(bits: int, num: int) -> tuple[MagnitudeCoder, Arrays]:
-        grid = LatentGrid.of(latent, bits)
+    def sample(grid: LatentGrid, num: int) -> CoderSample:
         integers = grid.to_integers(latent[:num])
         predicted = decode(grid.to_latents(integers)) if settings.max_error is not None else magnitude[:num]
-        sample = {"magnitude": magnitude[:num], "latent": integers, "predicted": predicted}
-        return make_coder(settings.max_error, grid, sample), sample
+        return CoderSample(magnitude[:num], integers, predicted)
 
     def cost(bits: int) -> int:
-        made, sample = coder(bits, _TRIAL_STARS)
-        return packed_size(made.encode(sample["magnitude"], sample["latent"], sample["predicted"]), 1)
+        grid = LatentGrid.of(latent, bits)
+        some = sample(grid, _TRIAL_STARS)
+        made = make_coder(settings.max_error, grid, some)
+        return packed_size(made.encode(some.magnitude, some.latent, some.predicted), 1)
 
     bits = settings.latent_bits
     if bits is None:
         bits = _LOSSY_BITS if settings.max_error is None else min(_TRIAL_BITS, key=cost)
-    return coder(bits, SAMPLE_STARS)[0]
+    grid = LatentGrid.of(latent, bits)
+    return make_coder(settings.max_error, grid, sample(grid, SAMPLE_STARS))
 
 
 def _sample(encoding: Catalog, stars: Catalog) -> tuple[np.ndarray, np.ndarray]:
@@ -239,21 +204,11 @@ def _sample(encoding: Catalog, stars: Catalog) -> tuple[np.ndarray, np.ndarray]:
     return magnitude[shuffled], latent[shuffled]
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A file that was written, and of its stars: largest error and sum of squares (B,), bytes by column."""
-
-    record: CompressedShard
-    most: np.ndarray
-    squares: np.ndarray
-    column_bytes: dict[str, int]
-
-
-def _write(mapper: Mapper, job: _Job, model_dir: Path) -> CompressedManifest:
+def _write(mapper: Mapper, job: CompressJob, model_dir: Path) -> CompressedManifest:
     """Write shards, model and manifest into the job's folder; returns the manifest."""
     written = []
     with Progress("compress", job.stars.num_stars, "stars") as progress:
-        for one in mapper.map(partial(_write_shard, job), range(len(job.stars.shards))):
+        for one in mapper.map(partial(write_compressed_shard, job), range(len(job.stars.shards))):
             written.append(one)
             progress.update(progress.done + one.record.num_stars)
     for one in written:
@@ -268,7 +223,7 @@ def _write(mapper: Mapper, job: _Job, model_dir: Path) -> CompressedManifest:
     return manifest
 
 
-def _manifest(job: _Job, written: list[_Written]) -> CompressedManifest:
+def _manifest(job: CompressJob, written: list[WrittenShard]) -> CompressedManifest:
     stars, coder = job.stars, job.codec.coder
     records = tuple(one.record for one in written)
     zeros = np.zeros(len(stars.bands))
@@ -288,7 +243,7 @@ def _manifest(job: _Job, written: list[_Written]) -> CompressedManifest:
         latent_bits=coder.latent_grid.bits,
         latent_low=coder.latent_grid.low,
         latent_high=coder.latent_grid.high,
-        predictor=None if coder.predictor is None else PredictorRecord(**coder.predictor.to_json()),
+        predictor=None if coder.predictor is None else coder.predictor.record(),
         error=ErrorByBand(
             max=dict(zip(stars.bands, most.tolist(), strict=True)),
             rms=dict(zip(stars.bands, rms.tolist(), strict=True)),
@@ -303,75 +258,6 @@ def _manifest(job: _Job, written: list[_Written]) -> CompressedManifest:
         provenance=Provenance.now({}),
         shards=records,
     )
-
-
-def _write_shard(job: _Job, index: int) -> _Written:
-    """Write the blocks of one shard, each decoded and compared before."""
-    star_shard = job.stars.shards[index]
-    path = job.folder / shard_file(index)
-    digest = hashlib.sha256(MAGIC)
-    blocks = []
-    column_bytes = dict.fromkeys(job.codec.columns, 0)
-    most, squares = np.zeros(len(job.stars.bands)), np.zeros(len(job.stars.bands))
-    with create_file(path) as file:
-        file.write(MAGIC)
-        for start in range(0, star_shard.num_stars, BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, star_shard.num_stars))
-            arrays, latent = job.read(index, rows)
-            data, sizes = job.codec.pack(arrays, latent)
-            decoded = job.codec.unpack(data, rows.stop - rows.start, job.codec.columns)
-            error = _compare(arrays, decoded, job.codec.coder, f"{job.stars.shard_path(index)}, from row {start}")
-            most, squares = np.maximum(most, error.max(axis=0, initial=0.0)), squares + np.square(error).sum(axis=0)
-            column_bytes = {name: column_bytes[name] + sizes[name] for name in column_bytes}
-            file.write(data)
-            digest.update(data)
-            blocks.append(_block_record(data, decoded))
-    record = CompressedShard(
-        file=path.name,
-        num_stars=star_shard.num_stars,
-        num_good=star_shard.num_good,
-        objid_digest=star_shard.objid_digest,
-        flags=star_shard.flags,
-        num_bytes=path.stat().st_size,
-        digest=f"sha256:{digest.hexdigest()}",
-        blocks=tuple(blocks),
-    ).placed_like(star_shard)
-    if star_shard.says_ids:
-        record = record.replaced(objid_range=star_shard.objid_range)
-    return _Written(record, most, squares, column_bytes)
-
-
-def _block_record(data: bytes, decoded: Arrays) -> BlockRecord:
-    return BlockRecord(
-        num_stars=len(decoded["magnitude"]),
-        num_bytes=len(data),
-        digest=digest_bytes(data),
-        magnitude_digest=magnitude_digest(decoded["magnitude"]),
-    )
-
-
-def _compare(arrays: Arrays, decoded: Arrays, coder: MagnitudeCoder, where: str) -> np.ndarray:
-    """|decoded - magnitude| of good stars, float64 (n, B); WorkError where a column or an error is not as promised."""
-    good = arrays["quality"] == 0
-    exact = {name: (values, decoded[name]) for name, values in arrays.items() if name != "magnitude"}
-    exact["magnitude of stars that are not good"] = (arrays["magnitude"][~good], decoded["magnitude"][~good])
-    for name, (values, found) in exact.items():
-        if values.shape != found.shape or values.tobytes() != found.tobytes():
-            raise WorkError(f"{name} does not come back bit for bit", where=where, fix="please report this")
-    error = np.abs(arrays["magnitude"][good].astype(np.float64) - decoded["magnitude"][good].astype(np.float64))
-    if coder.grid is not None:
-        excess = error > np.array(coder.grid.max_error)
-        if excess.any():
-            row, band = np.argwhere(excess)[0]
-            got, expected = error[row, band], coder.grid.max_error[band]
-            raise WorkError(
-                "a magnitude does not come back within its error",
-                where=f"{where}, good star {row}, band {band}",
-                got=got,
-                expected=expected,
-                fix="please report this",
-            )
-    return np.asarray(error)
 
 
 def _account(manifest: CompressedManifest, num_bytes: int) -> Compressed:

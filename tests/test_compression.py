@@ -24,17 +24,10 @@ from hypothesis.extra import numpy as npst
 from numpy.testing import assert_array_equal
 from runs import change_catalog, encode, finalise, make_catalog
 
-from hpc_ae.analysis.compression import (
-    Grid,
-    LatentGrid,
-    from_planes,
-    make_coder,
-    to_planes,
-    unzigzag,
-    zigzag,
-)
+from hpc_ae.analysis.compression import CoderSample, make_coder
 from hpc_ae.analysis.compression_table import TableInput, compression_table
-from hpc_ae.analysis.planes import column_of_streams, column_streams
+from hpc_ae.analysis.grids import Grid, LatentGrid
+from hpc_ae.analysis.planes import column_of_streams, column_streams, from_planes, to_planes, unzigzag, zigzag
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.compress import CompressSettings, compress, parse_max_error
@@ -166,7 +159,7 @@ def test_no_good_star(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
 
 def test_many_blocks(places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of several blocks, the last one shorter: the same stars, and slices across blocks and shards."""
-    monkeypatch.setattr("hpc_ae.compress.BLOCK_ROWS", 500)
+    monkeypatch.setattr("hpc_ae.formats.compressed_write.BLOCK_ROWS", 500)
     compress(places[0], tmp_path / "z", CompressSettings(MIXED, 2))
     catalog, stars = open_compressed(tmp_path / "z"), open_catalog(places[1])
     assert [block.num_stars for block in catalog.shards[0].blocks] == [500, 500, 200]
@@ -464,9 +457,7 @@ def test_bound_holds(data: st.DataObject, max_error: float, bits: int) -> None:
     finite = latent[np.isfinite(latent).all(axis=1)]
     grid = LatentGrid.of(finite, bits)
     integers = grid.to_integers(latent)
-    coder = make_coder(
-        (max_error, max_error), grid, {"magnitude": magnitude, "latent": integers, "predicted": predicted}
-    )
+    coder = make_coder((max_error, max_error), grid, CoderSample(magnitude, integers, predicted))
     streams = {name: list(planes) for name, planes in coder.encode(magnitude, integers, predicted).items()}
     assert_array_equal(coder.decode_latents(streams, num), integers)
     decoded = coder.decode(streams, integers, predicted)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hpc_ae.analysis.compression import Grid, LatentGrid, MagnitudeCoder, make_coder, to_planes, zigzag
+from hpc_ae.analysis.compression import CoderSample, MagnitudeCoder, make_coder
+from hpc_ae.analysis.grids import Grid, LatentGrid
+from hpc_ae.analysis.planes import to_planes, zigzag
 from hpc_ae.files import canonical_json
 
 MAX_ERRORS = (0.001, 0.005, 0.01, 0.02, 0.05)
@@ -104,9 +106,8 @@ def _coded(given: TableInput, latent_grid: LatentGrid, max_error: float | None, 
     """A row as `export --to compressed` would code it; no bits of latent: linear prediction from band to band alone."""
     magnitude, integers = given.magnitude, latent_grid.to_integers(given.latent)
     predicted = given.decode(latent_grid.to_latents(integers))
-    sample = {"magnitude": magnitude, "latent": integers, "predicted": predicted}
     errors = None if max_error is None else [max_error] * magnitude.shape[1]
-    coder = make_coder(errors, latent_grid, sample)
+    coder = make_coder(errors, latent_grid, CoderSample(magnitude, integers, predicted))
     streams = coder.encode(magnitude, integers, predicted)
     num_bytes = sum(codec.size(plane.data) for planes in streams.values() for plane in planes)
     decoded = coder.decode({name: list(planes) for name, planes in streams.items()}, integers, predicted)
@@ -117,7 +118,7 @@ def _coded(given: TableInput, latent_grid: LatentGrid, max_error: float | None, 
 
 
 def _side_bytes(coder: MagnitudeCoder) -> int:
-    return 0 if coder.predictor is None else len(canonical_json(coder.predictor.to_json()))
+    return 0 if coder.predictor is None else len(canonical_json(coder.predictor.record().to_json()))
 
 
 def _measured(

@@ -1,4 +1,4 @@
-"""Columns as planes of bytes, without loss: the bits of each number, or of its difference to the number before.
+"""Integers as planes of bytes, and columns of any type: the bits of each number, or of its difference to the last.
 
 Shape letters: N stars, B bands, P planes.
 """
@@ -9,10 +9,37 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hpc_ae.analysis.compression import from_planes, to_planes, unzigzag, zigzag
 from hpc_ae.errors import DamageError
 
 DELTA = ".delta"
+_MOST_PLANES = 8
+
+
+def zigzag(values: np.ndarray) -> np.ndarray:
+    """Signed integers as unsigned ones, small where they are small: int64 to uint64 of the same shape."""
+    return np.asarray((values << 1) ^ (values >> 63)).view(np.uint64)
+
+
+def unzigzag(values: np.ndarray) -> np.ndarray:
+    """The inverse of `zigzag`."""
+    signed = values.view(np.int64)
+    return np.asarray(((values >> np.uint64(1)).view(np.int64)) ^ -(signed & 1))
+
+
+def to_planes(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers uint64 (N,) as planes of bytes, lowest first: uint8 (P, N), P the least that holds them all."""
+    num_planes = (int(values.max(initial=0)).bit_length() + 7) // 8
+    return np.ascontiguousarray(values.astype("<u8").view(np.uint8).reshape(-1, 8).T[:num_planes])
+
+
+def from_planes(planes: Sequence[np.ndarray], num: int) -> np.ndarray:
+    """uint64 (num,) of planes uint8 (num,) each."""
+    if len(planes) > _MOST_PLANES or any(len(plane) != num for plane in planes):
+        raise DamageError("byte planes of wrong number or length", got=[len(plane) for plane in planes], expected=num)
+    padded = np.zeros((num, 8), np.uint8)
+    for index, plane in enumerate(planes):
+        padded[:, index] = plane
+    return padded.view("<u8").reshape(num).astype(np.uint64)
 
 
 def column_streams(name: str, values: np.ndarray, *, delta: bool) -> dict[str, np.ndarray]:

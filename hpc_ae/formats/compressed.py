@@ -14,15 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.analysis.compression import (
-    LEAST_ERROR,
-    MOST_ERROR,
-    MOST_LATENT_BITS,
-    BandPredictor,
-    Grid,
-    LatentGrid,
-    MagnitudeCoder,
-)
+from hpc_ae.analysis.band_predictor import BandPredictor
+from hpc_ae.analysis.compression import MagnitudeCoder
+from hpc_ae.analysis.grids import LEAST_ERROR, MOST_ERROR, MOST_LATENT_BITS, Grid, LatentGrid
 from hpc_ae.analysis.planes import column_of_streams, column_streams
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.records import catalog_digest
@@ -122,7 +116,7 @@ def read_coder(manifest: CompressedManifest, where: object) -> MagnitudeCoder:
         check_max_error(manifest.max_error, num_bands)
         if manifest.predictor is None:
             raise ValueError("a maximum error, but no predictor")
-        predictor = BandPredictor.from_json(manifest.predictor.to_json(), latent_grid.num_cells, num_bands)
+        predictor = BandPredictor.of_record(manifest.predictor, latent_grid.num_cells, num_bands)
         return MagnitudeCoder(latent_grid, Grid(manifest.max_error), predictor)
     except (TypeError, ValueError, OverflowError, InputError) as error:
         raise DamageError("the manifest does not say how it is coded", where=where, got=repr(error)[:300]) from error

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from hpc_ae.analysis.band_predictor import PredictorRecord
 from hpc_ae.catalog.records import Count, ErrorByBand, Inputs, Link, Manifest, ShardRecord
 from hpc_ae.record import Record
 
@@ -38,14 +39,6 @@ class CompressedShard(ShardRecord):
     file: Annotated[str, Field(pattern=f"^{_SHARD_NAME}$")]
     num_bytes: FileBytes
     blocks: tuple[BlockRecord, ...]
-
-
-class PredictorRecord(Record):
-    """Coefficients that predict a band's difference from those of the bands before it in the order, and classes."""
-
-    order: list[int]
-    table: list[list[list[int]]]
-    spread: list[list[int]]
 
 
 class CompressedInputs(Inputs):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally
@@ -20,6 +19,7 @@ from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
 from hpc_ae.catalog.records import Inputs, Link, ScoreManifest, ShardRecord, summed
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
+from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, WorkError
 from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, remove_debris
 from hpc_ae.layout import MAKING_NAME, MANIFEST_NAME, PARTS_NAME, TALLIES_NAME
@@ -153,7 +153,7 @@ def read_scored(scores_dir: Path) -> ScoredSurvey:
     return unpack(like, arrays)
 
 
-def _below(arrays: dict[str, Any], name: str) -> dict[str, Any]:
+def _below(arrays: Arrays, name: str) -> Arrays:
     """The arrays of one field of what was packed."""
     return {
         key.replace(f"{name}.", "", 1): values
