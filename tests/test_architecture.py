@@ -237,6 +237,92 @@ def test_public_functions_are_annotated_and_documented(name: str) -> None:
         assert function.returns is not None, f"{function.name}: result not annotated"
 
 
+def own_modules(path: Path) -> set[str]:
+    """The modules of the house that a file imports, inside functions and for type checkers too."""
+    names = {module_name(source) for source in SOURCES}
+    found = set()
+    for name in imports(path):
+        while name and name not in names:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_name(path)}
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others, not even inside a function."""
+    left = {module_name(path): own_modules(path) for path in SOURCES}
+    while free := {name for name, used in left.items() if not used & left.keys()}:
+        left = {name: used for name, used in left.items() if name not in free}
+    while unused := left.keys() - {one for used in left.values() for one in used}:  # stands on a circle, is in none
+        left = {name: used for name, used in left.items() if name not in unused}
+    assert not left
+
+
+def parameters() -> Iterator[tuple[str, ast.arg]]:
+    """(where, parameter) of every annotated parameter of every function."""
+    for path, name in zip(SOURCES, NAMES, strict=True):
+        for function in functions(path):
+            every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            yield from ((f"{name}:{function.lineno} {function.name}", one) for one in every if one.annotation)
+
+
+def mixed_tuples(annotation: ast.expr) -> list[str]:
+    """The tuple[...] of an annotation whose elements are of different types: a noun without names."""
+    found = []
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "tuple" and isinstance(node.slice, ast.Tuple):
+            kinds = {ast.unparse(element) for element in node.slice.elts}
+            if len(kinds) > 1 and "..." not in kinds:
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_no_parameter_is_a_tuple_of_different_things() -> None:
+    """What belongs together has names: a small dataclass, not a tuple, and never `locals()`."""
+    assert not [f"{where}({one.arg})" for where, one in parameters() if one.annotation and mixed_tuples(one.annotation)]
+    calls = (node for path in SOURCES for node in ast.walk(parse(path)) if isinstance(node, ast.Call))
+    assert not [call.lineno for call in calls if ast.unparse(call.func) == "locals"]
+
+
+def test_no_verb_takes_the_whole_config() -> None:
+    """A function of the library takes settings and paths; only the application knows a run's whole config."""
+    taken = {where for where, one in parameters() if one.annotation and "RunConfig" in ast.unparse(one.annotation)}
+    assert not {where for where in taken if where.startswith("hpc_ae/") and not where.startswith("hpc_ae/config.py")}
+
+
+def test_dictionaries_of_anything_are_few() -> None:
+    """Records have types: `dict[str, Any]` is for JSON and YAML on its way to one."""
+    lines = [line for path in SOURCES for line in path.read_text().splitlines() if "dict[str, Any]" in line]
+    assert len(lines) < 40
+
+
+def path_parts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of the texts that are joined to a path with `/` or that look like a file's whole name."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            texts = node.right.values if isinstance(node.right, ast.JoinedStr) else [node.right]
+            for text in texts:
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    yield node.lineno, text.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+\.\w+", node.value):
+            yield node.lineno, node.value
+
+
+def test_files_of_a_run_are_named_in_one_place() -> None:
+    """The names of the files and directories of a run stand in hpc_ae/layout.py alone."""
+    layout = REPOSITORY / "hpc_ae" / "layout.py"
+    names = {text for _, text in path_parts(layout)} - {"-", "_", ".json"}
+    assert {"config.yaml", "manifest.json", "model.json", "checkpoints", "encoding", "jobs", "logs", "rank-"} <= names
+    found = {
+        f"{path.relative_to(REPOSITORY)}:{line}: {text}"
+        for path in SOURCES
+        if path != layout
+        for line, text in path_parts(path)
+        if text in names
+    }
+    assert not found
+
+
 def test_functions_are_short() -> None:
     """The median function has 12 lines at most, nine of ten 35 at most."""
     lengths = sorted((one.end_lineno or 0) - one.lineno + 1 for path in SOURCES for one in functions(path))
