@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from runs import batches_from, load_share, make_config, metrics_of, train_here, 
 
 from hpc_ae.catalog import shard
 from hpc_ae.catalog.shard import open_shard
+from hpc_ae.errors import DamageError
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.training import data
 from hpc_ae.training.partition import owned_partitions
@@ -92,6 +94,14 @@ def test_each_shard_is_opened_once(tmp_path: Path) -> None:
         train_here(config)
     assert metrics_of(config)[-1]["validation_mse_mag2"] is not None
     assert len(opened) == len(set(opened)) == 500
+
+
+def test_shard_of_other_stars(stars_dir: Path, tmp_path: Path) -> None:
+    """A shard that took another's place is found by its number of good stars, before a model is made of it."""
+    stars = Path(shutil.copytree(stars_dir, tmp_path / "stars"))
+    shutil.copy(stars / "shard-00001.h5", stars / "shard-00002.h5")
+    with pytest.raises(DamageError, match=r"does not match its manifest[\s\S]*shard-00002\.h5"):
+        train_here(make_config(tmp_path / "run", stars))
 
 
 def test_streamed_training_is_bitwise_the_resident_one(stars_dir: Path, tmp_path: Path) -> None:
