@@ -41,7 +41,7 @@ from hpc_ae.catalog.schema import (
     Caution,
 )
 from hpc_ae.catalog.shard import Arrays, write_shard
-from hpc_ae.catalog.skysort import SkySort, sort_shards
+from hpc_ae.catalog.skysort import SkySort, Source, sort_shards
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
@@ -345,8 +345,8 @@ def _mark(out_dir: Path, shared: list[Shared], index: int) -> tuple[ShardRecord,
 def _sorted(mapper: Mapper, plan: _Plan, records: list[ShardRecord], progress_path: Path | None) -> list[ShardRecord]:
     """The shards written again in sky order, in place of those that have the order of the raw files."""
     sort = SkySort(plan.out_dir, plan.mark, tuple(plan.columns), DEFAULT_BANDS, plan.settings.shard_rows)
-    sources = [(plan.out_dir / record.file, record.num_stars) for record in records]
-    with Progress("order", sum(num for _, num in sources), "stars", path=progress_path) as progress:
+    sources = [Source(plan.out_dir / record.file, record.num_stars) for record in records]
+    with Progress("order", sum(source.num_stars for source in sources), "stars", path=progress_path) as progress:
         return sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=True)
 
 

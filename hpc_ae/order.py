@@ -11,7 +11,7 @@ from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.records import Inputs, Link, SortedManifest, StarManifest, summed
 from hpc_ae.catalog.schema import MAX_SHARD_ROWS, SKY_ORDER, STAR_FORMAT
-from hpc_ae.catalog.skysort import SkySort, sort_shards
+from hpc_ae.catalog.skysort import SkySort, Source, sort_shards
 from hpc_ae.errors import InputError
 from hpc_ae.files import temp_mark
 from hpc_ae.provenance import Fingerprint, Provenance
@@ -59,7 +59,7 @@ def order(star_dir: Path, out_dir: Path, shard_rows: int, num_workers: int = 1) 
 def _write(mapper: Mapper, plan: _Plan) -> None:
     stars = plan.stars
     sort = SkySort(plan.out_dir, temp_mark(), tuple(stars.columns), tuple(stars.bands), plan.shard_rows)
-    sources = [(stars.shard_path(index), shard.num_stars) for index, shard in enumerate(stars.shards)]
+    sources = [Source(stars.shard_path(index), shard.num_stars) for index, shard in enumerate(stars.shards)]
     with Progress("order", stars.num_stars, "stars") as progress:
         records = sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=False)
     kept = stars.manifest_as(StarManifest)

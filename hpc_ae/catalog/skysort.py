@@ -70,7 +70,12 @@ class SkySort:
         return self.out_dir / f".shard-{what}-{index:05d}{self.mark}"
 
 
-Source = tuple[Path, int]  # a shard and its number of stars
+@dataclass(frozen=True)
+class Source:
+    """A shard whose stars are to be sorted."""
+
+    path: Path
+    num_stars: int
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,15 @@ def sort_shards(
     have their stars. What is left behind by an error are files that begin with `.shard-` or `shard-`: the caller clears
     them. WorkError where the disk is full or a star was lost, DamageError where a source is not what was recorded.
     """
-    total = sum(num for _, num in sources)
+    total = sum(source.num_stars for source in sources)
     groups = [_Group(index, group) for index, group in enumerate(_groups(sources))]
     checks: list[_Check] = []
     for check in run_tasks(partial(_write_run, sort), groups):
         checks.append(check)
         tell(int(_RUNS_SHARE * sum(check.num_stars for check in checks)))
     if in_place:
-        for path, _ in sources:
-            path.unlink()
+        for source in sources:
+            source.path.unlink()
     runs = [(index, check.num_stars) for index, check in enumerate(checks) if check.num_stars]
     records: list[ShardRecord] = []
     written: list[_Check] = []
@@ -119,11 +124,11 @@ def _groups(sources: Sequence[Source]) -> list[list[Source]]:
     groups: list[list[Source]] = []
     room = 0
     for source in sources:
-        if not groups or source[1] > room:
+        if not groups or source.num_stars > room:
             groups.append([])
             room = RUN_ROWS
         groups[-1].append(source)
-        room -= source[1]
+        room -= source.num_stars
     return groups
 
 
@@ -149,13 +154,14 @@ class _Check:
 
 def _write_run(sort: SkySort, group: _Group) -> _Check:
     """Sort the stars of some source shards in memory and write their numbers and their rows."""
-    rows = np.empty(sum(num for _, num in group.sources), sort.dtype)
+    rows = np.empty(sum(source.num_stars for source in group.sources), sort.dtype)
     start = 0
-    for path, num in group.sources:
-        for name, values in read_shard(path, STAR_FORMAT, sort.columns).items():
+    for source in group.sources:
+        num = source.num_stars
+        for name, values in read_shard(source.path, STAR_FORMAT, sort.columns).items():
             if len(values) != num:
                 raise DamageError(
-                    "a shard has not the stars of its manifest", where=path, got=len(values), expected=num
+                    "a shard has not the stars of its manifest", where=source.path, got=len(values), expected=num
                 )
             rows[name][start : start + num] = values
         start += num
