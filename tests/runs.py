@@ -1,7 +1,7 @@
 """Tiny runs for tests: catalogs, configs, models, and ranks as real processes.
 
 `python tests/runs.py CONFIG RECORD_DIR` trains as one rank (RANK, WORLD_SIZE, HPC_AE_MEETING_DIR) and records the stars
-of every batch, so that a test can see what training saw.
+of every batch, so that a test can see what training saw, and whether it imported PyTorch's compiler.
 """
 
 from __future__ import annotations
@@ -242,6 +242,8 @@ def train_recorded(config_path: Path, record_dir: Path) -> None:
     ):
         train(config, group)
     np.save(make_dir(record_dir) / f"rank-{ranks.rank}.npy", np.concatenate(seen)[: config.train.steps])
+    if "torch._dynamo" in sys.modules:
+        (record_dir / f"rank-{ranks.rank}.compiler").touch()
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ class Stepper:
             self._compile(len(model.architecture.bands))
         self.settings = settings
         self.parameters = list(self.objective.parameters())
-        self.optimizer = self._make_optimizer()
+        # PyTorch's optimizers import its compiler, two seconds of a CPU: the kernel, which updates by itself, has none
+        self.optimizer = None if isinstance(self.objective, FusedObjective) else self._make_optimizer()
+        self._kernel_state: dict[str, Tensor] = {}  # what an optimizer would keep of the kernel's flat parameter
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._factor, self._rate = 1.0, 0.0
         self._take: Callable[[Tensor, Tensor, Any], None] = self._one_step
@@ -101,11 +103,11 @@ class Stepper:
 
     def _fused_steps(self, objective: FusedObjective, batches: Batches) -> None:
         self.loss_sum += objective.take_steps(batches, self._fused_optimizer(objective))
-        self.optimizer.state[objective.flat]["step"] += len(batches.rates)
+        self._kernel_state["step"] += len(batches.rates)
 
     def _fused_optimizer(self, objective: FusedObjective) -> Optimizer:
-        """What the kernel's update needs, its state being the optimizer's own."""
-        state = self.optimizer.state[objective.flat]
+        """What the kernel's update needs."""
+        state = self._kernel_state
         if not state:
             state["step"] = torch.zeros(())
             state.update({moment: torch.zeros_like(objective.flat) for moment in _MOMENTS})
@@ -115,7 +117,7 @@ class Stepper:
 
     def _set_rate(self, rate: float) -> None:
         self._rate = rate
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups if self.optimizer is not None else ():
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -123,18 +125,19 @@ class Stepper:
 
     def _one_step(self, rows: Tensor, index: Tensor, noise: Any = None) -> None:
         """Forward, backward, clip, update, without a synchronisation: it may be captured."""
-        self.optimizer.zero_grad(set_to_none=False)
+        (self.optimizer or self.objective).zero_grad(set_to_none=False)
         inputs = (rows, index) if noise is None else (rows, index, noise)
         loss = self.wrapped(*inputs) * self._factor
         loss.backward()
         self.loss_sum += loss.detach()
         if isinstance(self.objective, FusedObjective):
             self.objective.update(self._rate, self._fused_optimizer(self.objective))
-            self.optimizer.state[self.objective.flat]["step"] += 1
+            self._kernel_state["step"] += 1
             return
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        self.optimizer.step()
+        if self.optimizer is not None:
+            self.optimizer.step()
 
     def take_loss(self) -> float:
         """The sum of this rank's losses since the last call."""
@@ -153,7 +156,8 @@ class Stepper:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's moments by `exp_avg.<parameter>`; empty before the first step."""
-        states = [self.optimizer.state[parameter] for parameter in self.parameters]
+        kept = self.optimizer.state if self.optimizer is not None else {self.parameters[0]: self._kernel_state}
+        states = [kept[parameter] for parameter in self.parameters]
         if not all(states):
             return {}
         moments = {moment: self.objective.unpack([state[moment] for state in states]) for moment in _MOMENTS}
@@ -168,6 +172,9 @@ class Stepper:
             entries = self._optimizer_entries(moments, num_steps) if moments else {}
         except (KeyError, RuntimeError) as error:
             raise DamageError("a checkpoint does not fit the model", got=str(error)) from error
+        if self.optimizer is None:
+            self._kernel_state = entries.get(0, {})
+            return
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
@@ -180,7 +187,7 @@ class Stepper:
                 if name.startswith(f"{moment}.")
             }
             for index, values in enumerate(self.objective.pack(named)):
-                entries[index][moment] = values
+                entries[index][moment] = values.to(self.parameters[index].dtype)
         for entry in entries.values():
             entry["step"] = torch.tensor(float(num_steps))
         return entries
