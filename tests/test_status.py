@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import await_sign, hpc_ae, start, write_config
+from commands import await_sign, hpc_ae, in_process, start, write_config
 from rich.console import Console
 from slurm_cluster import SlurmCluster, wait_until
 
@@ -103,10 +103,10 @@ def test_failed_stage(tmp_path: Path) -> None:
         (("cancel", "nowhere"), "not a run directory"),
     ],
 )
-def test_no_run(tmp_path: Path, words: tuple[str, str], message: str) -> None:
+def test_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, str], message: str) -> None:
     """A directory that is no run is status 2."""
-    done = hpc_ae(words[0], tmp_path / words[1])
-    assert done.returncode == 2 and message in done.stderr
+    found, said = in_process(capsys, words[0], tmp_path / words[1])
+    assert found == 2 and message in said
 
 
 def test_nothing_logged_yet(tmp_path: Path) -> None:
