@@ -131,7 +131,7 @@ def test_numbers_are_normal_and_independent() -> None:
 
 
 class _Wrapped(nn.Module):
-    """What a wrapper that averages gradients is to a Stepper: not the objective itself."""
+    """What DistributedDataParallel is to a Stepper: not the objective itself."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -211,28 +210,10 @@ def test_same_losses_for_any_world_size(worlds: dict[int, tuple[RunConfig, list[
         assert_allclose([line[key] for line in got], [line[key] for line in expected], rtol=1e-4)
 
 
-def test_no_rank_imports_the_compiler(worlds: dict[int, tuple[RunConfig, list[np.ndarray]]]) -> None:
-    """With the fused kernel no rank pays for PyTorch's compiler, which takes as long to import as the rest."""
-    for world_size, (config, _) in worlds.items():
-        record_dir = config.run_path.parent / "record"
-        assert len(list(record_dir.glob("rank-*.npy"))) == world_size
-        assert not list(record_dir.glob("rank-*.compiler")), world_size
-
-
-def test_every_step_of_three_ranks_averages_alike() -> None:
-    """The first step after a start divides the gradient as later ones do, to the bit: a resume is not seen."""
-    inner = torch.nn.Linear(50, 1, bias=False)
-    values = torch.rand(50, generator=torch.Generator().manual_seed(1))
-    with mock.patch.multiple(torch.distributed, broadcast=mock.DEFAULT, all_reduce=mock.DEFAULT) as called:
-        wrapped = Group(Ranks(0, 3, 0, 3), CPU).wrap(inner)
-        gradients = []
-        for _ in range(3):
-            wrapped.zero_grad(set_to_none=False)
-            wrapped(values).sum().backward()
-            assert inner.weight.grad is not None
-            gradients.append(inner.weight.grad[0].clone())
-    assert all(torch.equal(gradient, values / 3) for gradient in gradients)
-    assert called["all_reduce"].call_count == 3
+def test_a_rank_alone_does_not_import_the_compiler(worlds: dict[int, tuple[RunConfig, list[np.ndarray]]]) -> None:
+    """With the fused kernel it does not pay for PyTorch's compiler, which takes as long to import as all the rest."""
+    record_dir = worlds[1][0].run_path.parent / "record"
+    assert [path.name for path in record_dir.iterdir()] == ["rank-0.npy"]
 
 
 def test_one_real_rank_is_the_process_alone(
@@ -245,11 +226,9 @@ def test_one_real_rank_is_the_process_alone(
 def test_resume_of_two_ranks(
     worlds: dict[int, tuple[RunConfig, list[np.ndarray]]], catalog_dir: Path, tmp_path: Path
 ) -> None:
-    """A run of one rank that was stopped, resumed by two, has the losses of a run of one or two throughout; these two
-    compute with PyTorch's operators, and so under its DistributedDataParallel.
-    """
-    assert train_here(make_config(tmp_path, catalog_dir), stop_after(3)) == "interrupted"
-    config = make_config(tmp_path, catalog_dir, compute="torch")
+    """A run of one rank that was stopped, resumed by two, has the losses of a run of one or two throughout."""
+    config = make_config(tmp_path, catalog_dir)
+    assert train_here(config, stop_after(3)) == "interrupted"
     command = ["-m", "hpc_ae", "train", str(write_config(config))]
     for status, output in finish(start_ranks(command, 2, tmp_path / "meeting")):
         assert status == 0, output

@@ -103,7 +103,7 @@ class FusedObjective(nn.Module):
         return self.kernel.train(self.network, batches, optimizer, torch.get_num_threads())
 
     def update(self, rate: float, optimizer: Optimizer) -> None:
-        """One update from the gradient that all ranks have averaged."""
+        """One update from the gradient that DistributedDataParallel has averaged."""
         if self.flat.grad is not None:
             self.kernel.update(self.network, self.flat.grad.numpy(), rate, optimizer)
 

@@ -56,11 +56,9 @@ class Group:
         self.alone = ranks.world_size == 1
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with the gradients averaged over all ranks; itself where this process is alone."""
+        """The model as DistributedDataParallel; itself where this process is alone."""
         if self.alone:
             return model
-        if self.device.type == "cpu" and len(list(model.parameters())) == 1:
-            return _Averaged(model, self.ranks.world_size)
         ids = [self.device.index] if self.device.type == "cuda" else None
         kind: Any = nn.parallel.DistributedDataParallel
         # The buffers are the scaling, equal everywhere. Newer torch names the option anew and warns of the old name.
@@ -96,33 +94,6 @@ class Group:
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.sum(np.zeros(1, np.int64))
-
-
-class _Averaged(nn.Module):
-    """A model of one parameter, whose gradient is averaged over all ranks before `backward` returns.
-
-    DistributedDataParallel does the same, but imports PyTorch's compiler: two seconds of a CPU in every process.
-    """
-
-    def __init__(self, model: nn.Module, world_size: int) -> None:
-        super().__init__()
-        self.model = model
-        self.world_size = world_size
-        [parameter] = model.parameters()
-        dist.broadcast(parameter.detach(), 0)
-        watched: Any = parameter  # the method has no types
-        watched.register_post_accumulate_grad_hook(self._average)
-
-    def forward(self, *inputs: Any) -> Any:
-        _computes()
-        loss = self.model(*inputs)
-        _waits()
-        return loss
-
-    def _average(self, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:
-            parameter.grad.div_(self.world_size)
-            dist.all_reduce(parameter.grad)
 
 
 def _computes(*_: Any) -> None:
