@@ -225,6 +225,29 @@ def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_parameter_is_a_tuple_of_several_things(name: str) -> None:
+    """What belongs together has a name and named parts: a tuple of different types is no parameter, nor an alias."""
+    path = REPOSITORY / name
+    given = {
+        f"{function.name}({one.arg})": one.annotation
+        for function in functions(path)
+        for one in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        if one.annotation is not None
+    }
+    aliases = {ast.unparse(node.targets[0]): node.value for node in parse(path).body if isinstance(node, ast.Assign)}
+    mixed = {key for key, annotation in given.items() if any(map(is_mixed_tuple, ast.walk(annotation)))}
+    assert not mixed | {key for key, value in aliases.items() if is_mixed_tuple(value)}
+
+
+def is_mixed_tuple(node: ast.AST) -> bool:
+    """Whether an annotation is `tuple[A, B]` of different types."""
+    if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "tuple":
+        return False
+    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return len({ast.unparse(part) for part in parts} - {"..."}) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_public_functions_are_annotated_and_documented(name: str) -> None:
     """Every public function has a docstring and annotations, every file a docstring."""
     path = REPOSITORY / name
