@@ -65,7 +65,7 @@ def open_packed(path: Path, packing: str) -> Any:
 
 
 def compare(stars: Path, made: Path) -> None:
-    """Exit where a catalog has not the ids and magnitudes of the one that its raw file was made of."""
+    """Exit where a catalog does not have the ids and magnitudes of the one that its raw file was made of."""
     first, second = open_catalog(stars), open_catalog(made)
     for index in range(len(first.shards)):
         one, two = (catalog.read_shard(index, ["objid", "magnitude"]) for catalog in (first, second))

@@ -87,7 +87,7 @@ def parse_max_error(text: str, bands: Sequence[str]) -> tuple[float, ...] | None
         found = {}
     if set(found) != set(bands) or not all(np.isfinite(list(found.values()))):
         expected = f"a number of mag, {','.join(f'{band}=0.01' for band in bands)}, or none"
-        raise InputError("not a maximum error", where="--max-error", got=text, expected=expected)
+        raise InputError("not a valid maximum error", where="--max-error", got=text, expected=expected)
     max_error = tuple(found[band] for band in bands)
     check_max_error(max_error, len(bands))
     return max_error
@@ -155,8 +155,8 @@ def _find_model(encoding: Catalog, model: Path | None) -> Path:
     recorded = _model_link(encoding)
     model_dir = model if model is not None else encoding.directory / str(recorded.path)
     if not (model_dir / MODEL_NAMES[0]).is_file():
-        what = "the model of the encoding is not there"
-        raise InputError(what, where=model_dir, expected=recorded.digest, fix="say where it is: --model DIR")
+        what = "the model of the encoding is missing"
+        raise InputError(what, where=model_dir, expected=recorded.digest, fix="give its path with --model DIR")
     record = read_model_record(model_dir)
     if record.digest != recorded.digest:
         what = "this is not the model that encoded"
@@ -214,7 +214,9 @@ def _write(mapper: Mapper, job: CompressJob, model_dir: Path) -> CompressedManif
     for one in written:
         if digest_file(job.folder / one.record.file) != one.record.digest:
             where = job.folder / one.record.file
-            raise WorkError("what was written is not what is read back", where=where, fix="try another file system")
+            raise WorkError(
+                "the data read back differ from what was written", where=where, fix="try another file system"
+            )
     (job.folder / MODEL_DIR).mkdir(mode=0o700)
     for name in MODEL_NAMES:
         publish_bytes(job.folder / MODEL_DIR / name, (model_dir / name).read_bytes())

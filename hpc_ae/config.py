@@ -205,7 +205,7 @@ def _way_out(key: str, problem: Any) -> dict[str, str]:
     return {
         "got": _shown(problem["input"]),
         "expected": wanted,
-        "fix": f"correct {key} in the file, or say {key}=VALUE on the command line",
+        "fix": f"correct {key} in the file, or set {key}=VALUE on the command line",
     }
 
 

@@ -30,8 +30,8 @@ def open_compressed(directory: str | Path) -> CompressedCatalog:
     are read.
     """
     if not is_compressed(Path(directory)):
-        expected = "what hpc-ae export --to compressed made"
-        raise InputError("no compressed catalog", where=directory, expected=expected)
+        expected = "a directory made by hpc-ae export --to compressed"
+        raise InputError("not a compressed catalog", where=directory, expected=expected)
     return open_with(Path(directory), load_decoder)
 
 

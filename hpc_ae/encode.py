@@ -108,7 +108,7 @@ def make_job(paths: EncodePaths, settings: EncodeSettings) -> EncodeJob:
     """The encode job of these files; InputError where model and catalog do not have the same bands."""
     stars, model = open_catalog(paths.catalog_dir), read_model_record(paths.model_dir)
     if model.bands != stars.bands:
-        what = "model and catalog have other bands"
+        what = "model and catalog have different bands"
         raise InputError(what, where=paths.model_dir, got=model.bands, expected=stars.bands)
     if settings.uncertainty:
         uncertainty_of(model, paths.model_dir)
@@ -124,7 +124,7 @@ def uncertainty_of(model: ModelRecord, where: Path) -> Uncertainty:
             where=f"{where}, encode.uncertainty",
             got=f"no table of uncertainties in {MODEL_NAME}",
             expected="a model trained on a catalog with magnitude errors, with held-out stars",
-            fix="train it on a catalog with magnitude_error, or say encode.uncertainty=false",
+            fix="train it on a catalog with magnitude_error, or set encode.uncertainty=false",
         )
     return table
 
@@ -252,7 +252,7 @@ def finalise(paths: EncodePaths, settings: EncodeSettings, config: dict[str, Any
 
     `config` is what the manifest records of the run as its provenance.
 
-    WorkError names the shards that are not there yet; DamageError a shard that has not its star shard's ids.
+    WorkError names the shards that are not there yet; DamageError a shard whose ids are not its star shard's.
     """
     job = make_job(paths, settings)
     if is_encoded(job):
@@ -280,7 +280,7 @@ def _gather_record(job: EncodeJob, index: int) -> ShardRecord:
     star_shard = job.stars.shards[index]
     for one in row_mismatches(record, star_shard):
         raise DamageError(
-            "an encoding shard has not the stars of its star shard",
+            "the stars of an encoding shard do not match its star shard",
             where=job.path(index),
             got=f"{one.what} {one.got}",
             expected=one.expected,

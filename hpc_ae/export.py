@@ -47,7 +47,7 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: rows of the catalog, of the output, left out for `quality` and for want of a position.
+    """What an export did: rows of the catalog, of the output, left out by `quality`, left out without a position.
 
     `ids_compared` is whether ids were exported, and so read back too.
     """
@@ -87,9 +87,11 @@ def export(
 def _open(directory: Path, join: bool, stars: Path | None) -> Catalog:
     catalog = open_compressed(directory, load_decoder) if is_compressed(directory) else open_catalog(directory)
     if catalog.format in (STAR_FORMAT, COMPRESSED_FORMAT) and (join or stars):
-        raise InputError("a star catalog has nothing to be joined with", where="--join", got=catalog.format)
+        raise InputError("there is nothing to join with a star catalog", where="--join", got=catalog.format)
     if stars is not None and not join:
-        raise InputError("--stars says where the stars to join are", where="--stars", got=stars, expected="--join too")
+        raise InputError(
+            "--stars gives the path of the stars to join", where="--stars", got=stars, expected="--join too"
+        )
     return catalog.join(stars) if join else catalog
 
 
@@ -102,12 +104,14 @@ def _check(catalog: Catalog, out: Path, settings: ExportSettings) -> None:
     if settings.drop_unplaced and settings.to != "hats":
         raise InputError("--drop-unplaced is for --to hats", where="--drop-unplaced", got=f"--to {settings.to}")
     if settings.threshold < 1:
-        raise InputError("a file needs rows", where="--threshold", got=settings.threshold, expected="1 or more")
+        raise InputError(
+            "a file needs at least one row", where="--threshold", got=settings.threshold, expected="1 or more"
+        )
     inputs = [catalog.directory, *([catalog.stars.directory] if isinstance(catalog, JoinedCatalog) else [])]
     check_outside(out, inputs)
     if settings.to == "hats" and "ra" not in catalog:
         raise InputError(
-            "HATS needs positions, which an encoding catalog has not",
+            "HATS needs positions, which an encoding catalog does not have",
             where=catalog.directory,
             fix="--join adds the columns of its star catalog",
         )
@@ -179,7 +183,7 @@ class _Source:
                     yield arrays
                     progress.update(progress.done + rows.stop - rows.start)
                 if good and num_good != shard.num_good:
-                    what = "a shard has another number of good stars than its manifest says"
+                    what = "the number of good stars in a shard does not match its manifest"
                     where = self.catalog.shard_path(index)
                     raise DamageError(what, where=where, got=num_good, expected=shard.num_good)
 
@@ -260,7 +264,7 @@ def _check_written(path: Path, info: TableInfo, source: _Source, num_rows: int) 
             progress.update(found.num_rows)
     if found != source.seen or found.num_rows != num_rows:
         raise WorkError(
-            "the written output has not the rows of the catalog",
+            "the written output does not match the rows of the catalog",
             where=os.fspath(path),
             got=f"{found.num_rows} rows, id sum {found.total:#x}",
             expected=f"{num_rows} rows, id sum {source.seen.total:#x}",

@@ -60,7 +60,7 @@ def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool 
     or the address is wrong or `out` is something else, WorkError where SkyServer does not answer or the disk is full.
     """
     if (record := is_complete(out, extraction.record())) is not None:
-        print(f"fetch: {out} is there already and is what was fetched", file=sys.stderr, flush=True)
+        print(f"fetch: {out} already exists and is complete", file=sys.stderr, flush=True)
         return record.state
     with (
         contextlib.closing(Client(extraction.url, manners)) as client,
@@ -81,7 +81,9 @@ def fetch(out: Path, extraction: Extraction, manners: Manners, *, restart: bool 
 
 
 def _say_kept(state: FetchState) -> None:
-    print(f"fetch: {state.num_rows:,} stars are kept; the same command goes on from there", file=sys.stderr, flush=True)
+    print(
+        f"fetch: {state.num_rows:,} stars are kept; the same command continues from there", file=sys.stderr, flush=True
+    )
 
 
 def _fetch_page(partial: PartialFile, state: FetchState, extraction: Extraction, client: Client) -> FetchState:
@@ -188,7 +190,7 @@ class _PageCheck:
             return _Page(header, [], [], False)
         self._check_header(table)
         if len(table.rows) > self.asked:
-            raise BadAnswer("more rows than asked for", got=len(table.rows), expected=f"at most {self.asked}")
+            raise BadAnswer("more rows than requested", got=len(table.rows), expected=f"at most {self.asked}")
         keys = self._keys(table)
         self._check_order(keys)
         return _Page(header, table.rows, keys, len(keys) == self.asked)
@@ -203,7 +205,7 @@ class _PageCheck:
             fits = fits and all(want in ("", name) for want, name in zip(selected, names, strict=True))
             if not fits:
                 expected = ",".join(want or "(any)" for want in selected)
-                raise BadAnswer("other columns than asked for", got=",".join(names)[:300], expected=expected)
+                raise BadAnswer("other columns than requested", got=",".join(names)[:300], expected=expected)
 
     def _keys(self, table: Table) -> list[int]:
         key = self.extraction.query.key_column
@@ -237,7 +239,7 @@ class _PageCheck:
         above, until = self.above, self.extraction.until
         if keys and ((above is not None and keys[0] <= above) or (until is not None and keys[-1] > until)):
             raise BadAnswer(
-                "rows that were not asked for", got=f"{keys[0]} to {keys[-1]}", expected=f"keys above {above}"
+                "rows that were not requested", got=f"{keys[0]} to {keys[-1]}", expected=f"keys above {above}"
             )
         if not pending or last_key is None:
             return

@@ -42,12 +42,12 @@ def check_private(path: Path) -> None:
             "the directory belongs to someone else",
             where=path,
             got=f"user {entry.st_uid}",
-            expected=f"user {os.geteuid()}, yourself: who owns it can replace what is in it",
+            expected=f"user {os.geteuid()}, yourself: the owner can replace its contents",
             fix="choose another directory",
         )
     if entry.st_mode & 0o022:
         raise InputError(
-            "others may write into the directory",
+            "other users may write to the directory",
             where=path,
             got=f"mode {entry.st_mode & 0o777:04o}",
             expected="0700, or at most 0755",
@@ -111,7 +111,7 @@ def write_error(path: Path, num_bytes: int, error: OSError) -> WorkError:
         "the disk is full" if full else f"cannot write: {error.strerror}",
         where=path,
         expected=f"room for {num_bytes} bytes" if full else "a directory that you may write to",
-        fix="make room and run the same command again; what is finished is kept" if full else "check the directory",
+        fix="free some space and run the same command again; finished work is kept" if full else "check the directory",
     )
 
 
@@ -222,6 +222,8 @@ def inspect_json(path: Path) -> tuple[dict[str, Any] | None, list[HpcAeError]]:
         return record, [_broken_seal(path, record)]
     if path.read_bytes() != json_bytes(record):
         return record, [
-            DamageError("the file is not byte for byte what was written, although it says the same", where=path)
+            DamageError(
+                "the file is not byte for byte what was written, although its contents are the same", where=path
+            )
         ]
     return record, []

@@ -151,7 +151,7 @@ def ingest(
 ) -> None:
     """Write a star catalog of all rows of the raw files in order, or nothing where the same is there already.
 
-    Prints the number of stars by file and reason to standard error. InputError where a file cannot be read, lacks a
+    Prints the number of stars by file and reason to standard error. InputError where a file cannot be read, has no
     band or has text for a number (nothing is left behind then), StaleError where another catalog is there.
     """
     settings.check()
@@ -170,7 +170,7 @@ def ingest(
         known = (out_dir / MANIFEST_NAME).exists()
         digests = [digest_file(path) for path in raw_paths] if known else []
         if prepare_catalog(out_dir, settings.fingerprint(digests), "ingest"):
-            print(f"ingest: {out_dir} is there already, made from the same files", file=sys.stderr)
+            print(f"ingest: {out_dir} already exists, made from the same files", file=sys.stderr)
             return
         with unfinished_cleared(out_dir, new), ThreadPoolExecutor(1) as hasher:
             stats = [path.stat() for path in raw_paths]
@@ -203,7 +203,7 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     if manifest.fingerprint != settings.fingerprint([file.digest for file in files]):
         return False
     if not any(raw.exists() for raw in raw_paths):
-        print("ingest: the raw files are gone; the catalog that was made of them is used", file=sys.stderr)
+        print("ingest: the raw files are gone; using the catalog that was made from them", file=sys.stderr)
         return True
     stats = [raw.stat() for raw in expand_dirs(raw for raw in raw_paths if raw.exists())]
     made = path.stat().st_mtime_ns

@@ -78,7 +78,7 @@ def export_model(model_dir: Path, out: Path, to: Literal["onnx", "torch-export"]
     """
     _check_packages(to)
     if out.exists() or out.is_symlink():
-        raise InputError("there is a file already", where=out, fix="choose another OUT, or remove it first")
+        raise InputError("the file already exists", where=out, fix="choose another OUT, or remove it first")
     model, record = read_model(model_dir)
     metadata = _metadata(record)
     module = ExportModule(model).eval()

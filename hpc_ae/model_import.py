@@ -25,10 +25,10 @@ def import_model(
     """Write `out_dir` and return the model's digest.
 
     Network input is magnitude / divide, or (magnitude - mean) / std, in mag. InputError where the file is not a plain
-    state dict (it is read with weights_only=True), its tensors do not fit, or the scaling is not said once.
+    state dict (it is read with weights_only=True), its tensors do not fit, or no scaling is given once.
     """
     if (out_dir / MODEL_NAME).exists():
-        raise InputError("a model is there already", where=out_dir, fix="choose another --out, or remove it first")
+        raise InputError("a model already exists", where=out_dir, fix="choose another --out, or remove it first")
     if not path.is_file():
         raise InputError("there is no such file", where=path, expected="a state dict saved by torch.save")
     scaling = _scaling(len(bands), divide, mean, std)
@@ -45,7 +45,7 @@ def import_model(
 def _scaling(num_bands: int, divide: float | None, mean: list[float] | None, std: list[float] | None) -> Scaling:
     if (divide is not None, mean is not None, std is not None) not in ((True, False, False), (False, True, True)):
         raise InputError(
-            "the scaling is not said",
+            "no scaling is given",
             where="command line",
             expected="--divide X, or --mean and --std",
             fix="the lecture's is --divide 20",

@@ -41,7 +41,7 @@ def order(star_dir: Path, out_dir: Path, shard_rows: int, num_workers: int = 1) 
     """
     stars = Catalog(star_dir, read_manifest(star_dir, StarManifest))
     if out_dir.exists() and out_dir.samefile(star_dir):
-        raise InputError("a catalog is not sorted in place", where=star_dir, fix="name another directory with --out")
+        raise InputError("a catalog cannot be sorted in place", where=star_dir, fix="name another directory with --out")
     if not 1 <= shard_rows <= MAX_SHARD_ROWS:
         raise InputError("wrong shard rows", got=shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
     plan = _Plan(stars, out_dir, shard_rows)
@@ -50,7 +50,7 @@ def order(star_dir: Path, out_dir: Path, shard_rows: int, num_workers: int = 1) 
         if mapper is None:
             return
         if prepare_catalog(out_dir, plan.fingerprint(), "order"):
-            print(f"order: {out_dir} is there already, made from the same stars", file=sys.stderr)
+            print(f"order: {out_dir} already exists, made from the same stars", file=sys.stderr)
             return
         with unfinished_cleared(out_dir, new):
             _write(mapper, plan)

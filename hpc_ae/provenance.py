@@ -82,7 +82,7 @@ def check_fingerprint(where: Path, recorded: Fingerprint, wanted: Fingerprint, s
     """StaleError, naming what changed, where an output was made from something else."""
     if changed := differences(recorded, wanted):
         raise StaleError(
-            f"the output of {stage} was made from something else",
+            f"the output of {stage} was made from another config or other inputs",
             where=where,
             got="; ".join(changed[:5]),
             expected="an output of the same config and inputs",

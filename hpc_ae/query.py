@@ -42,12 +42,14 @@ class Selection:
     def check(self) -> None:
         """InputError where it selects nothing that can be."""
         if (self.cone is None) == (not self.objids):
-            raise InputError("say either --cone or --objid", expected="--cone RA DEC RADIUS_ARCMIN, or --objid ID ...")
+            raise InputError("give either --cone or --objid", expected="--cone RA DEC RADIUS_ARCMIN, or --objid ID ...")
         if self.cone is not None:
             self.cone.check()
         for objid in self.objids:
             if not -(2**63) <= objid < 2**63 or objid == NO_ID:
-                raise InputError("not an id", where="--objid", got=objid, expected="64 bits, and not -1: missing")
+                raise InputError(
+                    "not an id", where="--objid", got=objid, expected="64 bits, and not -1, which means missing"
+                )
 
 
 @dataclass

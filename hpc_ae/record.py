@@ -55,7 +55,7 @@ class Record(BaseModel):
     @classmethod
     def describe(cls, problems: Sequence[ErrorDetails]) -> str:
         """What is said first of a record that is wrong."""
-        return "the record lacks a field, or has one of a wrong type"
+        return "a field of the record is missing or has the wrong type"
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: Path | str) -> Self:

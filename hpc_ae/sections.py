@@ -39,7 +39,7 @@ class Section(BaseModel):
     @classmethod
     def _no_yes(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("YAML reads yes, no, on, off, true and false as a truth value, which has no place here")
+            raise ValueError("YAML reads yes, no, on, off, true and false as a truth value, which is not valid here")
         return value
 
 
@@ -81,7 +81,7 @@ class Source(_SourceKeys):
     @model_validator(mode="after")
     def _one_of(self) -> Source:
         if (self.simulate is None) == (not self.raw):
-            raise ValueError("say either simulate or raw")
+            raise ValueError("set either simulate or raw")
         return self
 
     @property

@@ -58,7 +58,7 @@ def simulate(
             "stars whose truth is known have no bad rows",
             where="--observed, catalog.source.simulate.observed",
             got=f"bad rows {settings.bad_fraction}",
-            fix="say one of the two",
+            fix="choose one of the two",
         )
     starts = range(0, settings.num_stars, settings.shard_rows)
     with open_mapper(num_workers) as mapper:

@@ -211,7 +211,7 @@ def _inspect_stars(catalog: Place, stars: Path | None) -> tuple[Place | None, li
     except HpcAeError as error:
         return None, [error]
     if not (star_dir / MANIFEST_NAME).is_file():
-        what = "the star catalog of the encoding is not there; say where it is with --stars"
+        what = "the star catalog of the encoding is missing; give its path with --stars"
         return None, [DamageError(what, where=star_dir, expected="a star catalog")]
     manifest, errors = inspect_manifest(star_dir)
     if manifest is None:
@@ -247,11 +247,11 @@ def _check_source(catalog: Place, run_dir: Path | None) -> list[HpcAeError]:
     path, digest = catalog.directory / source.link.path / source.name, source.link.digest
     if not path.is_file():
         inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
-        text = f"the {source.what} that {source.did} is not there"
+        text = f"the {source.what} that {source.did} is missing"
         return [DamageError(text, where=path, expected=digest)] if inside else []
     record, errors = inspect_json(path)
     if record is not None and record.get(source.field_name) != digest:
-        text = f"the {source.what} is another than the one that {source.did}"
+        text = f"this is not the {source.what} that {source.did}"
         errors.append(DamageError(text, where=path, got=record.get(source.field_name), expected=digest))
     return errors
 
@@ -332,14 +332,14 @@ def _check_report(directory: Path) -> list[HpcAeError]:
             record, found = inspect_json(path)
             errors += [*found, *_check_files(path, {} if record is None else record.get("files"), "report")]
     debris = sorted(directory.glob(f".*{TEMP_MARK}*"))
-    return [*errors, *(DamageError("debris of a killed writer", where=name) for name in debris)]
+    return [*errors, *(DamageError("a temporary file left by a killed process", where=name) for name in debris)]
 
 
 def _check_files(path: Path, files: object, whole: str) -> list[HpcAeError]:
     """Whether the files beside the record at `path` are those whose digests it has; `whole` says of what they are."""
     directory = path.parent
     if not isinstance(files, dict) or any(Path(name).name != name for name in files):
-        return [DamageError(f"the {_RECORDS[whole]} does not say the files of the {whole}", where=path, got=files)]
+        return [DamageError(f"the {_RECORDS[whole]} does not list the files of the {whole}", where=path, got=files)]
     errors: list[HpcAeError] = []
     for name, recorded in files.items():
         try:
@@ -349,6 +349,6 @@ def _check_files(path: Path, files: object, whole: str) -> list[HpcAeError]:
             errors.append(DamageError(what, where=directory / name, got=str(error)))
             continue
         if digest != recorded:
-            what = f"a file of the {whole} is not the one that was written"
+            what = f"a file of the {whole} has changed since it was written"
             errors.append(DamageError(what, where=directory / name, got=digest, expected=recorded))
     return errors

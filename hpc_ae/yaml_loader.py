@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, line {node.start_mark.line + 1}")
+                raise yaml.YAMLError(f"the key {key!r} occurs twice, line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
 

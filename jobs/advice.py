@@ -20,18 +20,18 @@ _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch -
 def sure_problems_of(config: RunConfig, *, keeps_catalog: bool = True) -> list[str]:
     """What will stop the run whatever the stars are, each with the way out.
 
-    `keeps_catalog`: a catalog that is there is the run's; not so where it is to be made anew.
+    `keeps_catalog`: a catalog that is there is the run's; not so where it will be made again.
     """
     found, train = [], config.train
     if train.batch_size % train.partitions:
         nearest = -(-train.batch_size // train.partitions) * train.partitions
         sizes = f"train.batch_size {train.batch_size} is not a multiple of train.partitions {train.partitions}"
-        found.append(f"{sizes}: say {nearest}")
+        found.append(f"{sizes}: use {nearest}")
     ranks = num_processes(config, "train", "ranks")
     if ranks > train.partitions:
-        found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: say {ranks} or more")
+        found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: set it to {ranks} or more")
     if config.encode.model and not (config.model_path / MODEL_NAME).exists():
-        found.append(f"encode.model {config.model_path} is no model directory: there is no {MODEL_NAME}")
+        found.append(f"encode.model {config.model_path} is not a model directory: it has no {MODEL_NAME}")
     return found + (_error_problems(config) if keeps_catalog else []) + _source_problems(config)
 
 
@@ -45,11 +45,13 @@ def _error_problems(config: RunConfig) -> list[str]:
     with contextlib.suppress(HpcAeError):  # a damaged manifest is found by what reads the catalog
         if "magnitude_error" in read_manifest(config.catalog_path, StarManifest).columns:
             return []
-        missing, found = f"needs magnitude_error, which {config.catalog_path} has not", []
+        missing, found = f"needs magnitude_error, which {config.catalog_path} does not have", []
         if config.train.needs_errors:
-            found.append(f"train.noise {config.train.noise} {missing}: say a number in mag, or none")
+            found.append(f"train.noise {config.train.noise} {missing}: set a number in mag, or none")
         if config.encode.uncertainty:
-            found.append(f"encode.uncertainty {missing}: say false, or name a model (encode.model) that has its table")
+            found.append(
+                f"encode.uncertainty {missing}: set it to false, or name a model (encode.model) that has such a table"
+            )
         return found
     return []
 

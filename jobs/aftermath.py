@@ -128,7 +128,7 @@ def _run(*words: str) -> str:
 def _say_who_died(paths: dict[int, Path], ended: dict[int, Marker], node: str | None) -> None:
     """Ranks that never said how they ended were killed; those that lost the connection to them failed after them."""
     for rank, marker in sorted(ended.items(), key=lambda item: item[1].state == "disconnected"):
-        died = f"rank {rank} died ({f'node {node} was lost' if node else 'killed, perhaps for want of memory'})"
+        died = f"rank {rank} died ({f'node {node} was lost' if node else 'killed, perhaps because memory ran out'})"
         message = marker.message if marker.state == "disconnected" else died
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
         _write(paths[rank], marker, "failed", message)

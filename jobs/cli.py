@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Models from and to elsewhere.", no_args_is_help=True)
+model_app = typer.Typer(help="Import and export models.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.command()(export)
 model_app.command("export")(model_export)
@@ -37,7 +37,7 @@ app.command()(cli_query.query)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; see configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the config's.")
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override those of the config.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 BadRows = Literal["flag", "drop", "stop"]
@@ -72,7 +72,9 @@ def common(
 def simulate(
     out: Annotated[Path, typer.Argument(help="The star catalog to make.")],
     stars: Annotated[int, typer.Option(min=1, help="Number of stars.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same stars, whatever the workers.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The same seed gives the same stars, with any number of workers.")
+    ] = 1,
     shard_rows: ShardRows = 500_000,
     bad_rows: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Fraction of stars with a band set to -9999.")
@@ -174,7 +176,7 @@ def run(
         bool,
         typer.Option("--no-wait", help="Return when all jobs are submitted, or the local run is in the background."),
     ] = False,
-    parsable: Annotated[bool, typer.Option("--parsable", help="Slurm: print job ids alone, one a line.")] = False,
+    parsable: Annotated[bool, typer.Option("--parsable", help="Slurm: print only the job ids, one per line.")] = False,
     redo: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Discard this stage's output and what follows.")
     ] = None,
@@ -189,7 +191,7 @@ def run(
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run_dir of a run.")]
-StageName = Annotated[str | None, typer.Argument(metavar="[STAGE]", help="train, encode, ...; the newest otherwise.")]
+StageName = Annotated[str | None, typer.Argument(metavar="[STAGE]", help="train, encode, ...; by default the newest.")]
 
 
 @app.command()
@@ -216,9 +218,9 @@ def logs(
     run_dir: RunDir,
     stage: StageName = None,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the stage ends.")
+        bool, typer.Option("-f", "--follow", help="Follow the log as it grows, until the stage ends.")
     ] = False,
-    rank: Annotated[int | None, typer.Option(min=0, help="Of this rank; otherwise of the first.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="The log of this rank; by default of the first.")] = None,
 ) -> None:
     """What a stage has said: the log of one of its ranks, of its newest launch."""
     from hpc_ae.jobs.status import open_run
@@ -277,7 +279,9 @@ def init(
 
 @app.command()
 def doctor(
-    run_dir: Annotated[Path, typer.Argument(metavar="[RUN_DIR]", help="Whose file system is tried.")] = Path(),
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="[RUN_DIR]", help="The directory whose file system is tested.")
+    ] = Path(),
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
 ) -> int:
     """Is this machine right: Python, torch, GPUs, MPI, HDF5, compiler, Slurm, file system. Status 1 where it is not."""
@@ -318,7 +322,7 @@ def plan(
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star or encoding catalog, a model, or a run.")],
-    stars: Annotated[Path | None, typer.Option(help="The star catalog of an encoding, where it has moved.")] = None,
+    stars: Annotated[Path | None, typer.Option(help="The star catalog of an encoding, if it has moved.")] = None,
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
     workers: Workers = 2,
 ) -> int:

@@ -22,9 +22,9 @@ MaxError = Annotated[
     ),
 ]
 LatentBits = Annotated[
-    int | None, typer.Option(min=0, max=16, help="Compressed: bits of a latent; as few as pay otherwise.")
+    int | None, typer.Option(min=0, max=16, help="Compressed: bits of a latent; by default as few as pay off.")
 ]
-ModelPlace = Annotated[Path | None, typer.Option(help="Compressed: the model that encoded, where it has moved.")]
+ModelPlace = Annotated[Path | None, typer.Option(help="Compressed: the model that encoded, if it has moved.")]
 WriteWorkers = Annotated[int, typer.Option(min=1, help="Compressed, catalog: worker processes.")]
 
 DEFAULT_MAX_ERROR = "0.01"

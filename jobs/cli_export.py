@@ -42,15 +42,15 @@ def export(
     ] = None,
     good: Annotated[bool, typer.Option("--good", help="Good stars (quality 0) only.")] = False,
     join: Annotated[bool, typer.Option("--join", help="An encoding with the columns of its star catalog.")] = False,
-    stars: Annotated[Path | None, typer.Option(help="The star catalog to join, where it has moved.")] = None,
+    stars: Annotated[Path | None, typer.Option(help="The star catalog to join, if it has moved.")] = None,
     vectors: Annotated[
         Literal["split", "keep"],
         typer.Option(help="magnitude_u, magnitude_g, ... as columns, or magnitude as a vector column."),
     ] = "split",
     files: Annotated[
-        int | None, typer.Option(min=1, help="Parquet: OUT is a directory of so many files of equal size.")
+        int | None, typer.Option(min=1, help="Parquet: OUT is a directory of this many files of equal size.")
     ] = None,
-    threshold: Annotated[int, typer.Option(min=1, help="HATS: the most rows of one file.")] = 1_000_000,
+    threshold: Annotated[int, typer.Option(min=1, help="HATS: maximum number of rows in a file.")] = 1_000_000,
     drop_unplaced: Annotated[
         bool, typer.Option("--drop-unplaced", help="HATS: leave out stars without a position.")
     ] = False,
@@ -58,7 +58,7 @@ def export(
     latent_bits: LatentBits = None,
     model: ModelPlace = None,
     workers: WriteWorkers = 2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a catalog for astropy, TOPCAT, pandas or lsdb, or compressed; it is read back and compared."""
     chosen = column_names(columns)

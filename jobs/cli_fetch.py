@@ -18,7 +18,7 @@ def fetch(
     stars: Annotated[
         int | None, typer.Option(min=1, help="Most rows to fetch; otherwise the query's TOP (the lecture's: 255000).")
     ] = None,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every row of the query, whatever its TOP says.")] = False,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every row of the query, regardless of its TOP.")] = False,
     release: Annotated[str, typer.Option(help="SDSS data release: dr16, dr18, ...")] = "dr18",
     url: Annotated[str | None, typer.Option(help="Another address of SqlSearch; {release} may be in it.")] = None,
     sql: Annotated[
@@ -35,10 +35,10 @@ def fetch(
     ] = 2.0,
     retries: Annotated[int, typer.Option(min=0, help="Tries after a failed request, with growing pauses.")] = 8,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that one answer may take.")] = 900.0,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an unfinished fetch has so far.")] = False,
-    show_sql: Annotated[bool, typer.Option("--show-sql", help="Print the first page's SQL, and ask nobody.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an unfinished fetch has so far.")] = False,
+    show_sql: Annotated[bool, typer.Option("--show-sql", help="Print the first page's SQL and send nothing.")] = False,
 ) -> None:
-    """Fetch a SQL query's rows from SkyServer, in pages; the same command goes on where a killed one was."""
+    """Fetch a SQL query's rows from SkyServer, in pages; the same command continues where a killed one was."""
     from hpc_ae.fetch import fetch as fetch_stars
     from hpc_ae.skyserver.client import Manners
 

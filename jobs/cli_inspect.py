@@ -19,15 +19,13 @@ Raw = Annotated[
     list[str],
     typer.Argument(
         metavar="RAW...",
-        help="Raw files: CSV, TSV, tables in blanks (plain, gzip, bzip2, xz, zstd), FITS, VOTable, HDF5, Parquet; "
+        help="Raw files: CSV, TSV, tables in spaces (plain, gzip, bzip2, xz, zstd), FITS, VOTable, HDF5, Parquet; "
         "directories of Parquet.",
     ),
 ]
 MapOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--map", metavar="NAME=COLUMN", help="Which column is which, where the automatic mapping does not do."
-    ),
+    typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which, if the automatic mapping is wrong."),
 ]
 
 
@@ -80,7 +78,7 @@ def inspect(
     raw: Raw,
     map: MapOption = None,
     reading: Reading = Reading(),
-    rows: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at the beginning that are looked at.")] = 1_000,
+    rows: Annotated[int, typer.Option(min=1, max=100_000, help="Number of rows at the beginning to look at.")] = 1_000,
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON on standard output.")] = False,
 ) -> int:
     """Show what ingest would understand of raw files: dialect, columns, mapping, units, missing values, five rows, and

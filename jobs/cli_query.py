@@ -36,19 +36,22 @@ def order(
 def query(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star or encoding catalog.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID|COLUMN]...", help="More of --objid (numbers) and --columns.")
+        list[str] | None,
+        typer.Argument(metavar="[ID|COLUMN]...", help="More values for --objid (numbers) and --columns."),
     ] = None,
     cone: Annotated[
         tuple[float, float, float] | None,
         typer.Option(metavar="RA DEC RADIUS_ARCMIN", help="Stars within a radius, in deg and arcmin."),
     ] = None,
     objid: Annotated[list[int] | None, typer.Option(metavar="ID ...", help="Stars with these ids.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Only these, in this order.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help="Only these columns, in this order.")
+    ] = None,
     join: Annotated[bool, typer.Option("--join", help="An encoding's rows with those of its star catalog.")] = False,
     to: Annotated[Format | None, typer.Option(help="Default: a table on a terminal, else CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --to json.")] = False,
     out: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,
-    stars: Annotated[Path | None, typer.Option(help="The star catalog of an encoding, where it has moved.")] = None,
+    stars: Annotated[Path | None, typer.Option(help="The star catalog of an encoding, if it has moved.")] = None,
     workers: Workers = 2,
 ) -> int:
     """Rows of a catalog: the stars of a cone, or those with some ids. Status 1 where an id is not there."""
@@ -100,11 +103,11 @@ def _answer(asked: Query, kind: str, out: Path | None, workers: int) -> int:
     num_shards = len(asked.catalog.shards)
     text = f"query: {asked.num_found:,} stars; opened {len(asked.shards)} of {num_shards} shards"
     if not asked.narrowed:
-        text += " (no sky order: hpc-ae order makes cones quick)"
+        text += " (no sky order: hpc-ae order makes cone searches fast)"
     print(text, file=sys.stderr)
     if asked.missing:
         some = ", ".join(map(str, sorted(asked.missing)[:5]))
-        print(f"query: {len(asked.missing)} of the ids are not there: {some}", file=sys.stderr)
+        print(f"query: {len(asked.missing)} of the ids do not exist: {some}", file=sys.stderr)
     return 1 if asked.missing else 0
 
 

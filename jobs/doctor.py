@@ -98,7 +98,7 @@ def _compiler() -> Finding:
     name = os.environ.get("CXX") or "g++"
     done = run_quietly(name, "--version")
     if done is None or done.returncode:
-        return Finding("compiler", "warn", f"no {name}", "install g++, or load its module: CPUs are slower without")
+        return Finding("compiler", "warn", f"no {name}", "install g++, or load its module: CPUs are slower without it")
     return Finding("compiler", "ok", done.stdout.splitlines()[0])
 
 
@@ -110,7 +110,7 @@ def _kernel() -> Finding:
         return Finding("kernel", "ok", load_kernel(Architecture(("u", "g", "r", "i", "z"))).name)
     except HpcAeError as error:
         return Finding(
-            "kernel", "warn", str(error).splitlines()[0], "install g++: CPUs are several times slower without"
+            "kernel", "warn", str(error).splitlines()[0], "install g++: CPUs are several times slower without it"
         )
 
 
@@ -129,10 +129,10 @@ def _slurm() -> Finding:
 
 def _accounting() -> Finding:
     if shutil.which("sacct") is None:
-        return Finding("accounting", "ok", "no sacct: status goes by own files and squeue")
+        return Finding("accounting", "ok", "no sacct: status uses its own files and squeue")
     done = run_quietly("sacct", "--noheader", "--allocations", "--format", "JobID")
     found = (
-        "sacct answers" if done is not None and done.returncode == 0 else "none: status goes by own files and squeue"
+        "sacct answers" if done is not None and done.returncode == 0 else "none: status uses its own files and squeue"
     )
     return Finding("accounting", "ok", found)
 
@@ -145,7 +145,7 @@ def _writing(folder: Path, run_dir: Path) -> Finding:
         path.with_suffix(".renamed").unlink()
     except OSError as error:
         return Finding("run directory", "fail", f"{folder}: {error.strerror}", "choose a run_dir that you may write to")
-    there = "" if run_dir.is_dir() else f" (tried instead of {run_dir}, which is not there yet)"
+    there = "" if run_dir.is_dir() else f" (tried instead of {run_dir}, which does not exist yet)"
     return Finding("run directory", "ok", f"{folder}{there}: write and rename work")
 
 
@@ -172,7 +172,9 @@ def _clock(folder: Path) -> Finding:
     except OSError as error:
         return Finding("clock", "warn", f"cannot be compared: {error.strerror}")
     level: Level = "ok" if skew < _MOST_SKEW_SECONDS else "warn"
-    return Finding("clock", level, f"{skew:.1f} s from the file system's", "ask the administrators: times will mislead")
+    return Finding(
+        "clock", level, f"{skew:.1f} s from the file system's", "ask the administrators: times will be misleading"
+    )
 
 
 def _disk(folder: Path) -> Finding:

@@ -64,7 +64,7 @@ def read_answers(done: subprocess.CompletedProcess[str] | None, num_nodes: int) 
     blind = sorted(str(answer.node) for answer in answers if answer.sees is False)
     if blind:
         fix = "choose a run_dir on a file system that all nodes mount"
-        return [Finding("nodes", "fail", f"the run directory is not there on {', '.join(blind)}", fix)]
+        return [Finding("nodes", "fail", f"the run directory does not exist on {', '.join(blind)}", fix)]
     if len(seen) < num_nodes:
         found = f"{len(seen)} of {num_nodes} nodes answer: {error_of(done)}"
         return [Finding("nodes", "fail", found, "srun must be able to start a task on each node")]

@@ -96,9 +96,9 @@ def _commented(line: str, comment: str) -> str:
 
 
 def write_starting_config(path: Path, site: str | None) -> None:
-    """Write a starting config; InputError where the file is there already."""
+    """Write a starting config; InputError where the file already exists."""
     if path.exists():
-        raise InputError("the file is there already", where=path, fix="choose another name with --out, or remove it")
+        raise InputError("the file already exists", where=path, fix="choose another name with --out, or remove it")
     publish_bytes(path, starting_config(site).encode())
 
 

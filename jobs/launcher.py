@@ -166,7 +166,7 @@ def _stage_error(launched: Launched, failed: dict[int, Marker]) -> HpcAeError:
     if launched.is_array:
         jobs = sorted({launched.job_of(rank) for rank in failed})
         text += f"\n  tasks:    {len(jobs)} of {len(launched.parts)} failed: {', '.join(jobs[:5])}"
-        text += "\n  to do:    the same command runs those tasks alone"
+        text += "\n  to do:    the same command runs only those tasks"
     error.args = (text,)
     return error
 
@@ -188,12 +188,12 @@ def _gone_locally(launched: Launched, markers: dict[int, Marker]) -> str | None:
     """The same of ranks on this machine."""
     for rank, marker in markers.items():
         if marker.state == "interrupted":
-            return f"{marker.message}; the same command goes on"
+            return f"{marker.message}; the same command continues"
         if marker.state == "running" and not marker.still_runs:
             time.sleep(_GRACE_SECONDS / 4)
             now = read_marker(launched.files.marker_path(rank))
             if now is not None and now.state == "running":
-                return f"rank {rank} died (killed, perhaps for want of memory)"
+                return f"rank {rank} died (killed, perhaps because memory ran out)"
     if launched.job is not None and launched.job.done() and len(markers) < launched.tasks:
         time.sleep(_GRACE_SECONDS / 4)
         if len(launched.markers()) < launched.tasks:

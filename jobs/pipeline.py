@@ -68,7 +68,7 @@ def stale_shards(layout: RunLayout) -> list[Path]:
 def _refuse_stale(layout: RunLayout) -> None:
     if shards := stale_shards(layout):
         raise StaleError(
-            "train is to run, but the encoding of an earlier model is there",
+            "train would run, but there is an encoding of an earlier model",
             where=layout.encoding_dir,
             got=f"{len(shards)} stale shards, the first {shards[0].name}",
             fix="hpc-ae run CONFIG --redo train discards them; another run_dir keeps both",
@@ -119,11 +119,11 @@ def submitted_before(run: Run) -> list[Launched]:
     known = [launched_before(run.layout, name) for name in STAGES]  # an earlier config may have had other stages
     jobs = [job for job in known if job is not None and not job.local and not _has_ended(job)]
     ids = [job_id for job in jobs for job_id in job.job_ids]
-    answer = ask(run.layout, ids, anew=True)
+    answer = ask(run.layout, ids, fresh=True)
     while answer and (ending := ending_jobs(answer, ids)):  # cancelled just now: they may still save
         say(f"waiting for jobs that are ending: {' '.join(ending)}")
         time.sleep(_ENDING_SECONDS)
-        answer = ask(run.layout, ids, anew=True)
+        answer = ask(run.layout, ids, fresh=True)
     if answer is None and run.config.cluster.kind == "slurm":
         raise WorkError(
             "Slurm does not answer: jobs of this run directory may still be queued",
@@ -267,7 +267,7 @@ def _follow_chain(run: Run, launched: list[Launched]) -> None:
                 wait(job, view.refresh)
             _say_counts(run.config, job.stage)
     except KeyboardInterrupt:
-        say("the Slurm jobs go on; the same command follows them to the end, `hpc-ae cancel` or scancel ends them:")
+        say("the Slurm jobs continue; the same command follows them to the end, `hpc-ae cancel` or scancel ends them:")
         say("scancel " + " ".join(job.job_id for job in launched))
         raise
 

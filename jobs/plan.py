@@ -112,7 +112,7 @@ def count_stars(config: RunConfig) -> int:
     source = config.catalog.source
     if source is None:
         raise InputError(
-            "there is no star catalog, and the config names no source of one",
+            "there is no star catalog, and the config does not say how to make one",
             where=config.catalog_path,
             got=f"no {MANIFEST_NAME} there",
             expected="catalog.path with a catalog, or catalog.source",

@@ -51,13 +51,13 @@ class _Asked(Record):
     answer: dict[str, JobRow]
 
 
-def ask(layout: RunLayout, job_ids: list[str], *, anew: bool = False) -> Answer | None:
-    """What Slurm knows of these jobs; None where it does not answer. An answer is kept for a minute, unless `anew`."""
+def ask(layout: RunLayout, job_ids: list[str], *, fresh: bool = False) -> Answer | None:
+    """What Slurm knows of these jobs; None where it does not answer. An answer is kept for a minute, unless `fresh`."""
     if not job_ids:
         return {}
     cache = layout.scheduler_path
     asked = _kept(cache)
-    if not anew and set(job_ids) <= set(asked.jobs):
+    if not fresh and set(job_ids) <= set(asked.jobs):
         return asked.answer
     jobs = sorted({*asked.jobs, *job_ids})  # who else watches this run will ask for the others
     known = _table(_lines("squeue", "--me", "--noheader", "--array", "--states=all", "--format", "%i|%T|%r|%N"))
@@ -73,7 +73,7 @@ def ask(layout: RunLayout, job_ids: list[str], *, anew: bool = False) -> Answer 
 
 
 def forget(layout: RunLayout) -> None:
-    """Ask anew the next time: jobs were cancelled."""
+    """Ask Slurm the next time: jobs were cancelled."""
     layout.scheduler_path.unlink(missing_ok=True)
 
 

@@ -154,5 +154,5 @@ def submission_error(stage: str, error: Exception) -> HpcAeError:
     """What sbatch said of a job that it did not take."""
     lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()[-3:]
     said = " ".join(dict.fromkeys(lines))[:500]
-    fix = "correct what sbatch names in the section cluster, or say cluster.KEY=VALUE on the command line"
+    fix = "correct what sbatch complains about in the section cluster, or set cluster.KEY=VALUE on the command line"
     return InputError(f"the {stage} job was not accepted", where="sbatch", got=said, fix=fix)

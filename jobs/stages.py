@@ -94,7 +94,7 @@ def _is_ingested(run: Run) -> bool:
     try:
         raw_paths, settings = _ingestion(config)
     except InputError as error:  # the catalog is there: raw files that are gone since are no reason to stop
-        print(f"ingest: {error.what}; the catalog that is there is used", file=sys.stderr)
+        print(f"ingest: {error.what}; using the existing catalog", file=sys.stderr)
         return True
     return looks_ingested(raw_paths, config.catalog_path, settings)
 
@@ -106,7 +106,7 @@ def expand_paths(patterns: list[str]) -> list[Path]:
         magic = glob.has_magic(pattern) and not Path(pattern).exists()
         found = sorted(glob.glob(pattern, recursive=True)) if magic else [pattern]  # noqa: PTH207
         if not found:
-            raise InputError("no file matches", where=pattern, fix="check the path; the shell's quotes keep * as it is")
+            raise InputError("no file matches", where=pattern, fix="check the path; quote patterns with * in a shell")
         paths += [Path(name) for name in found]
     return paths
 

@@ -30,7 +30,7 @@ from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 
 _REASONS = {
     "Dependency": "waits for the stage before it",
-    "DependencyNeverSatisfied": "a stage before it did not end well",
+    "DependencyNeverSatisfied": "a stage before it failed or was cancelled",
     "Resources": "waits for free nodes",
     "Priority": "waits for its turn",
     "BeginTime": "requeued; starts again soon",
@@ -88,11 +88,11 @@ def open_run(run_dir: Path) -> Run:
     return make_run(load_config(path, [f"run_dir={run_dir.absolute()}"]))
 
 
-def status_of(run: Run, *, anew: bool = False) -> list[StageStatus]:
-    """Every stage of the run, in order. `anew`: ask Slurm even where it was asked within the last minute."""
+def status_of(run: Run, *, fresh: bool = False) -> list[StageStatus]:
+    """Every stage of the run, in order. `fresh`: ask Slurm even where it was asked within the last minute."""
     launches = [launched_before(run.layout, stage.name) for stage in run.stages]
     jobs = [job for job in launches if job is not None and not job.local]
-    answer = ask(run.layout, [job_id for job in jobs for job_id in job.job_ids], anew=anew)
+    answer = ask(run.layout, [job_id for job in jobs for job_id in job.job_ids], fresh=fresh)
     found = [
         _not_launched(run, stage) if job is None else _launched_status(run, stage, job, answer)
         for stage, job in zip(run.stages, launches, strict=True)
@@ -115,7 +115,7 @@ def _stopped_after_failure(stages: list[StageStatus]) -> list[StageStatus]:
 def _not_launched(run: Run, stage: Stage) -> StageStatus:
     outputs = [path for path in stage.outputs(run) if path != run.layout.scores_dir]  # the report comes after them
     if any((path / name).exists() for path in outputs for name in _LAST_WRITTEN):
-        return StageStatus(stage=stage.name, state="done", why="its output was there before")
+        return StageStatus(stage=stage.name, state="done", why="its output already existed")
     return StageStatus(stage=stage.name)
 
 
@@ -207,7 +207,7 @@ def _state_in_queue(said: list[JobRow], messages: dict[str, str]) -> tuple[Stage
 def _how_it_ended(row: JobRow) -> str:
     words = row.state.lower().replace("_", " ")
     if words == "cancelled" and row.reason in ("Dependency", "DependencyNeverSatisfied"):
-        return "cancelled before it started: a stage before it was cancelled, or did not end well"
+        return "cancelled before it started: a stage before it was cancelled or failed"
     reason = _REASONS.get(row.reason, row.reason)
     return f"{words}: {reason}" if reason not in ("", "None") else words
 
@@ -235,7 +235,7 @@ def _local_state(markers: Markers) -> tuple[StageState, str]:
         if marker.state == "interrupted":
             return "stopped", marker.message
         if marker.state == "running" and marker.runs_here is False:
-            return "lost", f"rank {rank} died (killed, perhaps for want of memory)"
+            return "lost", f"rank {rank} died (killed, perhaps because memory ran out)"
     return ("running", "") if markers else ("queued", "starting")
 
 
@@ -252,7 +252,7 @@ def next_command(layout: RunLayout, stages: list[StageStatus]) -> str:
     """What to type next."""
     run_dir = shlex.quote(str(layout.run_dir))
     if culprit := next((stage for stage in stages if stage.state in _CULPRITS), None):
-        return f"hpc-ae logs {run_dir} {culprit.stage}; mend what it names, then the same hpc-ae run goes on"
+        return f"hpc-ae logs {run_dir} {culprit.stage}; fix what it names, then type the same hpc-ae run again"
     if any(stage.state in ("queued", "running") for stage in stages):
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state == "done" for stage in stages):
@@ -281,7 +281,7 @@ def run_status(run: Run, stages: list[StageStatus]) -> RunStatus:
 def cancel_run(run: Run) -> list[str]:
     """End what still runs or waits, last stage first; lines that say what was ended and what had ended before."""
     said = []
-    for stage in reversed(status_of(run, anew=True)):
+    for stage in reversed(status_of(run, fresh=True)):
         job = launched_before(run.layout, stage.stage)
         if job is None or stage.state == "waiting":
             continue

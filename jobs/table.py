@@ -74,4 +74,4 @@ def _notes(stage: StageStatus) -> list[str]:
         notes.append(f"{stage.stage}: {said.removeprefix(f'{stage.stage}: ')}")
     counts = {reason: stage.restart_reasons.count(reason) for reason in stage.restart_reasons}
     reasons = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items()]
-    return [*notes, f"{stage.stage}: began again: {'; '.join(reasons)}"] if reasons else notes
+    return [*notes, f"{stage.stage}: restarted: {'; '.join(reasons)}"] if reasons else notes

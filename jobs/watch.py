@@ -49,7 +49,7 @@ def show_log(run: Run, stage: str | None, rank: int | None, *, follow: bool) -> 
     launched = _find_launch(run, stage)
     path = _find_log(launched, rank)
     if not path.stat().st_size:
-        say(f"{path} is empty so far: progress comes every 30 s, of the first rank alone")
+        say(f"{path} is empty so far: progress is written every 30 s, by the first rank only")
     with path.open(encoding="utf-8", errors="replace") as log:
         while True:
             going_on = follow and _goes_on(run, launched)
@@ -143,6 +143,6 @@ def summary_line(record: ProgressRecord) -> str:
     """What a finished stage's progress file says, in one line; its last rank may have ended after the first."""
     num = record.total - record.first
     if not num and record.total:  # a report made again from the scores that are there
-        return f"{record.what}: done in {record.seconds:.1f} s, from what was there"
+        return f"{record.what}: done in {record.seconds:.1f} s, from earlier results"
     what = f"{num:,} of {record.total:,} {record.unit}" if record.first else f"{num:,} {record.unit}"
     return f"{record.what}: {what} in {record.seconds:.1f} s, {record.rate:,.0f} {record.unit}/s"

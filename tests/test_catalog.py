@@ -243,7 +243,7 @@ def test_hostile_manifest(copied: Path, shard: dict[str, object]) -> None:
 
 
 def test_shard_with_other_rows_than_the_manifest(copied: Path) -> None:
-    """A shard that has not its number of stars is damage, not a shorter answer."""
+    """A shard with another number of stars is damage, not a shorter answer."""
     shutil.copy(copied / "shard-00004.h5", copied / "shard-00001.h5")
     with pytest.raises(DamageError, match=r"got: +30"):
         open_catalog(copied)["objid"][:]

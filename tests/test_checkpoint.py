@@ -101,7 +101,7 @@ def test_damaged_newest_falls_back(tmp_path: Path, name: str, how: str) -> None:
 
 
 def test_all_damaged(tmp_path: Path) -> None:
-    """Where every checkpoint is damaged a restart does not silently begin anew."""
+    """Where every checkpoint is damaged a restart does not silently begin at the start."""
     save(tmp_path, 10, 20)
     for path in list_checkpoints(tmp_path):
         (path / "model.safetensors").write_bytes(b"")
@@ -149,7 +149,7 @@ def measured(step: int, train_mse_mag2: float) -> Measurement:
 
 
 def test_metrics_are_cut_at_a_restart(tmp_path: Path) -> None:
-    """Lines after the checkpoint's step and a half-written line go; no step stands twice."""
+    """Lines after the checkpoint's step and a half-written line go; no step occurs twice."""
     path = tmp_path / "metrics.jsonl"
     with Metrics(path, 0) as metrics:
         for step in (10, 20, 30):

@@ -157,7 +157,7 @@ WRONG_YAML = {
     "number for a section": ("run_dir: x\ntrain: 3\n", ["key train"]),
     "no for a number": ("run_dir: x\ntrain: {epochs: no}\n", ["train.epochs = False", "truth value"]),
     "infinity": ("run_dir: x\ntrain: {learning_rate: .inf}\n", ["train.learning_rate", "finite"]),
-    "duplicate key": ("run_dir: x\ntrain: {epochs: 1, epochs: 2}\n", ["'epochs' stands twice"]),
+    "duplicate key": ("run_dir: x\ntrain: {epochs: 1, epochs: 2}\n", ["'epochs' occurs twice"]),
     "tag": ("run_dir: !!python/object/apply:os.system [true]\n", ["not valid YAML", "python/object/apply"]),
     "alias": ("run_dir: &a x\ncatalog: {path: *a}\n", ["aliases"]),
     "both sources": ("run_dir: x\ncatalog: {source: {simulate: {stars: 9}, raw: [a]}}\n", ["either simulate or raw"]),
@@ -303,7 +303,7 @@ def test_what_check_calls_wrong_is_not_started(tmp_path: Path) -> None:
     """A batch that the partitions do not divide is refused by `run` before anything is made."""
     config = write_config(tmp_path, train={"batch_size": 100})
     done = hpc_ae("run", config)
-    check(done.returncode, done.stderr, 2, ["the run would fail", "say 104"])
+    check(done.returncode, done.stderr, 2, ["the run would fail", "use 104"])
     assert not (tmp_path / "run" / "catalog").exists()
     assert hpc_ae("check", config).returncode == 2
     kept = tmp_path / "run" / "checkpoints" / "step-000000040" / "state.json"
@@ -462,8 +462,8 @@ def test_import_without_scaling(tmp_path: Path, refused: Callable[..., str]) -> 
     """An import that does not say the scaling, or says half of it, is status 2."""
     torch.save({"encoder.0.weight": torch.zeros(2, 5)}, tmp_path / "plain.pt")
     command = ["model", "import", tmp_path / "plain.pt", "--out", tmp_path / "m"]
-    refused(2, ["the scaling is not said", "--divide"], *command)
-    refused(2, ["the scaling is not said"], *command, "--mean", "1,1,1,1,1")
+    refused(2, ["no scaling is given", "--divide"], *command)
+    refused(2, ["no scaling is given"], *command, "--mean", "1,1,1,1,1")
     refused(2, ["not a list of numbers", "a,b"], *command, "--mean", "a,b", "--std", "1,1")
     refused(2, ["no such file", "none.pt"], "model", "import", tmp_path / "none.pt", "--out", "m", "--divide", 20)
 
@@ -487,7 +487,7 @@ def test_model_of_other_bands(star_dir: Path, model_dir: Path, tmp_path: Path, r
     record = {**read_json(model_dir / "model.json"), "bands": list("grizy")}
     publish_json(tmp_path / "model" / "model.json", seal(record))
     config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None})
-    words = ["model and catalog have other bands", "'y'", "'u'"]
+    words = ["model and catalog have different bands", "'y'", "'u'"]
     refused(2, words, "encode", config, f"encode.model={tmp_path / 'model'}", "cluster.ranks_per_node=1")
 
 

@@ -106,8 +106,8 @@ def test_unknown_key_names_the_nearest(text: str, nearest: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("seed: 1\nseed: 2", "stands twice"),
-        ("train: {epochs: 1, epochs: 2}", "stands twice"),
+        ("seed: 1\nseed: 2", "occurs twice"),
+        ("train: {epochs: 1, epochs: 2}", "occurs twice"),
         ("train: &t {epochs: 1}\nencode: *t", "aliases"),
         ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
         ("<<: {seed: 2}", "tag"),

@@ -156,3 +156,26 @@ def test_lines_fit() -> None:
         if len(line) > 120 and not line.startswith("|")
     ]
     assert long == []
+
+
+# What nobody says or searches for, and what stands there instead.
+UNSAID = {
+    r"\banew\b": "again",
+    r"\bfor want of\b": "because ... is missing",
+    r"\banother than\b": "not the",
+    r"\b(has|have|had) not (the|its|their|one|a|an)\b": "does not have, does not match",
+    r"\blacks an?\b": "is missing",
+}
+
+
+def test_words_that_one_would_search_for() -> None:
+    """Messages, help and comments in the source, and every page, say what a colleague would say."""
+    sources = [path for root in ("hpc_ae", "jobs") for path in (REPOSITORY / root).rglob("*.py")]
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {said[0]!r}: say {instead!r}"
+        for path in [*tracked_pages(), *sources]
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for words, instead in UNSAID.items()
+        if (said := re.search(words, line, re.IGNORECASE))
+    ]
+    assert found == []

@@ -404,7 +404,7 @@ def test_inspect_asks_for_the_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     """inspect lists the tables, and with --table shows that one and a command that has the option too."""
     path = write(tmp_path / "raw.fits", fits_bytes(bintable(*bands(3), name="A"), bintable(*bands(4), name="B")))
     assert run_command(["inspect", str(path)]) == 2
-    assert "say which with --table NAME" in capsys.readouterr().err
+    assert "choose with --table NAME" in capsys.readouterr().err
     assert run_command(["inspect", str(path), "--table", "b"]) == 0
     output = capsys.readouterr().out
     assert "FITS binary table, HDU 2 (B)" in output and "the first 4 rows" in output and "--table b" in output

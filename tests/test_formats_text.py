@@ -130,9 +130,9 @@ def _ecsv(entries: str, names: str = "u g r i z") -> str:
     ("content", "word"),
     [
         (_ecsv(""), "not understood"),
-        (_ecsv("# - {name: u, unit: !!python/object/apply:os.getcwd []}\n"), "no text"),
+        (_ecsv("# - {name: u, unit: !!python/object/apply:os.getcwd []}\n"), "not text"),
         (_ecsv("# - &a [lol, lol]\n# - &b [*a, *a]\n# - {name: *b, datatype: float32}\n"), "not understood"),
-        (_ecsv("# - {name: u, unit: &a [x, x]}\n# - {name: g, unit: [*a, *a]}\n"), "no text"),
+        (_ecsv("# - {name: u, unit: &a [x, x]}\n# - {name: g, unit: [*a, *a]}\n"), "not text"),
         (_ecsv("# - " + "{a: " * 5_000 + "\n"), "not understood"),
         (_ecsv("# - {name: u}\n# - {name: u.mask}\n", "u u.mask g r i").replace("16", "True"), "column u.mask"),
         (_ecsv("# - {name: u, unit: Jy/beam}\n"), "Jy/beam"),
@@ -350,7 +350,7 @@ def test_inspect_unpacks_the_beginning_only(name: str, tmp_path: Path, monkeypat
     ("content", "words"),
     [
         (BLANKS + "4 1 1 15\n", ["row 4", "4 fields", "8 fields"]),
-        (BLANKS + "   \n" + BLANKS.partition("\n")[2], ["row 4", "nothing but blanks"]),
+        (BLANKS + "   \n" + BLANKS.partition("\n")[2], ["row 4", "contains only spaces"]),
         (BLANKS + "4 1 1 15 x 15 15 15\n", ["row 4", "column g", "'x'"]),
         (BLANKS.replace(" ", "  ", 3) + '"4 1 1 15 15 15 15 15\n', ["row 4", "1 fields"]),
         (TSV + "4\t1\t1\t15\t15\t15\t15\n", ["row 4", "7 fields"]),

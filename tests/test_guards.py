@@ -93,12 +93,12 @@ def test_raw_files_may_go_and_may_have_brackets(tmp_path: Path) -> None:
     assert hpc_ae("run", tmp_path / "run.yaml").returncode == 0
     (tmp_path / "stars[1].csv").unlink()
     again = hpc_ae("run", tmp_path / "run.yaml")
-    assert again.returncode == 0 and "the catalog that is there is used" in again.stderr.replace("\n", " ")
+    assert again.returncode == 0 and "using the existing catalog" in again.stderr.replace("\n", " ")
 
 
 @pytest.mark.slow
 def test_redo_of_a_catalog_elsewhere(tmp_path: Path) -> None:
-    """`--redo simulate` makes the catalog anew where catalog.path says."""
+    """`--redo simulate` makes the catalog again where catalog.path says."""
     catalog = f"catalog: {{path: {tmp_path}/stars, source: {{simulate: {{stars: 3000}}}}}}"
     (tmp_path / "run.yaml").write_text(f"run_dir: {tmp_path}/run\n{catalog}\n{SMALL}\n")
     assert hpc_ae("run", tmp_path / "run.yaml").returncode == 0
@@ -131,7 +131,7 @@ def test_directory_that_others_may_write(capsys: pytest.CaptureFixture[str], tmp
     run_dir.chmod(0o777)
     for words in (("run", config), ("train", config), ("run", config, "--no-wait")):
         status, said = in_process(capsys, *words)
-        assert status == 2 and "others may write into the directory" in said, said
+        assert status == 2 and "other users may write to the directory" in said, said
         assert f"chmod go-w {run_dir}" in said and list(run_dir.iterdir()) == []
     (run_dir / "config.yaml").write_text(config.read_text())
     for verb in ("status", "cancel", "logs"):

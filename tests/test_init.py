@@ -53,7 +53,7 @@ def test_dry_run_of_every_site(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "made"), [("docs/config.md", config_page), ("configs/schema.json", config_schema)])
 def test_made_files_are_true(name: str, made: Any) -> None:
-    """The page and the schema are those of the config model; `hpc-ae init --page` or `--schema` makes them anew."""
+    """The page and the schema are those of the config model; `hpc-ae init --page` or `--schema` makes them again."""
     assert (REPOSITORY / name).read_text() == made()
 
 

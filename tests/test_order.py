@@ -278,7 +278,7 @@ def test_range_of_an_encoding_is_its_stars(sky_dir: Path, tmp_path: Path) -> Non
     assert verify(tmp_path / "encoding").ok
     first = open_catalog(sky_dir).shards[1].healpix.first
     reseal(tmp_path / "encoding", 1, {"first": first, "last": first})
-    assert found(tmp_path / "encoding") == ["an encoding shard has not the range in the sky of its star shard"]
+    assert found(tmp_path / "encoding") == ["an encoding shard does not match its star shard in its range in the sky"]
 
 
 # training

@@ -113,7 +113,7 @@ def test_open_catalog_reads_the_encoding(finished: Path) -> None:
     assert len(encoding.to_table(columns=["objid", "latent"])) == 3000
 
 
-def test_rerun_makes_nothing_anew(copy: Path, tmp_path: Path) -> None:
+def test_rerun_makes_nothing_again(copy: Path, tmp_path: Path) -> None:
     """A second run with the same config says what is done and leaves catalog, model, encoding and report alone."""
     names = ("catalog", "checkpoints", "model", "encoding", "report")
     before = {name: files(tmp_path / "run" / name) for name in names}

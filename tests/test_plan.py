@@ -60,7 +60,7 @@ def test_warnings_say_what_to_change(tmp_path: Path) -> None:
     config = make_config(tmp_path, cluster=cluster, train={"batch_size": 500})
     text = " ".join(warnings_of(make_run(config), make_plan(make_run(config), RATES)))
     assert "20 shards for 64 ranks" in text and "longer than its time 00:01" in text
-    assert "say 512" in " ".join(problems_of(config))
+    assert "use 512" in " ".join(problems_of(config))
 
 
 def test_memory_of_an_array_is_that_of_one_task(tmp_path: Path) -> None:

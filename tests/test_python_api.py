@@ -131,7 +131,7 @@ def test_join_has_both(encoding: Catalog, stars: Catalog) -> None:
     for name in both.columns:
         assert_array_equal(both[name][700:2100], (encoding if name in own else stars)[name][700:2100])
     assert stars.join() is stars
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="is missing"):
         encoding.join(encoding.directory / "nothing")
     with pytest.raises(InputError, match="not the star catalog"):
         encoding.join(encoding.directory)
@@ -142,7 +142,7 @@ def test_stars_that_have_moved_are_said_once(run_dir: Path, tmp_path: Path, monk
     moved = shutil.copytree(run_dir / "encoding", tmp_path / "encoding")
     monkeypatch.chdir(tmp_path)
     relative = open_catalog("encoding")
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="is missing"):
         relative.cone(100.0, -20.0, 900.0)
     both = pickle.dumps(relative.join(run_dir / "catalog"))
     monkeypatch.chdir("/")

@@ -282,7 +282,7 @@ def test_words_after_the_options(folder: Path) -> None:
     """`--objid 1 2 --columns objid ra`, in any order; ids that are not there are named, status 1; the rest is shown."""
     first, second = map(str, open_catalog(folder / "plain")["objid"][:2])
     done = hpc_ae("query", folder / "plain", "--objid", first, second, 12, "--columns", "ra", "objid", "--to", "csv")
-    assert done.returncode == 1 and "1 of the ids are not there: 12" in done.stderr
+    assert done.returncode == 1 and "1 of the ids do not exist: 12" in done.stderr
     assert [row["objid"] for row in rows_of(done.stdout)] == [first, second]
     assert done.stdout.startswith("ra,objid\n")
     done = hpc_ae("query", folder / "plain", "--objid", first, "--columns", "objid,ra", "--to", "table")

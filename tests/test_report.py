@@ -831,7 +831,7 @@ def test_no_sideways_scrolling(chromium: Browser, page_path: Path, width: int) -
 
 @pytest.mark.browser
 def test_dark_and_light(chromium: Browser, page_path: Path) -> None:
-    """The page follows the system's choice, and its button overrides it; the maps are drawn anew."""
+    """The page follows the system's choice, and its button overrides it; the maps are drawn again."""
     background = "getComputedStyle(document.body).backgroundColor"
     chromium.media(scheme="dark")
     chromium.open(page_path)

@@ -49,7 +49,7 @@ def began_again(run_dir: Path, slurm: SlurmCluster, reason: str) -> None:
     assert wait_until(lambda: ask(run_dir, slurm)["train"]["restarts"] > 0, 150, interval=2)
     shown = ask(run_dir, slurm)["train"]
     assert any(reason in why for why in shown["restart_reasons"]), shown
-    assert "began again" in hpc_ae("status", run_dir, **slurm.environment()).stdout
+    assert "restarted: " in hpc_ae("status", run_dir, **slurm.environment()).stdout
 
 
 def has_checkpoint(run_dir: Path) -> bool:
@@ -138,7 +138,7 @@ def test_failing_stage_and_what_follows(any_slurm: SlurmCluster, star_dir: Path,
     assert shown["train"]["state"] == "failed" and "fewer training stars" in shown["train"]["why"]
     for stage in ("encode", "finalise", "postprocess"):
         assert shown[stage]["state"] == "stopped", shown[stage]
-        assert "did not end well" in shown[stage]["why"] or "cancelled" in shown[stage]["why"]
+        assert "failed or was cancelled" in shown[stage]["why"] or "cancelled" in shown[stage]["why"]
     assert not list((run_dir / "jobs" / "state").glob("encode-*/rank-*.json"))
     table = hpc_ae("status", run_dir, **any_slurm.environment()).stdout
     assert "fewer training stars" in table and "hpc-ae logs" in table

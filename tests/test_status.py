@@ -233,7 +233,7 @@ def test_summary_line_of_nothing_new() -> None:
         known = {"what": "postprocess", "unit": "stars", "done": 5, "total": 5, "first": first, "rate": rate}
         return summary_line(NOTHING_YET.model_copy(update={**known, "seconds": 1.0}))
 
-    assert line(5, 0.0) == "postprocess: done in 1.0 s, from what was there"
+    assert line(5, 0.0) == "postprocess: done in 1.0 s, from earlier results"
     assert line(0, 5.0) == "postprocess: 5 stars in 1.0 s, 5 stars/s"
     assert line(2, 3.0) == "postprocess: 3 of 5 stars in 1.0 s, 3 stars/s"
 

@@ -343,10 +343,10 @@ def test_verify_of_a_run_covers_scores_and_comparison(made: Path, tmp_path: Path
     )
     assert {finding.what for finding in verify(run_dir).findings} <= {
         "unfinished: there is no model",
-        "the model that encoded is not there",
+        "the model that encoded is missing",
     }
     (run_dir / "report" / "compare.csv").write_text("rank")
     shutil.rmtree(run_dir / "scores")
     found = [finding.what for finding in verify(run_dir).findings]
-    assert "a file of the report is not the one that was written" in found
+    assert "a file of the report has changed since it was written" in found
     assert "unfinished: there is no score catalog" in found

@@ -326,7 +326,7 @@ def test_epochs(catalog_dir: Path, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"batch_size": 100}, r"train\.batch_size[\s\S]*100 over 8 partitions[\s\S]*96 or 104"),
-        ({"batch_size": 4}, r"train\.batch_size[\s\S]*4 over 8 partitions[\s\S]*8, the smallest that goes"),
+        ({"batch_size": 4}, r"train\.batch_size[\s\S]*4 over 8 partitions[\s\S]*8, the smallest valid size"),
         ({"batch_size": 8_000}, r"fewer training stars than one batch[\s\S]*at least 8000[\s\S]*smaller"),
         ({"batch_size": 4_096, "partitions": 4_096}, r"fewer training stars than one batch"),
     ],

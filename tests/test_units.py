@@ -140,9 +140,9 @@ def test_errors_have_units_of_their_own(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "reading", "word"),
     [
-        ("u,g,r,i,z," + ",".join(f"e_{band} [%]" for band in "ugriz"), Reading(), "no magnitude"),
-        (FLUX_HEADER + "," + ",".join(f"psfFluxErr_{band} [mag]" for band in "ugriz"), Reading(), "no flux"),
-        ("u,g,r,i,z," + ",".join(f"a_{band} [K]" for band in "ugriz"), Reading(deredden=True), "no magnitude"),
+        ("u,g,r,i,z," + ",".join(f"e_{band} [%]" for band in "ugriz"), Reading(), "not a magnitude"),
+        (FLUX_HEADER + "," + ",".join(f"psfFluxErr_{band} [mag]" for band in "ugriz"), Reading(), "not a flux"),
+        ("u,g,r,i,z," + ",".join(f"a_{band} [K]" for band in "ugriz"), Reading(deredden=True), "not a magnitude"),
         ("u,g,r,i,z,a,b,c,d,redshift [km/s]", Reading(), "velocity"),
     ],
 )

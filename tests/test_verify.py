@@ -161,8 +161,8 @@ def test_extra_shard_and_debris(run_dir: Path) -> None:
     shutil.copy(catalog / "shard-00000.h5", catalog / "shard-00003.h5")
     (catalog / ".shard-00001.h5.tmp-host-1").write_bytes(b"half")
     result = verify(catalog)
-    assert named(result, "shard-00003.h5") == ["a shard that the manifest does not name"]
-    assert named(result, ".shard-00001.h5.tmp") == ["debris of a killed writer"]
+    assert named(result, "shard-00003.h5") == ["a shard that is not in the manifest"]
+    assert named(result, ".shard-00001.h5.tmp") == ["a temporary file left by a killed process"]
     assert len(result.findings) == 2
 
 
@@ -174,7 +174,7 @@ def test_swapped_shards(run_dir: Path) -> None:
     first.with_suffix(".old").rename(second)
     result = verify(run_dir / "encoding")
     for path in (first, second):
-        assert "a shard's ids are not those of its manifest" in named(result, path.name)
+        assert "the ids of a shard do not match the manifest" in named(result, path.name)
 
 
 def _nan_in_good_row(arrays: dict[str, np.ndarray], column: str) -> None:
@@ -205,18 +205,18 @@ def test_values_against_quality(
     damage(arrays, column)
     rewrite_shard(run_dir / part, 1, arrays)
     result = verify(run_dir / part)
-    assert named(result, f"shard-00001.h5, dataset {column}, row ") == ["values do not agree with quality"]
+    assert named(result, f"shard-00001.h5, dataset {column}, row ") == ["values do not match the quality flags"]
     assert len(result.findings) == 1
 
 
 def test_changed_id(run_dir: Path) -> None:
-    """An encoding sealed over a changed id has not the ids of its star shard."""
+    """An encoding sealed over a changed id does not have the ids of its star shard."""
     catalog = open_catalog(run_dir / "encoding")
     arrays = catalog.read_shard(2, catalog.columns)
     arrays["objid"][3] += 1
     rewrite_shard(run_dir / "encoding", 2, arrays)
     assert named(verify(run_dir / "encoding"), "shard-00002.h5") == [
-        "an encoding shard has not the ids of its star shard"
+        "an encoding shard does not match its star shard in its ids"
     ]
 
 
@@ -228,7 +228,7 @@ def test_flags_that_are_not_copies(run_dir: Path, column: str) -> None:
     bad = np.flatnonzero(arrays["quality"])[0]
     arrays[column][bad] = 8
     rewrite_shard(run_dir / "encoding", 0, arrays)
-    what = "the flags of an encoding shard are not those of its star shard"
+    what = "the flags of an encoding shard do not match its star shard"
     assert what in named(verify(run_dir / "encoding"), f"shard-00000.h5, dataset {column}")
 
 
@@ -237,12 +237,12 @@ def test_flags_that_are_not_copies(run_dir: Path, column: str) -> None:
     [
         ("num_stars", 251, "the manifest contradicts itself"),
         ("catalog_digest", "sha256:0", "the manifest contradicts itself"),
-        ("bands", ["u", "g", "r", "z", "i"], "other bands than the manifest's"),
+        ("bands", ["u", "g", "r", "z", "i"], "the bands do not match the manifest"),
         ("shards", [{"file": "../shard-00000.h5"}], "the manifest names a file that is no shard"),
-        ("shards", 5, "the manifest lacks a field, or has one of a wrong type"),
+        ("shards", 5, "a field of the manifest is missing or has the wrong type"),
         ("format", ["x"], "unknown catalog format"),
-        ("columns", ["objid"], "a shard has not the columns of its manifest"),
-        ("bands", None, "the manifest lacks a field, or has one of a wrong type"),
+        ("columns", ["objid"], "the columns of a shard do not match its manifest"),
+        ("bands", None, "a field of the manifest is missing or has the wrong type"),
     ],
 )
 def test_edited_and_resealed_manifest(run_dir: Path, key: str, value: object, what: str) -> None:
@@ -315,7 +315,7 @@ def test_named_catalog_that_is_absent(run_dir: Path, tmp_path: Path) -> None:
 def test_linked_model_inside_the_run(run_dir: Path) -> None:
     """The model that an encoding names is missed where its place is inside the run that is verified."""
     shutil.rmtree(run_dir / "model")
-    assert "the model that encoded is not there" in named(verify(run_dir), "model.json")
+    assert "the model that encoded is missing" in named(verify(run_dir), "model.json")
     assert verify(run_dir / "encoding").ok
 
 
@@ -339,7 +339,9 @@ def test_report_that_is_not_whole(run_dir: Path) -> None:
     (run_dir / "report" / ".figure.png.tmp-host-1").write_bytes(b"half")
     result = verify(run_dir)
     assert named(result, "report/figure.png") == ["a file of the report is missing or cannot be read"]
-    assert named(result, ".figure.png.tmp") == ["debris of a killed writer"] and len(result.findings) == 2
+    assert (
+        named(result, ".figure.png.tmp") == ["a temporary file left by a killed process"] and len(result.findings) == 2
+    )
 
 
 @pytest.mark.parametrize("files", [None, 5, {"../config.yaml": "sha256:0"}])
@@ -347,7 +349,7 @@ def test_summary_that_names_no_files_of_its_own(run_dir: Path, files: object) ->
     """A sealed summary without files, or with one outside the report, is a finding."""
     path = run_dir / "report" / "summary.json"
     publish_json(path, seal({**read_json(path), "files": files}))
-    assert named(verify(run_dir), "summary.json") == ["the summary does not say the files of the report"]
+    assert named(verify(run_dir), "summary.json") == ["the summary does not list the files of the report"]
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -366,7 +368,7 @@ def test_star_catalog_moved(run_dir: Path, tmp_path: Path) -> None:
     moved = (run_dir / "catalog").rename(tmp_path / "elsewhere")
     result = verify(run_dir / "encoding")
     assert [finding.what for finding in result.findings] == [
-        "the star catalog of the encoding is not there; say where it is with --stars"
+        "the star catalog of the encoding is missing; give its path with --stars"
     ]
     assert verify(run_dir / "encoding", stars=moved).ok
     assert verify(run_dir, stars=moved).num_stars == 250
@@ -377,14 +379,14 @@ def test_other_star_catalog(run_dir: Path, tmp_path: Path) -> None:
     other = make_stars(tmp_path / "other", num_stars=120)
     result = verify(run_dir / "encoding", stars=other)
     assert "this is not the star catalog that was encoded" in named(result, "manifest.json")
-    assert "an encoding shard has not the rows of its star shard" in named(result, "shard-00001.h5")
+    assert "an encoding shard does not match its star shard in its rows" in named(result, "shard-00001.h5")
 
 
 def test_other_model(run_dir: Path) -> None:
     """A model that is not the one that encoded is a finding; a model that is not there is none."""
     path = run_dir / "model" / "model.json"
     publish_json(path, seal({**read_json(path), "steps": 7}))
-    assert named(verify(run_dir / "encoding"), "model.json") == ["the model is another than the one that encoded"]
+    assert named(verify(run_dir / "encoding"), "model.json") == ["this is not the model that encoded"]
     shutil.rmtree(run_dir / "model")
     assert verify(run_dir / "encoding").ok
 

@@ -77,7 +77,7 @@ class JoinedCatalog(Catalog):
         mine = super().read_shard(index, ["objid", *own], rows)
         if not np.array_equal(stars["objid"], mine["objid"]):
             raise DamageError(
-                "an encoding shard has not the ids of its star shard",
+                "an encoding shard does not match its star shard in its ids",
                 where=f"{self.shard_path(index)}, dataset objid",
                 expected=f"those of {self.stars.shard_path(index)}",
                 fix="hpc-ae verify says which of the two is damaged",
@@ -100,11 +100,11 @@ def open_stars(encoding: Catalog, path: str | Path | None = None) -> Catalog:
     directory = star_dir_of(place, path)
     if not (directory / MANIFEST_NAME).is_file():
         raise InputError(
-            "the star catalog of the encoding is not there",
+            "the star catalog of the encoding is missing",
             where=directory,
             got=f"no {MANIFEST_NAME}",
             expected="the star catalog that was encoded",
-            fix="say where it is: --stars PATH, or stars=PATH in Python",
+            fix="give its path with --stars PATH, or stars=PATH in Python",
         )
     stars = open_catalog(directory)
     check_stars(place, Place(directory, stars.manifest))

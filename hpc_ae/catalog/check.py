@@ -78,8 +78,8 @@ def check_names(directory: Path, shards: Sequence[ShardRecord] | None) -> list[H
     extra = sorted(name for name in names - listed if name.startswith("shard-"))
     debris = sorted(name for name in names if name.startswith(".") and TEMP_MARK in name)
     return [
-        *(DamageError("a shard that the manifest does not name", where=directory / name) for name in extra),
-        *(DamageError("debris of a killed writer", where=directory / name) for name in debris),
+        *(DamageError("a shard that is not in the manifest", where=directory / name) for name in extra),
+        *(DamageError("a temporary file left by a killed process", where=directory / name) for name in debris),
     ]
 
 
@@ -179,7 +179,7 @@ def _check_bytes(check: ShardCheck) -> list[HpcAeError]:
     if num_bytes != expected:
         what = "a shard has the wrong size"
         return [DamageError(what, where=check.path, got=f"{num_bytes} bytes", expected=f"{expected} bytes")]
-    what = "a shard's bytes are not those that were written"
+    what = "a shard has changed since it was written"
     return _differs(what, check, digest_file(check.path), check.record.digest)
 
 
@@ -218,7 +218,7 @@ def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
 
 def _check_layout(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
     if set(file) != set(check.columns):
-        what = "a shard has not the columns of its manifest"
+        what = "the columns of a shard do not match its manifest"
         return [DamageError(what, where=check.path, got=sorted(file), expected=sorted(check.columns))]
     errors: list[HpcAeError] = []
     widths = {"": (), "B": (len(check.bands),), "L": (check.num_latent,)}
@@ -227,11 +227,13 @@ def _check_layout(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
         expected = (check.record.num_stars, *widths[column.width])
         where = f"{check.path}, dataset {name}"
         if dataset.shape != expected:
-            what = "a dataset has not the shape of its manifest"
+            what = "the shape of a dataset does not match the manifest"
             errors.append(DamageError(what, where=where, got=dataset.shape, expected=expected))
         if column.width == "B" and tuple(dataset.attrs.get("bands", ())) != check.bands:
             got = list(dataset.attrs.get("bands", ()))
-            errors.append(DamageError("other bands than the manifest's", where=where, got=got, expected=check.bands))
+            errors.append(
+                DamageError("the bands do not match the manifest", where=where, got=got, expected=check.bands)
+            )
     return errors
 
 
@@ -239,16 +241,20 @@ def _check_rows(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
     errors: list[HpcAeError] = []
     if "objid" in arrays:
         digest = digest_bytes(arrays["objid"].data)
-        errors += _differs("a shard's ids are not those of its manifest", check, digest, check.record.objid_digest)
+        errors += _differs("the ids of a shard do not match the manifest", check, digest, check.record.objid_digest)
         if check.record.says_ids:  # catalogs of the first version of the package have none
-            what = "a shard's ids have not the range of its manifest"
+            what = "the range of a shard's ids does not match the manifest"
             errors += _differs(what, check, objid_range(arrays["objid"]), check.record.objid_range)
     if "quality" in arrays:
         num_good = int(np.count_nonzero(arrays["quality"] == 0))
-        errors += _differs("a shard has another number of good stars", check, num_good, check.record.num_good)
+        errors += _differs(
+            "the number of good stars in a shard does not match the manifest", check, num_good, check.record.num_good
+        )
     if "quality" in arrays and "caution" in arrays:
         flags = count_flags(arrays, check.format)
-        errors += _differs("a shard's flags are not those counted in its manifest", check, flags, check.record.flags)
+        errors += _differs(
+            "the flags of a shard do not match the counts in the manifest", check, flags, check.record.flags
+        )
         errors += _check_copies(check, arrays)
     return errors
 
@@ -261,7 +267,7 @@ def _check_copies(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
         stars = read_shard(check.star_path, STAR_FORMAT, ["quality", "caution"])
     except HpcAeError as error:
         return [error]
-    what = "the flags of an encoding shard are not those of its star shard"
+    what = "the flags of an encoding shard do not match its star shard"
     return [
         DamageError(what, where=f"{check.path}, dataset {name}", expected=f"those of {check.star_path}")
         for name, values in stars.items()
@@ -292,7 +298,7 @@ def _check_values(check: ShardCheck, name: str, values: np.ndarray, quality: np.
         return []
     where = f"{check.path}, dataset {name}, row {rows[0]}"
     got = f"{values[rows[0]]} with quality {quality[rows[0]]}; {len(rows)} such rows"
-    return [DamageError("values do not agree with quality", where=where, got=got, expected=expected)]
+    return [DamageError("values do not match the quality flags", where=where, got=got, expected=expected)]
 
 
 def _in_all_bands(mask: np.ndarray) -> np.ndarray:
@@ -315,7 +321,7 @@ def check_view(directory: Path, manifest: EncodingManifest) -> list[HpcAeError]:
             return _check_sources(path, manifest)
     except Exception as error:
         return [DamageError("the view of the encoding catalog cannot be read", where=path, got=repr(error)[:200])]
-    what = "the view does not show the shards of the manifest: its bytes are not those that were written"
+    what = "the view does not show the shards of the manifest: it has changed since it was written"
     return [DamageError(what, where=path, got=digest_bytes(image), expected=expected)]  # HDF5 might crash on it
 
 
@@ -325,7 +331,7 @@ def _check_sources(path: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     columns = sorted(sources.keys() | set(manifest.columns))
     return [
         DamageError(
-            "the view does not show the rows of all shards, and of them only",
+            "the view does not show exactly the rows of all shards",
             where=f"{path}, dataset {name}",
             got=_describe(sources.get(name)),
             expected=_describe(expected) if name in manifest.columns else "no such dataset",

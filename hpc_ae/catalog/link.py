@@ -38,7 +38,7 @@ class Mismatch:
 
 
 def row_mismatches(shard: ShardRecord, stars: ShardRecord) -> list[Mismatch]:
-    """What two shards that are to have the same stars in the same order have not in common."""
+    """In what two shards differ that should have the same stars in the same order."""
     asked = (
         Mismatch("rows", shard.num_stars, stars.num_stars),
         Mismatch("ids", shard.objid_digest, stars.objid_digest),
@@ -75,31 +75,34 @@ def link_faults(encoding: Place, stars: Place) -> Iterator[HpcAeError]:
             where=stars.path,
             got=f"another star catalog, {stars.manifest.catalog_digest}" if is_stars else stars.manifest.format,
             expected=f"the star catalog {link.digest}",
-            fix="say where the right one is: --stars PATH, or stars=PATH in Python; or encode this one: --redo encode",
+            fix="give the right one with --stars PATH (stars=PATH in Python), or encode this one with --redo encode",
         )
     if encoding.manifest.bands != stars.manifest.bands:
-        what = "the encoding has other bands than its star catalog"
+        what = "the bands of the encoding do not match its star catalog"
         got, expected = (", ".join(place.manifest.bands) for place in (encoding, stars))
         yield DamageError(what, where=encoding.path, got=got, expected=expected)
     ours, theirs = encoding.manifest.shards, stars.manifest.shards
     if len(ours) != len(theirs):
-        what = "the encoding has not the shards of its star catalog"
+        what = "the shards of the encoding do not match its star catalog"
         yield DamageError(what, where=encoding.path, got=f"{len(ours)} shards", expected=f"{len(theirs)} shards")
     for mine, star in zip(ours, theirs, strict=False):
         if mine.num_stars != star.num_stars:
-            what, where = "an encoding shard has not the rows of its star shard", encoding.directory / mine.file
+            what, where = "an encoding shard does not match its star shard in its rows", encoding.directory / mine.file
             yield DamageError(what, where=where, got=mine.num_stars, expected=star.num_stars)
 
 
 def copy_faults(encoding: Place, stars: Place) -> Iterator[HpcAeError]:
     """What an encoding's manifest says otherwise than that of its stars, which it was copied from, beside the rows."""
     if encoding.manifest.order != stars.manifest.order:
-        what = "the encoding has not the order of its star catalog"
+        what = "the order of the encoding does not match its star catalog"
         yield DamageError(what, where=encoding.path, got=encoding.manifest.order, expected=stars.manifest.order)
     for mine, star in zip(encoding.manifest.shards, stars.manifest.shards, strict=False):
         found = [one for one in row_mismatches(mine, star) if one.what != "rows"]
         if mine.healpix != star.healpix:
             found.append(Mismatch("range in the sky", mine.healpix, star.healpix))
         for one in found:
-            what, where = f"an encoding shard has not the {one.what} of its star shard", encoding.directory / mine.file
+            what, where = (
+                f"an encoding shard does not match its star shard in its {one.what}",
+                encoding.directory / mine.file,
+            )
             yield DamageError(what, where=where, got=one.got, expected=one.expected)

@@ -76,12 +76,12 @@ def of_kind(manifest: Manifest, kind: type[M], directory: Path) -> M:
 def parse_manifest(path: Path, values: dict[str, Any]) -> Manifest:
     """The manifest that a JSON object at `path` says.
 
-    DamageError where it lacks a field, names a file outside its directory or contradicts itself.
+    DamageError where a field is missing, it names a file outside its directory or contradicts itself.
     """
     name = values.get("format")
     if name == COMPRESSED_FORMAT:
         fix = "hpc-ae export DIR OUT --to catalog; in Python hpc_ae.decompress.open_compressed"
-        raise InputError("a compressed catalog is not read directly here", where=path.parent, fix=fix)
+        raise InputError("a compressed catalog cannot be read directly here", where=path.parent, fix=fix)
     if not isinstance(name, str) or name not in KINDS:
         raise DamageError("unknown catalog format", where=path, got=name, expected=sorted(KINDS))
     manifest = KINDS[name].parse(values, path)
@@ -117,7 +117,7 @@ def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool
     foreign = [path.name for path in out_dir.iterdir() if not path.name.lstrip(".").startswith(("shard-", "manifest"))]
     if foreign:
         raise InputError(
-            "the directory holds something else",
+            "the directory contains something else",
             where=out_dir,
             got=sorted(foreign)[:3],
             expected="a new or empty directory",

@@ -199,7 +199,7 @@ class Manifest(Record):
         """The fault of a shard's record in words, where there is one."""
         places = [one["loc"] for one in problems if "shards" in one["loc"]]
         found = [text for place in places for name, text in _WRONG.items() if name in place]
-        return found[0] if found else "the manifest lacks a field, or has one of a wrong type"
+        return found[0] if found else "a field of the manifest is missing or has the wrong type"
 
 
 class Hdf5Manifest(Manifest):

@@ -200,7 +200,7 @@ def shard_columns(path: Path, catalog_format: str) -> list[str]:
 
 def _damaged(path: Path, error: Exception, name: str = "") -> DamageError:
     return DamageError(
-        "a shard is damaged: its bytes do not form a readable file or do not match their checksums",
+        "a shard is damaged: it is not a readable file or does not match its checksums",
         where=f"{path}, dataset {name}" if name else path,
         got=str(error)[:200],
         fix="restore the file from a copy, or remove it and make it again",
@@ -218,7 +218,7 @@ def _check_file(path: Path, file: h5py.File, catalog_format: str) -> None:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
     if absent:
-        raise DamageError("a shard lacks a dataset", where=path, got=sorted(file), expected=", ".join(absent))
+        raise DamageError("a dataset is missing in a shard", where=path, got=sorted(file), expected=", ".join(absent))
     if len(lengths) != 1 or max(lengths) > MAX_SHARD_ROWS:
         raise DamageError("a shard's datasets differ in length or are too long", where=path, got=sorted(lengths))
 

@@ -161,7 +161,10 @@ def _write_run(sort: SkySort, group: _Group) -> _Check:
         for name, values in read_shard(source.path, STAR_FORMAT, sort.columns).items():
             if len(values) != num:
                 raise DamageError(
-                    "a shard has not the stars of its manifest", where=source.path, got=len(values), expected=num
+                    "the number of stars in a shard does not match its manifest",
+                    where=source.path,
+                    got=len(values),
+                    expected=num,
                 )
             rows[name][start : start + num] = values
         start += num

@@ -99,14 +99,17 @@ class ShardTable:
         return self.directory / self.shards[index].file
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
-        """Columns of one shard: {name: (n,) or (n, width)}; DamageError where it has not the manifest's stars."""
+        """Columns of one shard: {name: (n,) or (n, width)}; DamageError where the manifest has other numbers."""
         arrays = read_shard(self.shard_path(index), self.format, names, rows)
         expected = len(range(*rows.indices(self.shards[index].num_stars)))
         for name, values in arrays.items():
             if len(values) != expected:
                 where = f"{self.shard_path(index)}, dataset {name}"
                 raise DamageError(
-                    "a shard has not the stars of its manifest", where=where, got=len(values), expected=expected
+                    "the number of stars in a shard does not match its manifest",
+                    where=where,
+                    got=len(values),
+                    expected=expected,
                 )
         return arrays
 
@@ -118,7 +121,7 @@ class ShardTable:
     def iter_chunks(self, columns: Sequence[str] | None = None, rows: int = CHUNK_ROWS) -> Iterator[Arrays]:
         """Columns (all by default) of `rows` stars at a time, of fewer at the end, in bounded memory."""
         if rows < 1:
-            raise InputError("a chunk needs rows", where="iter_chunks", got=rows, expected="1 or more")
+            raise InputError("a chunk needs at least one row", where="iter_chunks", got=rows, expected="1 or more")
         names = self._chosen(columns)
         return (self.read(names, slice(start, start + rows)) for start in range(0, self.num_stars, rows))
 

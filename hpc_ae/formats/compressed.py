@@ -143,10 +143,10 @@ def is_compressed(directory: Path) -> bool:
 def parse_compressed_manifest(path: Path, values: dict[str, Any]) -> CompressedManifest:
     """The manifest of a compressed catalog that a JSON object at `path` says.
 
-    DamageError where it lacks a field, names a file outside its directory or contradicts itself.
+    DamageError where a field is missing, it names a file outside its directory or contradicts itself.
     """
     if (found := values.get("format")) != COMPRESSED_FORMAT:
-        raise DamageError("no compressed catalog", where=path, got=found, expected=COMPRESSED_FORMAT)
+        raise DamageError("not a compressed catalog", where=path, got=found, expected=COMPRESSED_FORMAT)
     manifest = CompressedManifest.parse(values, path)
     if wrong := next(_contradictions(manifest), None):
         raise DamageError("the manifest of a compressed catalog contradicts itself", where=path, got=wrong)
@@ -219,7 +219,7 @@ class CompressedCatalog(Catalog):
         try:
             data = self._read_bytes(index, number)
             if digest_bytes(data) != record.digest:
-                raise DamageError("a block's bytes are not those that were written", expected=record.digest)
+                raise DamageError("a block has changed since it was written", expected=record.digest)
             arrays = self.codec.unpack(data, record.num_stars, names)
             if "magnitude" in arrays:
                 _check_magnitudes(arrays["magnitude"], record)
@@ -245,7 +245,7 @@ class CompressedCatalog(Catalog):
             raise DamageError(what, got=path.stat().st_size, expected=self.shards[index].num_bytes)
         with path.open("rb", buffering=0) as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise DamageError("no file of a compressed catalog", expected=MAGIC)
+                raise DamageError("not a file of a compressed catalog", expected=MAGIC)
             file.seek(len(MAGIC) + sum(sizes[:number]))
             return file.read(sizes[number])
 
@@ -272,7 +272,7 @@ def open_compressed(directory: Path, load_decoder: Callable[[Path, str], Decode]
     except (ValueError, IndexError):
         fits = False
     if not fits:
-        what = "the model in a compressed catalog is not of its bands and latents"
+        what = "the model in a compressed catalog does not match its bands and latents"
         raise DamageError(what, where=directory / MODEL_DIR, expected=f"{low.shape[1]} to {len(manifest.bands)}")
     return CompressedCatalog(directory, manifest, decode)
 
@@ -282,7 +282,7 @@ def _check_magnitudes(magnitude: np.ndarray, record: BlockRecord) -> None:
     found = magnitude_digest(magnitude)
     if found != record.magnitude_digest:
         raise DamageError(
-            "the magnitudes are not those that were checked when the catalog was compressed",
+            "the magnitudes differ from those that were checked when the catalog was compressed",
             got=found,
             expected=record.magnitude_digest,
         )

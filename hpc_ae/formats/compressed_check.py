@@ -29,7 +29,9 @@ def inspect_compressed(directory: Path) -> list[HpcAeError]:
         return [*errors, error]
     known = {MANIFEST_NAME, MODEL_DIR, *(shard.file for shard in manifest.shards)}
     return errors + [
-        DamageError("debris of a killed writer" if TEMP_MARK in one.name else "an unknown name", where=one)
+        DamageError(
+            "a temporary file left by a killed process" if TEMP_MARK in one.name else "an unknown name", where=one
+        )
         for one in sorted(directory.iterdir())
         if one.name not in known
     ]
@@ -51,7 +53,7 @@ def check_compressed_shard(check: CompressedCheck) -> list[HpcAeError]:
         return [DamageError("a file of a compressed catalog is missing", where=path, expected="a regular file")]
     errors: list[HpcAeError] = []
     if (digest := digest_file(path)) != record.digest:
-        what = "a file's bytes are not those that were written"
+        what = "a file has changed since it was written"
         errors.append(DamageError(what, where=path, got=digest, expected=record.digest))
     wrong = list(catalog.check_blocks(check.index))
     if errors or wrong:
@@ -67,7 +69,7 @@ def check_compressed_shard(check: CompressedCheck) -> list[HpcAeError]:
         ("flags", count_flags(arrays, STAR_FORMAT), record.flags),
     )
     return [
-        DamageError(f"{what} of a file is not that of its manifest", where=path, got=got, expected=expected)
+        DamageError(f"{what} of a file does not match the manifest", where=path, got=got, expected=expected)
         for what, got, expected in asked
         if got != expected
     ]

@@ -141,7 +141,7 @@ def read_fits_column(path: Path, info: TableInfo, name: str) -> Iterator[np.ndar
         num_rows, row_bytes = header["NAXIS2"], header["NAXIS1"]
     dtype = record_dtype(info.fields, ">", {"u2": "i2"})
     if dtype.itemsize != row_bytes or num_rows * row_bytes > path.stat().st_size - place:
-        raise WorkError("the written FITS file has not the rows that its header says", where=path)
+        raise WorkError("the written FITS file does not have the number of rows in its header", where=path)
     with path.open("rb") as file:
         file.seek(place)
         for start in range(0, num_rows, _READ_ROWS):

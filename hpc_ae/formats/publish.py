@@ -45,12 +45,14 @@ def check_free(out: Path, *, overwrite: bool, is_ours: Callable[[Path], bool] | 
     if not os.path.lexists(out):
         return
     if not overwrite:
-        raise InputError("the output is there already", where=out, expected="a new name", fix="--overwrite replaces it")
+        raise InputError("the output already exists", where=out, expected="a new name", fix="--overwrite replaces it")
     if is_ours is None and (out.is_symlink() or not out.is_file()):
-        raise InputError("the output is there and is no file", where=out, expected="a file to overwrite, or a new name")
+        raise InputError(
+            "the output exists and is not a file", where=out, expected="a file to overwrite, or a new name"
+        )
     if is_ours is not None and (out.is_symlink() or not out.is_dir() or not is_ours(out)):
         raise InputError(
-            "the output is there and is no earlier export",
+            "the output exists and is not an earlier export",
             where=out,
             expected="a directory that an export to the same format made, or a new name",
             fix="choose another name, or remove it yourself",

@@ -53,7 +53,7 @@ def restored(frame: bytes | memoryview, num_bytes: int) -> bytes:
     try:
         size = zstandard.frame_content_size(frame)
         if size != num_bytes:
-            raise DamageError("a frame has another size than its directory says", got=size, expected=num_bytes)
+            raise DamageError("the size of a frame does not match its directory", got=size, expected=num_bytes)
         content = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DamageError("a frame cannot be decompressed", got=str(error)[:200]) from error
@@ -110,7 +110,7 @@ class PackedBlock(Mapping[str, "list[np.ndarray]"]):
             total += num_bytes * len(sizes)
             self._places[name] = _Place(num_bytes, slices)
         if start != len(self._data) or total > most_bytes or len(directory) > _MOST_STREAMS:
-            what = "a block is not what its directory says"
+            what = "a block does not match its directory"
             raise DamageError(what, got=f"{len(self._data)} bytes, {total} of content", expected=f"{start} bytes")
 
     def _read_directory(self) -> tuple[int, bytes]:
@@ -133,7 +133,7 @@ class PackedBlock(Mapping[str, "list[np.ndarray]"]):
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
         if name not in self._places:
-            raise DamageError("a block lacks a stream", got=sorted(self._places)[:20], expected=name)
+            raise DamageError("a stream is missing in a block", got=sorted(self._places)[:20], expected=name)
         place = self._places[name]
         return [np.frombuffer(restored(self._data[part], place.num_bytes), np.uint8) for part in place.frames]
 

@@ -36,7 +36,7 @@ def check_weights(path: Path, recorded: object = None) -> list[HpcAeError]:
         return [DamageError("the weights are missing", where=path)]
     errors: list[HpcAeError] = []
     if recorded is not None and (digest := digest_file(path)) != recorded:
-        what = "the weights are not those that were written"
+        what = "the weights have changed since they were written"
         errors.append(DamageError(what, where=path, got=digest, expected=recorded))
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -50,4 +50,7 @@ def check_weights(path: Path, recorded: object = None) -> list[HpcAeError]:
 
 
 def _debris(directory: Path) -> list[HpcAeError]:
-    return [DamageError("debris of a killed writer", where=path) for path in sorted(directory.glob(f".*{TEMP_MARK}*"))]
+    return [
+        DamageError("a temporary file left by a killed process", where=path)
+        for path in sorted(directory.glob(f".*{TEMP_MARK}*"))
+    ]

@@ -67,7 +67,7 @@ def load_decoder(model_dir: Path, digest: str) -> ExactDecoder:
     """The exact decoder of a model directory; DamageError where the model is not the one of this digest."""
     weights, record = read_weights(model_dir)
     if record.digest != digest:
-        what = "the model is another than the one asked for"
+        what = "this is not the requested model"
         raise DamageError(what, where=model_dir, got=record.digest, expected=digest)
     return ExactDecoder(weights.arrays)
 

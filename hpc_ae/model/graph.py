@@ -30,7 +30,7 @@ class StepGraph:
     def __call__(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> None:
         """One step on rows[index]: (N, B), (n,), with noise (n, B), always or never.
 
-        Rows in another place (streamed) are captured anew.
+        Rows in another place (streamed) are captured again.
         """
         if self._graph is not None and self._index is not None and self._captured_rows == rows.data_ptr():
             self._index.copy_(index)

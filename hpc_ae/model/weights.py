@@ -140,7 +140,7 @@ def read_model_record(model_dir: Path) -> ModelRecord:
             "there is no model",
             where=model_dir,
             expected=f"a directory with {MODEL_NAME} and {WEIGHTS_NAME}",
-            fix="train one, or make one of a PyTorch state dict with hpc-ae model import",
+            fix="train one, or make one from a PyTorch state dict with hpc-ae model import",
         )
     values = read_json(path, sealed=True)
     if values.get("format") != MODEL_FORMAT:

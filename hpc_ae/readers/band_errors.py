@@ -69,7 +69,7 @@ def _find_scale(given: Given, bands: Bands, taken: Mapping[str, Taken]) -> _Scal
             factor = _flux_factor(unit, band_unit, bands.zero_points[place]) if is_flux else magnitude_factor(unit)
         if factor is None and target not in given.by_hand:
             kind = "flux" if bands.zero_points else "magnitude"
-            what = f"column {given.name(taken[target])} is in {unit}, which is no {kind}"
+            what = f"column {given.name(taken[target])} is in {unit}, which is not a {kind}"
             raise given.columns.error(what, target, "a unit of flux" if bands.zero_points else "a unit of mag")
         factors.append(factor or 1.0)
         said.append(unit)

@@ -134,7 +134,7 @@ def _check_bare_z(columns: Columns, found: Mapping[str, list[str]], has_redshift
             "a column could be a band or the redshift",
             "z",
             f"z to be the band or the redshift; beside it is {', '.join(company)}, which redshifts have",
-            fix="say --map z=z where it is the band, else --map z=COLUMN with the band's column (and --map redshift=z)",
+            fix="use --map z=z if it is the band, else --map z=COLUMN with the band's column (and --map redshift=z)",
         )
 
 
@@ -166,7 +166,7 @@ def _find_scale(given: Given, family: Family, taken: Mapping[str, Taken]) -> _Sc
             where=given.columns.path,
             got=shown,
             expected=f"one of {', '.join(ZERO_POINTS)}, or counts with a zero point",
-            fix="say it with --flux UNIT, or choose magnitudes with --magnitudes",
+            fix="set it with --flux UNIT, or choose magnitudes with --magnitudes",
         )
     source = "by the file's units" if all(units.values()) else f"as {family.label} is by convention"
     note = f"the bands are fluxes in {', '.join(dict.fromkeys(map(str, chosen)))}, {source}"
@@ -188,6 +188,6 @@ def _check_magnitude_units(given: Given, taken: Mapping[str, Taken]) -> None:
         if factor == 1.0 or (factor is None and band in given.by_hand):
             continue
         if factor is None:
-            raise given.columns.error(f"column {name} is in {unit}, which is no magnitude", band, "a unit of mag")
+            raise given.columns.error(f"column {name} is in {unit}, which is not a magnitude", band, "a unit of mag")
         what, fix = f"column {name} is in {unit}, not mag", "convert the file to mag"
         raise given.columns.error(what, band, "a unit of mag", fix)

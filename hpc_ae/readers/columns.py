@@ -65,9 +65,7 @@ class Columns:
         if len(same) > 1:
             numbers = " or ".join(f"--map {target}=#{index + 1}" for index in same)
             what, expected = "several columns could be meant", f"one column {name}, whatever its case"
-            raise self.error(
-                what, target, expected, f"say which with --map {target}=COLUMN, or by its number: {numbers}"
-            )
+            raise self.error(what, target, expected, f"choose with --map {target}=COLUMN, or by its number: {numbers}")
         return same[0]
 
     def shown(self) -> str:
@@ -81,7 +79,7 @@ class Columns:
             where=self.path,
             got="the columns " + self.shown(),
             expected=expected,
-            fix=fix or f"say which with --map {target.split(',')[0]}=COLUMN",
+            fix=fix or f"choose with --map {target.split(',')[0]}=COLUMN",
         )
 
 

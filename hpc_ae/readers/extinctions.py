@@ -45,7 +45,7 @@ def choose_extinctions(given: Given, bands: Bands) -> Extinctions:
             return _of_reddening(given, name)
     examples = ", ".join(pattern.format(b="u") for pattern in EXTINCTIONS)
     expected = f"five columns such as {examples}, or a reddening {', '.join(REDDENINGS)}"
-    raise columns.error("there is no extinction of every band", "--deredden", expected, "leave --deredden out")
+    raise columns.error("there is no extinction for every band", "--deredden", expected, "leave --deredden out")
 
 
 def _of_reddening(given: Given, name: str) -> Extinctions:
@@ -66,7 +66,7 @@ def _mag_of_one(given: Given, taken: Taken) -> float:
     unit = given.unit(taken)
     factor = magnitude_factor(unit) if unit else 1.0
     if factor is None:
-        what = f"column {given.name(taken)} is in {unit}, which is no magnitude"
+        what = f"column {given.name(taken)} is in {unit}, which is not a magnitude"
         fix = "leave --deredden out, or correct the file's unit"
         raise given.columns.error(what, "--deredden", "a unit of mag", fix)
     return factor

@@ -127,7 +127,9 @@ def open_fits(path: Path, data_path: Path) -> list[RawFile]:
                 raise unreadable(path, f"the header of HDU {index}: {error}") from error
             position = data_start + -(-num_bytes // _BLOCK) * _BLOCK
     if not tables:
-        raise unreadable(path, "a FITS file without a table", "name a file with a table; images hold no stars' rows")
+        raise unreadable(
+            path, "a FITS file without a table", "name a file with a table; images contain no rows of stars"
+        )
     return tables
 
 

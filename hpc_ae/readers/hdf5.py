@@ -117,7 +117,7 @@ def _walk(path: Path, file: h5py.File) -> Iterator[tuple[h5py.Group, dict[str, h
         datasets = {}
         for name in group:
             if isinstance(name, bytes):
-                raise unreadable(path, f"a name in {group.name} that is no UTF-8: {name!r}", "rename it")
+                raise unreadable(path, f"a name in {group.name} that is not UTF-8: {name!r}", "rename it")
             if name.startswith("_i_"):  # PyTables' indexes
                 continue
             num_objects += 1

@@ -81,7 +81,7 @@ def danger_of(dataset: h5py.Dataset) -> str:
     """Why the values of a dataset are not read, as the type that it is listed with; "" where they are."""
     dtype = dtype_of(dataset)
     if dtype is None:
-        return "a type that numpy has not, of HDF5"
+        return "an HDF5 type that numpy does not have"
     if unknown := unknown_filters(dataset):
         known = ", ".join(KNOWN_FILTERS.values())
         return f"compressed by a filter that is not read, number {unknown[0]} (of {known}: h5repack -f GZIP=4)"

@@ -159,7 +159,7 @@ def _check_redshift_unit(given: Given, redshift: _Choice) -> None:
     if column is None or "redshift" in given.by_hand or not _VELOCITY.search(given.unit(column)):
         return
     what = f"column {given.name(column)} is in {given.unit(column)}, which is a velocity"
-    fix = "say another column with --map redshift=COLUMN, or --map redshift= to do without"
+    fix = "name another column with --map redshift=COLUMN, or use --map redshift= for no redshift"
     raise given.columns.error(what, "redshift", "a redshift, which has no unit", fix)
 
 
@@ -210,6 +210,6 @@ def _find_own(columns: Columns, condition: Condition) -> int:
     """The column of the file that a condition names, as it stands there; InputError where there is none."""
     name = condition.column.strip()
     if not columns.places(name):
-        what, expected = "a condition is on a column that is not there", f"a column {name}"
+        what, expected = "a condition is on a column that does not exist", f"a column {name}"
         raise columns.error(what, condition.text, expected, "name a column of the file")
     return columns.find(name, condition.text, exactly=True)

@@ -144,7 +144,7 @@ def _blocks(path: Path, compression: str) -> Iterator[bytes]:
                 most -= len(block)
                 if most < 0:
                     got = f"a {compression} file that unpacks to more than {_MOST_RATIO} times its size"
-                    raise unreadable(path, got, "this is no table of stars; if it is, unpack it yourself")
+                    raise unreadable(path, got, "this is not a table of stars; if it is one, unpack it yourself")
                 yield block
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         raise unreadable(path, f"a damaged {compression} file: {error}") from error

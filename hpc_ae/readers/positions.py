@@ -97,7 +97,7 @@ def _angle(given: Given, target: str, taken: Taken) -> _Angle:
                 where=f"{given.columns.path}, column {given.name(taken)}",
                 got=unit,
                 expected="deg or rad",
-                fix=f"say --angles deg or rad, or another column with --map {target}=COLUMN",
+                fix=f"set --angles deg or rad, or name another column with --map {target}=COLUMN",
             )
         return _Angle(factor, f", in {unit}" + (" as said" if said else " by the file's unit"))
     name = given.name(taken).strip().lower()
@@ -125,6 +125,6 @@ def _find_degrees(given: Given, taken: Mapping[str, Taken], first: FirstValues) 
         "ra and dec may be degrees or radians",
         where=given.columns.path,
         got=", ".join(given.name(column) for column in taken.values()) + " without a unit, all values small",
-        expected="a unit in the file, or yours",
-        fix="say --angles deg or --angles rad",
+        expected="a unit in the file or on the command line",
+        fix="set --angles deg or --angles rad",
     )

@@ -176,15 +176,15 @@ def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
             "a value that a condition compares is not a number",
             where=f"{raw.path}, row {row:,}, column {column}",
             got=repr(text[:80]),
-            expected="a number, or nothing where there is no value",
+            expected="a number, or nothing if there is no value",
             fix="correct the row, or compare with = or != instead",
         )
     return InputError(
         "a value is not a number",
         where=f"{raw.path}, row {row:,}, column {column} (read as {name})",
         got=repr(text[:160]),
-        expected="a number, or nothing where there is no value",
-        fix=f"correct the row, or say another column with --map {name}=COLUMN; "
+        expected="a number, or nothing if there is no value",
+        fix=f"correct the row, or name another column with --map {name}=COLUMN; "
         f"the columns are {', '.join(raw.columns[:60])}",
     )
 
@@ -192,7 +192,7 @@ def bad_value(raw: RawFile, name: str, row: int, text: str) -> InputError:
 def wrong_count(raw: RawFile, got: int, expected: int) -> InputError:
     """Rows are conserved: what was counted and what was read differ."""
     return InputError(
-        "the number of rows read is not the number counted",
+        "the number of rows read differs from the number counted",
         where=raw.path,
         got=f"{got:,} rows",
         expected=f"{expected:,} rows",

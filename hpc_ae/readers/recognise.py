@@ -65,7 +65,7 @@ def _head(path: Path) -> bytes:
     if path.is_dir():
         raise InputError("a raw file is a directory", where=path, expected=f"files: {FORMATS}")
     if path.exists() and not path.is_file():
-        raise InputError("a raw file is a pipe or a device", where=path, expected="a file, as it is read twice")
+        raise InputError("a raw file is a pipe or a device", where=path, expected="a file, because it is read twice")
     try:
         with path.open("rb") as file:
             return file.read(_HEAD_BYTES)
@@ -128,7 +128,7 @@ def open_raw(
 ) -> RawFile:
     """Recognise a raw file by its content, choose the table that has the bands, and map its columns.
 
-    InputError where it is no table, lacks a band, or several of its tables have them.
+    InputError where it is no table, a band is missing, or several of its tables have them.
     """
     raw = choose_table(open_tables(path, data_path), mapping, reading or Reading(), notice=notice)
     check_types(raw)
@@ -195,7 +195,7 @@ def _no_choice(tables: Sequence[RawFile], num_found: int, reading: Reading) -> I
         where=tables[0].path,
         got="; ".join(listed[:20])[:2000],
         expected="one table with the bands",
-        fix="say which with --table NAME, or with --map NAME=COLUMN a column that only one of them has",
+        fix="choose with --table NAME, or with --map NAME=COLUMN a column that only one of them has",
     )
 
 

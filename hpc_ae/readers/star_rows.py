@@ -30,7 +30,7 @@ class BadValue(ValueError):
 
 
 class StarRows:
-    """The raw columns of N stars, filled batch by batch; a column that a batch has not is missing there."""
+    """The raw columns of N stars, filled batch by batch; a column that is not in a batch is missing there."""
 
     def __init__(self, num_rows: int, names: Collection[str]) -> None:
         self.names = {name for name in names if not name.startswith(RAW_PREFIX)} | {"objid", "ra", "dec"}

@@ -138,11 +138,11 @@ def _refuse_blank_lines(raw: RawFile, lines: bytes, first_row: int) -> None:
     if found is not None:
         row = first_row + 1 + len(row_ends(np.frombuffer(lines[: found.start() + 1], np.uint8), _LOOK_BACK))
         raise InputError(
-            "a row holds nothing but blanks",
+            "a row contains only spaces",
             where=f"{raw.path}, row {row:,}",
             got="0 fields",
             expected=f"{len(raw.columns)} fields: {', '.join(raw.columns[:60])}",
-            fix="remove the blanks; a line that is quite empty is no row",
+            fix="remove the spaces; an empty line is not a row",
         )
 
 
@@ -226,7 +226,7 @@ class _Parser:
     def _ragged(self, found: re.Match[str], first_row: int) -> InputError:
         number = f"{first_row + int(found[1]):,}" if found[1] else f"after {first_row:,}"
         return InputError(
-            "a row has another number of fields than the header",
+            "a row does not have as many fields as the header",
             where=f"{self.raw.path}, row {number}",
             got=f"{found[3]} fields: {found[4][:120]}",
             expected=f"{found[2]} fields: {', '.join(self.raw.columns[:60])}",

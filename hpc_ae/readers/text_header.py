@@ -106,9 +106,9 @@ def _choose_delimiter(path: Path, header: str, first_row: str) -> str:
         where=path,
         got=f"a header that looks whitespace-separated, with {counts[BLANK]} names: {header[:120]!r}, "
         f"and a first row with {len(split_line(first_row, BLANK))} fields: {first_row.strip()[:120]!r}",
-        expected="as many fields in every row as names, between blanks, commas, tabs, ; or |",
-        fix="put commas between the columns, in the header and in every row; a name must not hold a blank, "
-        "and a value must not be left blank",
+        expected="as many fields in every row as names, separated by spaces, commas, tabs, ; or |",
+        fix="put commas between the columns, in the header and in every row; a name must not contain a space, "
+        "and a value must not be empty",
     )
 
 
@@ -152,7 +152,7 @@ def _ecsv_units(path: Path, head: bytes) -> dict[str, str]:
         entries: Any = yaml.load(found[1], yaml.BaseLoader) if found else None
         said: dict[str, str] = {entry["name"]: entry.get("unit", "") for entry in entries}
         if not all(isinstance(word, str) for pair in said.items() for word in pair):
-            raise TypeError("a name or unit that is no text")
+            raise TypeError("a name or unit that is not text")
         return said
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise unreadable(path, f"an ECSV file whose header is not understood: {error}") from error

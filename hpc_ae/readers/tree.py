@@ -66,7 +66,7 @@ def _expand(directory: Path) -> list[Path]:
         where=directory,
         got=str(stray.relative_to(directory)),
         expected="all files in partitions, or none",
-        fix="move it away, or name the directories and files that are meant",
+        fix="move it away, or name the directories and files that you mean",
     )
 
 
@@ -88,7 +88,9 @@ def _parquet_files(directory: Path) -> list[Path]:
             if path.is_file() and _is_parquet(path):
                 found.append(path)
             elif _SUFFIX.fullmatch(path.name):
-                raise unreadable(path, "a file in a tree that is called Parquet, and is not", "fetch it again")
+                raise unreadable(
+                    path, "a file in a tree that has the name of a Parquet file but is not one", "fetch it again"
+                )
         if len(found) > _MOST_FILES:
             raise InputError("a directory holds too many files", where=directory, expected=f"at most {_MOST_FILES:,}")
     if len(catalogs) > 1:
@@ -98,7 +100,7 @@ def _parquet_files(directory: Path) -> list[Path]:
             where=directory,
             got=", ".join(names[:20]),
             expected="one HATS catalog, or a collection with its collection.properties",
-            fix="name the catalog that is meant",
+            fix="name the catalog that you mean",
         )
     return sorted(found, key=lambda path: _natural(path.relative_to(directory)))
 
@@ -135,7 +137,7 @@ def _natural(path: Path) -> list[list[tuple[int, str]]]:
 
 
 def check_schemas(named: Iterable[Path], files: Iterable[Path]) -> None:
-    """InputError where the Parquet files of a directory among `named` have not the same columns of the same kinds.
+    """InputError where the Parquet files of a directory among `named` do not have the same columns of the same kinds.
 
     `files` is what `expand_dirs` made of them. A column of a single file would be missing in the others.
     """
@@ -183,5 +185,5 @@ def _compare(first_path: Path, first: dict[str, str], path: Path, kinds: dict[st
             where=path,
             got="; ".join(differences[:10]),
             expected=f"the columns of {first_path}",
-            fix="name the files that belong together; different files can be ingested side by side by their names",
+            fix="name the files that belong together; named one by one, different files can be ingested together",
         )

@@ -112,7 +112,7 @@ class VoField:
         split = _split_bits if self.datatype == "bit" else str.split
         rows = [split(cell) or [""] * len(self.names) for cell in cells]
         if any(len(row) != len(self.names) for row in rows):
-            raise BadTable(f"field {self.name} has not {len(self.names)} elements in every row")
+            raise BadTable(f"field {self.name} does not have {len(self.names)} elements in every row")
         return [self._cells(list(column)) for column in zip(*rows, strict=True)]
 
     def _cells(self, cells: list[str]) -> pa.Array:
@@ -146,7 +146,7 @@ class VoField:
         if self.null is not None:
             null = _number(self.null)
             if null is None or (values.dtype.kind != "f" and isinstance(null, float)):
-                raise BadTable(f"field {self.name} has a null value that is none of its numbers: {self.null!r}")
+                raise BadTable(f"field {self.name} has a null value that is not one of its numbers: {self.null!r}")
             marked = values == (values.dtype.type(null) if isinstance(null, float) else null)
             missing = marked if missing is None else marked | missing
         return number_array(values, missing)

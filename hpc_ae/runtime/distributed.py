@@ -61,7 +61,7 @@ class Group:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         kind: Any = nn.parallel.DistributedDataParallel
-        # The buffers are the scaling, equal everywhere. Newer torch names the option anew and warns of the old name.
+        # The buffers are the scaling, equal everywhere. Newer torch renames the option and warns of the old name.
         names = inspect.signature(kind).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         wrapped: nn.Module = kind(model, device_ids=ids, gradient_as_bucket_view=True, **{option: False})

@@ -60,7 +60,7 @@ class PoolMapper:
         except concurrent.futures.BrokenExecutor as error:
             raise WorkError(
                 "a worker process died",
-                got="killed, perhaps for want of memory",
+                got="killed, perhaps because memory ran out",
                 fix="run the command again with fewer workers",
             ) from error
         finally:
@@ -116,7 +116,7 @@ def _mpi_mapper(launched: int) -> Iterator[Mapper | None]:
             "the MPI library does not see the tasks that were launched",
             got=f"a communicator of {MPI.COMM_WORLD.size}",
             expected=f"{launched} tasks",
-            fix="set cluster.mpi (srun --mpi=...) to what your MPI library speaks: pmi2 for MPICH, pmix for Open MPI",
+            fix="set cluster.mpi (srun --mpi=...) to the value for your MPI library: pmi2 for MPICH, pmix for Open MPI",
         )
     leads = False
     try:

@@ -119,7 +119,7 @@ class Progress:
         if kind is None and not self._quiet:
             num = self.done - self.first
             text = f"{num:,} {self.unit} in {self.seconds:.1f} s ({self.rate:,.0f} {self.unit}/s)"
-            print(f"{self.what}: {text if num else 'nothing was left to do'}", file=sys.stderr, flush=True)
+            print(f"{self.what}: {text if num else 'nothing left to do'}", file=sys.stderr, flush=True)
 
     def _write_file(self, state: str) -> None:
         if self.path is None:

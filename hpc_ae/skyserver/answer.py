@@ -54,7 +54,7 @@ def read_answer(status: int, text: str, wait_seconds: float = 0.0) -> Table:
     """The table of an answer with an HTTP status; `wait_seconds` is what its Retry-After says.
 
     InputError where SkyServer says that the query or the address is wrong; BadAnswer where it has another trouble,
-    sends no table, or a row has not one value for each column.
+    sends no table, or a row does not have one value for each column.
     """
     complaint = find_complaint(text)
     said = complaint or (f"HTTP status {status}: {clean(text)}" if status != 200 else "")
@@ -65,7 +65,7 @@ def read_answer(status: int, text: str, wait_seconds: float = 0.0) -> Table:
     if status in _BUSY:
         raise BadAnswer(f"SkyServer is busy (HTTP status {status})", got=said, wait_seconds=wait_seconds)
     if _SQL_FAULT.search(said):
-        raise InputError("SkyServer refuses the query", got=said, fix="mend the query; SkyServer's message is above")
+        raise InputError("SkyServer refuses the query", got=said, fix="correct the query; SkyServer's message is above")
     if 400 <= status < 500:
         raise InputError(
             f"SkyServer refuses the request (HTTP status {status})",
@@ -176,7 +176,7 @@ def _checked(rows: Iterator[list[str]], num_columns: int) -> Iterator[list[str]]
             continue
         if len(row) != num_columns:
             raise BadAnswer(
-                "a row of the answer has not one value for each column",
+                "a row of the answer does not have one value for each column",
                 got=f"row {number}: {len(row)} values: {clean(','.join(row))}",
                 expected=f"{num_columns} values",
             )

@@ -102,7 +102,7 @@ class Client:
                 where=f"{self.url} ({asked}{f', {error.wait_seconds:,.0f} s' if error.wait_seconds else ''})",
                 got=error.got,
                 expected=error.expected,
-                fix="run the same command again later: what is fetched is kept",
+                fix="run the same command again later: what was fetched is kept",
             ) from error
         longest = min(self.manners.most_backoff_seconds, self.manners.backoff_seconds * 2**attempt)
         seconds = max(error.wait_seconds, longest * random.uniform(0.5, 1.0))
@@ -120,7 +120,7 @@ class Client:
                 wait = _retry_after(response.headers.get("Retry-After", ""))
                 return read_answer(response.status_code, _text(data, response.status_code), wait)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise InputError("not an address that can be asked", where=self.url, got=clean(str(error))) from error
+            raise InputError("not a valid address", where=self.url, got=clean(str(error))) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if "certificate" in str(error).lower():
                 raise _certificate_error(self.url, error) from error
@@ -154,7 +154,7 @@ class Client:
                 return response
             response.close()
             url = target
-        raise WorkError("the server sends from address to address", where=self.url, got=clean(url))
+        raise WorkError("the server redirects in a circle", where=self.url, got=clean(url))
 
 
 class _Session(requests.Session):
@@ -178,7 +178,7 @@ def _next_url(response: requests.Response, form: dict[str, str] | None) -> str |
         url, followed = target, False
     if not followed:
         raise WorkError(
-            "the server sends to an address that is not followed",
+            "the server redirects to an address that is not followed",
             where=response.url[:200],
             got=clean(url),
             expected=f"{' or '.join(allowed)}, with the query",
@@ -195,7 +195,7 @@ def check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise InputError("not an address that can be asked", where="--url", got=url, expected=URL)
+        raise InputError("not a valid address", where="--url", got=url, expected=URL)
     if parts.username is not None or parts.password is not None:
         raise InputError(
             "a password in the address would end in files and logs", where="--url", expected="an address without one"
@@ -226,11 +226,11 @@ def _read_body(response: requests.Response, most_bytes: int, deadline: float) ->
     if packing in ("identity", ""):
         return b"".join(chunks)
     if packing not in ("gzip", "x-gzip"):
-        raise BadAnswer("the answer is packed in a way that was not asked for", got=clean(packing), expected="gzip")
+        raise BadAnswer("the answer is compressed in a way that was not requested", got=clean(packing), expected="gzip")
     try:
         data = gzip.GzipFile(fileobj=io.BytesIO(b"".join(chunks))).read(most_bytes + 1)
     except (EOFError, OSError, zlib.error) as error:
-        raise BadAnswer("the answer is cut off, or damaged in its packing", got=str(error)[:200]) from error
+        raise BadAnswer("the answer is cut off, or its compression is damaged", got=str(error)[:200]) from error
     if len(data) > most_bytes:
         raise _too_long(most_bytes)
     return data
@@ -265,7 +265,7 @@ def _certificate_error(url: str, error: Exception) -> InputError:
         where=url,
         got=_reason(error),
         expected="a certificate of a known authority",
-        fix="where a proxy of your own signs for it, name its authority's file in REQUESTS_CA_BUNDLE",
+        fix="if a proxy signs for it, set REQUESTS_CA_BUNDLE to the file with its authority",
     )
 
 

@@ -19,7 +19,7 @@ from hpc_ae.provenance import Provenance
 from hpc_ae.skyserver.records import FETCH_FORMAT, FetchQuery, FetchRecord, FetchState
 
 _READ_BYTES = 1 << 22
-_RESTART = "--restart throws it away and begins again"
+_RESTART = "--restart discards it and starts over"
 
 
 def record_path(out: Path) -> Path:
@@ -110,7 +110,7 @@ class PartialFile:
             left -= len(chunk)
         if left or self.digest != record.content_digest:
             raise DamageError(
-                "what was fetched so far is not what its record says",
+                "the rows fetched so far do not match their record",
                 where=partial_path(self.out),
                 got=f"{size:,} bytes, {self.digest}",
                 expected=f"{record.num_bytes:,} bytes, {record.content_digest}",
@@ -156,7 +156,7 @@ class PartialFile:
     def publish(self) -> None:
         """Give the complete file its name; InputError where something of that name has come up meanwhile."""
         if self.out.exists() or self.out.is_symlink():
-            raise InputError("there is a file already", where=self.out, fix="move it away and run this command again")
+            raise InputError("the file already exists", where=self.out, fix="move it away and run this command again")
         try:
             partial_path(self.out).replace(self.out)
             sync_dir(self.out.parent)
@@ -177,7 +177,7 @@ def read_record(out: Path, query: FetchQuery) -> FetchRecord:
             where=path,
             got="; ".join(changed)[:400],
             expected="the same query",
-            fix="choose another OUT, or --restart to throw away what was fetched",
+            fix="choose another OUT, or --restart to discard what was fetched",
         )
     return record
 
@@ -203,12 +203,12 @@ def is_complete(out: Path, query: FetchQuery) -> FetchRecord | None:
     if not out.exists() and not out.is_symlink():
         return None
     if not record_path(out).exists():
-        raise InputError("there is a file already", where=out, fix="choose another OUT, or move the file away")
+        raise InputError("the file already exists", where=out, fix="choose another OUT, or move the file away")
     record = read_record(out, query)
     digest = digest_file(out)
     if not record.complete or digest != record.content_digest:
         raise DamageError(
-            "the file is not what was fetched",
+            "the file has changed since it was fetched",
             where=out,
             got=digest,
             expected=record.content_digest,

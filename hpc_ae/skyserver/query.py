@@ -162,7 +162,7 @@ def _outer_words(words: list[str], start: int, where: object) -> dict[str, int]:
     for word, place in _at_depth_zero(words[start:]):
         if word in _REFUSED:
             raise InputError(
-                f"the query's {word} cannot be paged", where=where, expected=_REFUSED[word], fix=f"take {word} out"
+                f"the query's {word} cannot be paged", where=where, expected=_REFUSED[word], fix=f"remove {word}"
             )
         if word in ("FROM", "WHERE", "GROUP", "HAVING"):
             outer.setdefault(word, start + place)

@@ -164,7 +164,7 @@ def _read_rows(encoding: Catalog, other: Catalog, index: int) -> LatentPair:
     ours, theirs = (one.read_shard(index, ["objid", "latent"]) for one in (encoding, other))
     if not np.array_equal(ours["objid"], theirs["objid"]):
         raise DamageError(
-            "two shards have not the same ids, although their manifests say so",
+            "two shards do not have the same ids, although their manifests say so",
             where=other.shard_path(index),
             expected=f"those of {encoding.shard_path(index)}",
             fix="hpc-ae verify tells which of the two is damaged",

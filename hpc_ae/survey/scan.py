@@ -153,7 +153,7 @@ def _write(scan: Scan, pair: ShardPair, outputs: Arrays) -> ShardRecord:
     record = write_shard(scan.scores_dir / shard.file, SCORE_FORMAT, outputs, pair.encoding.bands, notes)
     for one in row_mismatches(record, shard):
         raise DamageError(
-            "an encoding shard has not the stars of its manifest",
+            "the number of stars in an encoding shard does not match its manifest",
             where=pair.encoding.shard_path(0),
             got=f"{one.what} {one.got}",
             expected=one.expected,

@@ -106,7 +106,7 @@ def _finish(scan: Scan, parts: list[ScanPart], facts: SampleFacts, survey: Surve
     for part in parts:
         result = scan.result(part)
         if result is None:
-            raise WorkError("a part that was done is not there any more", where=scan.part_path(part))
+            raise WorkError("a finished part is missing", where=scan.part_path(part))
         records += result.shards
         tally.add(result.tally)
     scored = ScoredSurvey(scan.plan, facts, tally)
@@ -141,7 +141,7 @@ def read_scored(scores_dir: Path) -> ScoredSurvey:
     data = path.read_bytes()
     if digest_bytes(data) != recorded:
         raise DamageError(
-            "the tallies are not those that were written",
+            "the tallies have changed since they were written",
             where=path,
             got=digest_bytes(data),
             expected=recorded,

@@ -75,7 +75,7 @@ def check_cut(batch_size: int, num_partitions: int, world_size: int) -> None:
             got=f"{batch_size} over {num_partitions} partitions",
             expected=f"{below} or {above}, the nearest multiples"
             if below != above
-            else f"{above}, the smallest that goes",
+            else f"{above}, the smallest valid size",
         )
     if world_size > num_partitions:
         raise InputError(

@@ -40,5 +40,5 @@ def check_errors(catalog: Catalog) -> None:
             where=f"{catalog.directory}, train.noise",
             got=f"columns {', '.join(catalog.columns)}",
             expected="magnitude_error",
-            fix="say train.noise=0.05 (mag) or train.noise=none, or ingest the raw files with their errors",
+            fix="set train.noise=0.05 (mag) or train.noise=none, or ingest raw files with their errors",
         )
