@@ -49,8 +49,8 @@ from hpc_ae.provenance import Fingerprint, Provenance
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.mapping import check_mapping
 from hpc_ae.readers.names import ERROR_PREFIX
+from hpc_ae.readers.open_raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.readers.raw_file import FORMATS, Piece, RawFile, Scan, cut_pieces
-from hpc_ae.readers.recognise import is_packed, open_raw, read_piece, unpack
 from hpc_ae.readers.star_rows import StarRows
 from hpc_ae.readers.tally import (
     REMOVED,

@@ -23,8 +23,8 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.first_rows import first_piece
 from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
+from hpc_ae.readers.open_raw import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
 from hpc_ae.readers.raw_file import RawFile, check_types
-from hpc_ae.readers.recognise import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
 from hpc_ae.readers.sample import ColumnSample, Dialect, dialect_of, sample_columns, unpack_head
 from hpc_ae.readers.star_rows import StarRows
 from hpc_ae.readers.tree import expand_dirs

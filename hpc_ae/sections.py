@@ -54,7 +54,7 @@ class Simulate(Section):
 class _Files(Section):
     simulate: Simulate | None = Field(None, description="simulate the stars")
     raw: list[PathText] | None = Field(None, description="raw files to ingest; may have * wildcards")
-    columns: dict[str, str] = Field({}, description="name=column where the automatic mapping does not do")
+    columns: dict[str, str] = Field({}, description="name=column if the automatic mapping is wrong")
 
 
 def _key_of(option: Option) -> tuple[Any, Any]:

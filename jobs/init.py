@@ -27,7 +27,7 @@ _NOT_SHOWN = tuple(
 )  # the other way to make a catalog stands beside it as a comment
 _RAW = (
     '    # raw: ["survey/*.parquet"]             # instead of simulate: CSV, FITS, Parquet, ...; * wildcards\n'
-    "    # columns: {u: psfMag_u}                # with raw: name=column where the automatic mapping does not do\n"
+    "    # columns: {u: psfMag_u}                # with raw: name=column if the automatic mapping is wrong\n"
     "    # keep: [clean=1, 'r<20']               # with raw: conditions on rows; more in docs/columns.md\n"
 )
 

@@ -15,8 +15,8 @@ from hpc_ae.catalog.quality import drop_errors
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.export import ExportSettings, export
 from hpc_ae.readers.first_rows import read_first
+from hpc_ae.readers.open_raw import is_packed, open_tables, unpack
 from hpc_ae.readers.raw_file import RawFile
-from hpc_ae.readers.recognise import is_packed, open_tables, unpack
 
 BANDS = "ugriz"
 BIG_ID = 2**53 + 1  # no double has it

@@ -26,7 +26,7 @@ from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.inspect import findings_text, inspect_files
 from hpc_ae.readers import packed, text
-from hpc_ae.readers.recognise import open_tables, unpack
+from hpc_ae.readers.open_raw import open_tables, unpack
 from hpc_ae.reading import Reading
 
 DAMAGED = Caution.ID_DAMAGED

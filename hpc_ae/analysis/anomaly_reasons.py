@@ -1,6 +1,6 @@
 """Why a star is strange, in words: which band, by how much, and how rare that is.
 
-Each band is judged by the others: what they let expect of it, from the part of the score's mixture that ordinary stars
+Each band is judged by the others: what is expected of it, from the part of the score's mixture that ordinary stars
 make.
 Shape letters: N stars (a few), B bands.
 """
@@ -36,7 +36,7 @@ class Deviations:
 
 
 def deviations(model: ScoreModel, magnitude: np.ndarray) -> Deviations:
-    """How each band of stars (N, B), finite and in mag, differs from what their other bands let expect."""
+    """How each band of stars (N, B), finite and in mag, differs from what is expected from their other bands."""
     mixture, stretched = model.ordinary_bands(), model.scales.stretch(magnitude).astype(np.float64)
     excess, sigma = np.zeros(magnitude.shape), np.zeros(magnitude.shape)
     rest = np.zeros(magnitude.shape, bool)
@@ -142,12 +142,12 @@ def _one_band(found: Deviations, row: int, band: int, bands: Sequence[str]) -> s
     excess = found.excess[row, band]
     side = "fainter" if excess > 0 else "brighter"
     sigma = abs(found.sigma[row, band])
-    return f"{bands[band]} is {abs(excess):.2f} mag {side} than its other bands let expect ({sigma:.1f} sigma)"
+    return f"{bands[band]} is {abs(excess):.2f} mag {side} than expected from its other bands ({sigma:.1f} sigma)"
 
 
 def _failure(band: str, error: float) -> str:
     stated = f", whose error is {error:.2f} mag" if np.isfinite(error) else ""
-    return f": perhaps a failed measurement of {band}{stated}"
+    return f": possibly a failed measurement of {band}{stated}"
 
 
 def _rarity(probability: float, reference: str) -> str:

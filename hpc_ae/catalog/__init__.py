@@ -1,1 +1,1 @@
-"""Stars on disk: the format, its files, and the arithmetic of who reads which rows. The only importer of h5py."""
+"""Stars on disk: the format, its files, what of them is read as arrays, tables and Arrow."""

@@ -1,4 +1,5 @@
-"""Scaling: network input = (magnitude - mean) / std, per band.
+"""Scaling: network input = (magnitude - mean) / std, per band. The fused kernel does the same: `load_tile` in
+kernels/network.h.
 
 Shape letters: N stars, B bands.
 """

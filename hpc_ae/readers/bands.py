@@ -83,7 +83,7 @@ def _choose_family(given: Given, bands: Sequence[str]) -> _Naming:
     names = ", ".join(columns.names[columns.find(pattern.format(b=band), band)] for band in bands)
     note = (
         f"the bands are the columns {names} ({family.label}); also there: {', '.join(others)}, "
-        f"which --magnitudes {others[0]} would take"
+        f"choose them with --magnitudes {others[0]}"
     )
     return _Naming(family, pattern, (note,))
 

@@ -130,7 +130,7 @@ def _choose_objid(given: Given) -> _Choice:
         return _Choice("objid", given.by_hand.get("objid"))
     name = next((name for name in NAMES["objid"] if name in given.columns), None)
     if name == "id" and all(other in given.columns for other in WITHIN_FIELD):
-        note = "column id counts within a field, beside run, camcol and field: it is no star's own id"
+        note = "column id is a number within a field, beside run, camcol and field: not the star's own id"
         return _Choice("objid", None, (note,))
     return _Choice("objid", _find_named(given, "objid"))
 

@@ -73,7 +73,7 @@ def measure_positions(given: Given, taken: Mapping[str, Taken], first: FirstValu
     elif notice and _is_assumed(given, taken) and _fit_radians(taken, first) >= _ENOUGH:
         notes = (
             "ra and dec are taken as degrees, but the first ones are all within 2 pi and pi / 2; "
-            "say --angles rad where they are radians, --angles deg where not",
+            "use --angles rad if they are radians, --angles deg if not",
         )
     return Positions(explained, factors.get("ra") or 1.0, factors.get("dec") or 1.0, notes)
 

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
 from hpc_ae.readers.first_rows import read_first
+from hpc_ae.readers.open_raw import compression_name, unpack
 from hpc_ae.readers.packed import decompress_head
 from hpc_ae.readers.raw_file import RawFile
-from hpc_ae.readers.recognise import compression_name, unpack
 from hpc_ae.readers.star_rows import clean_text, is_text
 from hpc_ae.record import Record
 

@@ -212,7 +212,7 @@ class StrangeKind:
     num: int
     share: float  # of all stars that were looked at
     magnitude: np.ndarray  # (B,) mag
-    excess: np.ndarray  # (B,) magnitude less what the other bands let expect, mag
+    excess: np.ndarray  # (B,) magnitude less what is expected from the other bands, mag
     stars: tuple[tuple[str, float, float], ...]  # objid, ra and dec in deg, strangest first
 
 

@@ -150,7 +150,8 @@ def _notes(report: Report) -> list[str]:
         notes.append(f"{LOSS_FIGURE_NAME} is left out: no metrics of the training were found")
     if lost := errors.num_good - errors.error.num:
         notes.append(
-            f"{lost} good stars have an error, latent or reconstruction that is not finite; they enter no statistic"
+            f"{lost} good stars have an error, latent or reconstruction that is not finite; "
+            "they are left out of all statistics"
         )
     if len(errors.latent.mean) > MAX_SHOWN:
         notes.append(f"{DENSITY_FIGURE_NAME} shows the first {MAX_SHOWN} latent dimensions")

@@ -31,7 +31,7 @@ _COMPRESS = (
 _DENOISE = (
     "Of stars drawn by chance, in mag: the median error of the catalog; what 68 % of the residuals do not exceed; the "
     "median uncertainty of the reconstruction as a magnitude, learned from held-out stars, and of the best combination "
-    "with the catalog's magnitude. A reconstruction more uncertain than the catalog is no denoised magnitude."
+    "with the catalog's magnitude. A reconstruction more uncertain than the catalog is not a denoised magnitude."
 )
 
 
