@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from hpc_ae.files import publish_json
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.marker import Marker, State, read_marker
 from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
+from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.jobs.worker import job_number
 from hpc_ae.layout import RunLayout
 
@@ -50,7 +50,7 @@ def main(run_dir: str, stage: str, status: int) -> int:
             if not marker.has_ended:
                 _write(paths[rank], marker, "interrupted", f"node {node} was lost")
         print(f"hpc-ae: node {node} was lost: the job is requeued", file=sys.stderr, flush=True)
-        subprocess.run(["scontrol", "requeue", job_number()], timeout=60, check=False)
+        ask_slurm("scontrol", "requeue", job_number())
         time.sleep(_END_SECONDS)
         return status
     _say_who_died(paths, {rank: ended[rank] for rank in open_ranks}, node)
@@ -107,11 +107,8 @@ def _answers(node: str) -> bool:
     """Whether a step of one small task runs on a node of this job."""
     words = ["srun", f"--jobid={os.environ['SLURM_JOB_ID']}", f"--nodelist={node}", "--overlap", "--mem=0"]
     words += ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--mpi=none", "true"]
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
-    try:
-        return subprocess.run(words, env=kept, capture_output=True, timeout=_PROBE_SECONDS).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+    answer = ask_slurm(*words, seconds=_PROBE_SECONDS)
+    return answer is not None and answer.returncode == 0
 
 
 def _show(kind: str, name: str) -> dict[str, str]:
@@ -120,9 +117,8 @@ def _show(kind: str, name: str) -> dict[str, str]:
 
 
 def _run(*words: str) -> str:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
-    return ""
+    answer = ask_slurm(*words)
+    return "" if answer is None else answer.stdout
 
 
 def _say_who_died(paths: dict[int, Path], ended: dict[int, Marker], node: str | None) -> None:

@@ -19,6 +19,7 @@ from hpc_ae.errors import HpcAeError
 from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.doctor_nodes import examine_nodes
 from hpc_ae.jobs.finding import Finding, Level, error_of, run_quietly
+from hpc_ae.jobs.slurm_clients import ask_slurm
 
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
 _MOST_SKEW_SECONDS = 5.0
@@ -120,8 +121,8 @@ def _slurm() -> Finding:
         return Finding("slurm", "ok", "not on this machine: runs are local (cluster.kind: local)")
     if missing:
         return Finding("slurm", "fail", f"not on PATH: {', '.join(missing)}", "load your site's Slurm module")
-    done = run_quietly("sinfo", "--noheader", "--format", "%P")
-    named = run_quietly("sinfo", "--version")
+    done = ask_slurm("sinfo", "--noheader", "--format", "%P")
+    named = ask_slurm("sinfo", "--version")
     if done is None or done.returncode or named is None:
         return Finding("slurm", "warn", f"sinfo does not answer: {error_of(done)}", "runs are local until it does")
     return Finding("slurm", "ok", f"{named.stdout.strip()}; partitions {' '.join(done.stdout.split())}")
@@ -130,7 +131,7 @@ def _slurm() -> Finding:
 def _accounting() -> Finding:
     if shutil.which("sacct") is None:
         return Finding("accounting", "ok", "no sacct: status uses its own files and squeue")
-    done = run_quietly("sacct", "--noheader", "--allocations", "--format", "JobID")
+    done = ask_slurm("sacct", "--noheader", "--allocations", "--format", "JobID")
     found = (
         "sacct answers" if done is not None and done.returncode == 0 else "none: status uses its own files and squeue"
     )

@@ -20,10 +20,14 @@ class Finding:
     fix: str = ""
 
 
-def run_quietly(*command: str, seconds: float = _COMMAND_SECONDS) -> subprocess.CompletedProcess[str] | None:
-    """Run a program to its end; None where it is not there or does not end in time."""
+def run_quietly(
+    *command: str, seconds: float = _COMMAND_SECONDS, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a program to its end, in this process's environment by default; None where it is not there or does not end
+    in time.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -9,7 +9,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,13 +28,14 @@ from hpc_ae.jobs.resources import num_tasks
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
 from hpc_ae.jobs.slurm import slurm_executor, submission_error
+from hpc_ae.jobs.slurm_clients import ask_slurm, is_option
 from hpc_ae.jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _PAYLOAD_BYTES = 1 << 16  # what a launch writes before its work: config, payload, marker, log
-_LEAKING = re.compile(r"^(SLURM|SLURMD|SRUN|SBATCH|PMI|PMIX|OMPI|SUBMITIT)_")
+_LEAKING = re.compile(r"(SLURMD|PMI|PMIX|OMPI|SUBMITIT)_")
 
 
 def _local_executor(stage: Stage, config: RunConfig) -> Any:
@@ -102,13 +102,13 @@ def _deaf_to_interrupts(local: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def start_environment(*, attached: bool, local: bool) -> Iterator[None]:
-    """The environment that jobs start with: none of an enclosing allocation's variables.
+    """The environment that jobs start with: no variable of an enclosing allocation, no option of Slurm's programs.
 
     Here submitit starts a Python in words of its own, which is to find what this one finds; a batch script has ours.
     """
     before = dict(os.environ)
     for name in list(os.environ):
-        if _LEAKING.match(name) and name != "SLURM_CONF":
+        if _LEAKING.match(name) or is_option(name):
             del os.environ[name]
     if local:
         os.environ.update(same_path())
@@ -231,11 +231,8 @@ def cancel(launched: Launched) -> None:
 
 def scancel(job_id: str) -> str:
     """Cancel a job, or a whole array; what Slurm said, nothing where all went well."""
-    try:
-        answer = subprocess.run(["scancel", job_id], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return answer.stderr.strip()
+    answer = ask_slurm("scancel", job_id)
+    return "scancel does not answer" if answer is None else answer.stderr.strip()
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, dependency_options
+from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
 from hpc_ae.layout import SHARD_PATTERN, RunLayout
@@ -226,6 +228,8 @@ def _say_counts(config: RunConfig, stage: str) -> None:
 def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched]:
     """Submit the stages as dependent jobs; where one is not accepted, cancel those before it."""
     launched: list[Launched] = []
+    if ignored := ignored_options(os.environ):
+        say(f"note: ignored, as the section cluster says what jobs ask for: {', '.join(ignored)}")
     try:
         for stage in stages:
             run.layout.progress_path(stage.name).unlink(missing_ok=True)

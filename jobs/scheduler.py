@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import make_dir, publish_json
+from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.layout import RunLayout
 from hpc_ae.record import Record, read_record
 
@@ -107,11 +107,8 @@ def _table(lines: list[str] | None) -> Answer | None:
 
 
 def _lines(*command: str) -> list[str] | None:
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.splitlines() if answer.returncode == 0 else None
+    answer = ask_slurm(*command, seconds=_COMMAND_SECONDS)
+    return answer.stdout.splitlines() if answer is not None and answer.returncode == 0 else None
 
 
 def ending_jobs(answer: Answer, job_ids: list[str]) -> list[str]:

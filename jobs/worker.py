@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,9 @@ from typing import Any, NoReturn
 
 from hpc_ae.errors import HpcAeError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json
+from hpc_ae.jobs.finding import error_of
 from hpc_ae.jobs.marker import Marker, State, host_name, read_marker, started_at
+from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.layout import LaunchLayout
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
@@ -204,9 +205,9 @@ def requeue(mine: Path, neighbours: list[Path]) -> None:
         deadline = time.monotonic() + _SAVE_SECONDS
         while time.monotonic() < deadline and any(_is_running(path) for path in neighbours):
             time.sleep(0.2)
-        answer = subprocess.run(["scontrol", "requeue", job_number()], capture_output=True, text=True, timeout=60)
-        if answer.returncode:
-            raise WorkError("the job could not be requeued", where=f"job {job_number()}", got=answer.stderr.strip())
+        answer = ask_slurm("scontrol", "requeue", job_number())
+        if answer is None or answer.returncode:
+            raise WorkError("the job could not be requeued", where=f"job {job_number()}", got=error_of(answer))
     time.sleep(_END_SECONDS)
 
 
