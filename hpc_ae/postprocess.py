@@ -17,7 +17,16 @@ import numpy as np
 from hpc_ae.analysis.histogram import RESIDUAL_BINS, column_quantiles
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.errors import DamageError, HpcAeError
-from hpc_ae.files import digest_bytes, digest_file, make_dir, publish_bytes, publish_json, remove_debris, seal
+from hpc_ae.files import (
+    digest_bytes,
+    digest_file,
+    make_dir,
+    publish_bytes,
+    publish_json,
+    read_json,
+    remove_debris,
+    seal,
+)
 from hpc_ae.layout import COMPARE_NAME, COMPARE_TABLE_NAME, SUMMARY_NAME, RunLayout, progress_name
 from hpc_ae.provenance import Fingerprint, check_fingerprint
 from hpc_ae.record import read_record
@@ -123,8 +132,7 @@ def _fingerprint(settings: PostprocessSettings, survey: Survey) -> Fingerprint:
 
 def _is_done(paths: ReportPaths, settings: PostprocessSettings, survey: Survey) -> bool:
     """True where this report is complete already; StaleError where another one is there, or scores of others."""
-    path = paths.out_dir / SUMMARY_NAME
-    recorded = read_record(path, Summary, sealed=True) if path.exists() else None
+    recorded = _read_summary(paths.out_dir / SUMMARY_NAME)
     if recorded is not None:
         check_fingerprint(paths.out_dir, recorded.fingerprint, _fingerprint(settings, survey), "postprocess")
     if not is_scored(paths.scores, survey) or recorded is None:
@@ -132,6 +140,18 @@ def _is_done(paths: ReportPaths, settings: PostprocessSettings, survey: Survey) 
     if paths.compare_dir is not None and not _is_compared(paths, survey):
         return False
     return all((paths.out_dir / name).is_file() for name in recorded.files)
+
+
+def _read_summary(path: Path) -> Summary | None:
+    """The summary of the report that is there; None where there is none, or one of an earlier version that says less
+    and is to be made again. DamageError where it does not match its digest.
+    """
+    if not path.exists():
+        return None
+    values = read_json(path, sealed=True)
+    with suppress(DamageError):
+        return Summary.parse(values, path)
+    return None
 
 
 def _is_compared(paths: ReportPaths, survey: Survey) -> bool:

@@ -62,6 +62,9 @@ class Record(BaseModel):
         """The record of a JSON object; DamageError where a field is missing or of a wrong type."""
         version = values.get("version")
         known = cls.format_version
+        if known is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
+            what = "the record does not say which version of its format it has"
+            raise DamageError(what, where=where, got=f"version {version!r}", expected=f"1 to {known}")
         if known is not None and isinstance(version, int) and version > known:
             raise InputError(
                 "made by a newer version of hpc_ae",

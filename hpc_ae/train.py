@@ -12,7 +12,7 @@ from hpc_ae.runtime.distributed import Group
 from hpc_ae.training.data import load_data
 from hpc_ae.training.job import TrainJob, make_stepper
 from hpc_ae.training.loop import Loop
-from hpc_ae.training.partition import check_cut
+from hpc_ae.training.partition import BatchPlan, check_cut, check_enough
 from hpc_ae.training.position import restore
 from hpc_ae.training.publish import publish_model
 from hpc_ae.training.settings import TrainSettings, check_errors
@@ -33,6 +33,8 @@ def train(
     if is_model_of(layout.model_dir, job.fingerprint):
         return "done"
     check_cut(settings.train.batch_size, settings.train.partitions, group.ranks.world_size)
+    # Before the scaling, which needs stars too: what all good stars cannot fill, those that are not held out cannot.
+    check_enough(BatchPlan(job.catalog.num_good, settings.train.partitions, settings.train.batch_size, settings.seed))
     if settings.train.needs_errors:
         check_errors(job.catalog)
     stepper = make_stepper(job)

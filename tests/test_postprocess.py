@@ -14,6 +14,7 @@ from survey_factory import NUM_STARS, SHARD_ROWS, make_encoding, make_stars
 
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
@@ -175,6 +176,19 @@ def test_done_is_skipped_and_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report" / "latent_density.png").unlink()
     report(tmp_path, 20)
     assert set((tmp_path / "report").iterdir()) == set(before)
+
+
+def test_report_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
+    """A summary that lacks what later versions say is of no report that is done: no error, it is made again."""
+    make_encoding(tmp_path / "encoding", make_stars(tmp_path / "stars"))
+    report(tmp_path, 20)
+    path = tmp_path / "report" / "summary.json"
+    whole = read_json(path)
+    for name in ("latent_map", "clusters"):
+        assert name in whole
+    publish_json(path, seal({key: value for key, value in whole.items() if key not in ("latent_map", "clusters")}))
+    report(tmp_path, 20)
+    assert read_json(path)["clusters"] == whole["clusters"]
 
 
 def test_another_star_catalog_is_refused(made: Path, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def test_what_is_refused() -> None:
     for wrong in ({}, {"first": "1"}, {"first": True}, {"first": 1, "version": None}):
         with pytest.raises(DamageError, match="here"):
             Example.parse(wrong, "here")
+    for version in (0, -3, True, 1.0, "1", None):
+        with pytest.raises(DamageError, match="which version of its format"):
+            Example.parse({"first": 1, "version": version}, "here")
     with pytest.raises(TypeError, match="frist"):
         Example(first=1).replaced(frist=2)
 

@@ -41,6 +41,7 @@ from hpc_ae.model.files import read_model
 from hpc_ae.model.weights import Trained
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.ranks import Ranks
+from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.training.split import validation_mask
 
 STEPS = 60
@@ -336,6 +337,13 @@ def test_batches_that_do_not_fit(catalog_dir: Path, tmp_path: Path, settings: di
     with pytest.raises(InputError, match=message):
         train_here(make_config(tmp_path / "run", catalog_dir, **settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_good_star(tmp_path: Path) -> None:
+    """A catalog of bad stars alone is called that, not one of constant magnitudes."""
+    simulate(tmp_path / "stars", SimulateSettings(500, bad_fraction=0.999999))
+    with pytest.raises(InputError, match=r"fewer training stars than one batch[\s\S]*0 good stars"):
+        train_here(make_config(tmp_path / "run", tmp_path / "stars"))
 
 
 class _Sums(Group):
