@@ -158,7 +158,7 @@ def test_local_run_survives_its_terminal(background: Path, star_dir: Path, tmp_p
     assert b"train" not in said.split(b"started in the background")[0]
     assert "verified: 3,000 stars" in (background / "jobs" / "logs" / "run.log").read_text()
     wrong = hpc_ae("run", config, "--no-wait", "train.learning_rate=0.001")
-    assert wrong.returncode == 2 and "was made from something else" in wrong.stderr
+    assert wrong.returncode == 2 and "was made from another config or other inputs" in wrong.stderr
     again = hpc_ae("run", config, "--no-wait")
     assert again.returncode == 0 and "already done: train, encode, finalise, postprocess" in again.stderr
 
