@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from hpc_ae.cluster import ClusterSection
 from hpc_ae.errors import InputError
 from hpc_ae.layout import RunLayout
+from hpc_ae.secrets import shared_config
 from hpc_ae.sections import (
     CatalogSection,
     Divide,
@@ -59,6 +60,11 @@ class RunConfig(Section):
     def run_path(self) -> Path:
         """The run directory."""
         return Path(self.run_dir)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The values as files say them that are made to be shared."""
+        return shared_config(self.model_dump(mode="json"))
 
     @property
     def layout(self) -> RunLayout:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.secrets import shared_text
 from hpc_ae.skyserver.answer import BadAnswer, Table
 from hpc_ae.skyserver.client import Client, Manners
 from hpc_ae.skyserver.partial import PartialFile, is_complete
@@ -45,7 +46,12 @@ class Extraction:
         """What decides the content of the file."""
         above, until = (None if bound is None else str(bound) for bound in (self.above, self.until))
         return FetchQuery(
-            url=self.url, sql=self.query.text, key=self.query.key, num_stars=self.num_stars, above=above, until=until
+            url=shared_text(self.url),
+            sql=self.query.text,
+            key=self.query.key,
+            num_stars=self.num_stars,
+            above=above,
+            until=until,
         )
 
     def page_sql(self, num_rows: int, above: int | None) -> str:
@@ -101,7 +107,7 @@ def _fetch_page(partial: PartialFile, state: FetchState, extraction: Extraction,
             return _keep_page(partial, state, page, len(page.rows), complete=True)
     raise WorkError(
         "the server leaves rows out",
-        where=extraction.url,
+        where=shared_text(extraction.url),
         got=f"{len(page.rows)} rows of key {above} and none of the greater keys that there are",
         expected=f"up to {extraction.page_rows} rows",
         fix="where it has a limit of its own, a key with fewer rows of one value may do: --key",

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hpc_ae.errors import StaleError
 from hpc_ae.record import Record
+from hpc_ae.secrets import shared_words
 from hpc_ae.version import __version__
 
 Fingerprint = dict[str, Any]  # what an output was made from, as JSON: compared, never looked into
@@ -50,8 +51,8 @@ class Provenance(Record):
 
 
 def command_line() -> str:
-    """This process's command line, as a shell would take it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command line, as a shell would take it; values that may be secrets are left out."""
+    return shlex.join([Path(sys.argv[0]).name, *shared_words(sys.argv[1:])])
 
 
 def git_commit() -> str | None:

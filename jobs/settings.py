@@ -15,7 +15,7 @@ def training_of(config: RunConfig) -> TrainSettings:
     """How to train."""
     from hpc_ae.training.settings import TrainSettings
 
-    return TrainSettings(config.seed, config.model, config.train, config.model_dump(mode="json"))
+    return TrainSettings(config.seed, config.model, config.train, config.shared)
 
 
 def encoding_of(config: RunConfig) -> tuple[EncodePaths, EncodeSettings]:

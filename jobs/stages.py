@@ -211,7 +211,7 @@ def _run_finalise(run: Run, _: StopRequested) -> str:
     from hpc_ae.verify import verify
 
     config = run.config
-    finalise(*encoding_of(config), config.model_dump(mode="json"))
+    finalise(*encoding_of(config), config.shared)
     check = verify(config.encoding_path, stars=config.catalog_path, num_workers=num_workers(config, "finalise"))
     if not check.ok:
         found = check.findings[0]

@@ -29,6 +29,7 @@ GROUND = {
     "version",
     "reading",
     "record",
+    "secrets",
 }
 ROOMS = {path.name for path in (REPOSITORY / "hpc_ae").iterdir() if (path / "__init__.py").exists()} - {"jobs"}
 
@@ -43,10 +44,12 @@ GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
     ("config", "cluster"),
     ("config", "layout"),
     ("config", "sections"),
+    ("config", "secrets"),
     ("cluster", "sections"),
     ("sections", "reading"),
     ("record", "files"),
     ("provenance", "record"),
+    ("provenance", "secrets"),
     ("provenance", "version"),
 }
 # Foreign library: the files that may import it, by the beginning of their paths.

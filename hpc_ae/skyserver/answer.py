@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 from hpc_ae.errors import InputError, WorkError, printable
+from hpc_ae.secrets import shared_text
 
 RATE_WINDOW_SECONDS = 61.0  # SkyServer counts the queries of the last 60 seconds
 _BUSY = {408, 425, 429, 502, 503, 504}
@@ -143,8 +144,8 @@ def _page_text(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """One printable line of at most 400 letters: what a server sends must not steer a terminal."""
-    words = " ".join(printable(text[: 8 * _MOST_TEXT]).split())
+    """One printable line of at most 400 letters: what comes must not steer a terminal, nor a token stay in a log."""
+    words = " ".join(shared_text(printable(text[: 8 * _MOST_TEXT])).split())
     return words if len(words) <= _MOST_TEXT else words[:_MOST_TEXT] + " ..."
 
 

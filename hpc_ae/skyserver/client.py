@@ -25,6 +25,7 @@ import urllib3
 
 from hpc_ae import __version__
 from hpc_ae.errors import InputError, WorkError
+from hpc_ae.secrets import shared_text
 from hpc_ae.skyserver.answer import BadAnswer, Table, clean, read_answer
 
 URL = "https://skyserver.sdss.org/{release}/SkyServerWS/SearchTools/SqlSearch"
@@ -97,9 +98,10 @@ class Client:
             asked = (
                 f"{attempt + 1} tries" if error.wait_seconds <= self.manners.most_wait_seconds else "to be left alone"
             )
+            asked += f", {error.wait_seconds:,.0f} s" if error.wait_seconds else ""
             raise WorkError(
                 error.what,
-                where=f"{self.url} ({asked}{f', {error.wait_seconds:,.0f} s' if error.wait_seconds else ''})",
+                where=f"{shared_text(self.url)} ({asked})",
                 got=error.got,
                 expected=error.expected,
                 fix="run the same command again later: what was fetched is kept",
@@ -120,10 +122,10 @@ class Client:
                 wait = _retry_after(response.headers.get("Retry-After", ""))
                 return read_answer(response.status_code, _text(data, response.status_code), wait)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise InputError("not a valid address", where=self.url, got=clean(str(error))) from error
+            raise InputError("not a valid address", where=shared_text(self.url), got=clean(str(error))) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if "certificate" in str(error).lower():
-                raise _certificate_error(self.url, error) from error
+                raise _certificate_error(shared_text(self.url), error) from error
             raise BadAnswer("SkyServer cannot be reached, or stopped in its answer", got=_reason(error)) from error
         finally:
             self._next_start = time.monotonic() + self.manners.pause_seconds
@@ -154,7 +156,7 @@ class Client:
                 return response
             response.close()
             url = target
-        raise WorkError("the server redirects in a circle", where=self.url, got=clean(url))
+        raise WorkError("the server redirects in a circle", where=shared_text(self.url), got=clean(url))
 
 
 class _Session(requests.Session):
@@ -179,7 +181,7 @@ def _next_url(response: requests.Response, form: dict[str, str] | None) -> str |
     if not followed:
         raise WorkError(
             "the server redirects to an address that is not followed",
-            where=response.url[:200],
+            where=clean(response.url),
             got=clean(url),
             expected=f"{' or '.join(allowed)}, with the query",
             fix="check --url; nothing was read from there",
