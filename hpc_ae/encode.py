@@ -107,9 +107,9 @@ class EncodeJob:
 def make_job(paths: EncodePaths, settings: EncodeSettings) -> EncodeJob:
     """The encode job of these files; InputError where model and catalog do not have the same bands."""
     stars, model = open_catalog(paths.catalog_dir), read_model_record(paths.model_dir)
-    if model.bands != stars.bands:
+    if list(model.bands) != stars.bands:
         what = "model and catalog have different bands"
-        raise InputError(what, where=paths.model_dir, got=model.bands, expected=stars.bands)
+        raise InputError(what, where=paths.model_dir, got=list(model.bands), expected=stars.bands)
     if settings.uncertainty:
         uncertainty_of(model, paths.model_dir)
     return EncodeJob(stars, model, paths, settings)

@@ -11,6 +11,7 @@ from hpc_ae.model.files import infer_architecture, load_autoencoder, read_state_
 from hpc_ae.model.scaling import Scaling
 from hpc_ae.model.weights import Imported, Origin
 from hpc_ae.provenance import Provenance
+from hpc_ae.record import different_plain_names
 
 
 def import_model(
@@ -31,6 +32,9 @@ def import_model(
         raise InputError("a model already exists", where=out_dir, fix="choose another --out, or remove it first")
     if not path.is_file():
         raise InputError("there is no such file", where=path, expected="a state dict saved by torch.save")
+    if not different_plain_names(bands):
+        expected = "letters, digits, _ . -, each name once"
+        raise InputError("these cannot be names of bands", where="--bands", got=",".join(bands), expected=expected)
     scaling = _scaling(len(bands), divide, mean, std)
     tensors = {name: tensor for name, tensor in read_state_dict(path).items() if not name.startswith("scaling.")}
     architecture = infer_architecture(tensors, bands, path)

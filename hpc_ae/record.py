@@ -8,17 +8,21 @@ is passed over; a record of a newer format version is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import read_json
 
+# A name that becomes a header cell, a label or a word of a command: no letter of it means anything to a spreadsheet, a
+# shell or a terminal.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _R = TypeVar("_R", bound="Record")
 _MOST_PROBLEMS = 3
 
@@ -79,6 +83,20 @@ class Record(BaseModel):
             problems = error.errors()
             found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems[:_MOST_PROBLEMS]]
             raise DamageError(cls.describe(problems), where=where, got="; ".join(found)) from None
+
+
+def different_plain_names(names: Sequence[str]) -> bool:
+    """Whether these are names of at most 64 letters, digits, _, . and -, each of them once."""
+    return len(set(names)) == len(names) and all(PLAIN_NAME.fullmatch(name) for name in names)
+
+
+def _check_names(names: Sequence[str]) -> Sequence[str]:
+    if not different_plain_names(names):
+        raise ValueError("a name is not a plain word (letters, digits, _ . -), or stands there twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_check_names)]  # of bands or columns
 
 
 def read_record(path: Path, kind: type[_R], *, sealed: bool = False) -> _R:

@@ -15,6 +15,7 @@ from hpc_ae.catalog.schema import ENCODING_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import Arrays, write_shard
 from hpc_ae.catalog.view import write_view
 from hpc_ae.files import canonical_json, digest_bytes, make_dir, publish_bytes, publish_json, read_json, seal
+from hpc_ae.model.architecture import Architecture
 from hpc_ae.simulate import SimulateSettings, simulate
 
 BANDS = ["u", "g", "r", "i", "z"]
@@ -31,7 +32,8 @@ def make_model(directory: Path) -> Path:
     """A model directory with a few weights, sealed as train seals it."""
     make_dir(directory)
     generator = np.random.default_rng(5)
-    data = save({name: generator.normal(size=(4, 5)).astype(np.float32) for name in ("encoder.0.weight", "decoder.0")})
+    shapes = Architecture(tuple(BANDS), (4,), 2).tensor_shapes()
+    data = save({name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()})
     publish_bytes(directory / "model.safetensors", data)
     record = {"format": "hpc_ae/model", "version": 1, "bands": BANDS, "hidden": [4], "latent": 2}
     publish_json(directory / "model.json", seal({**record, "weights_digest": digest_bytes(data)}))

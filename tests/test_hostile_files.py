@@ -23,9 +23,12 @@ from safetensors.torch import save
 from test_catalog import OpenWatch
 
 from hpc_ae import open_catalog
-from hpc_ae.errors import DamageError
+from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_json, read_json, seal
 from hpc_ae.model.check import check_checkpoint
+from hpc_ae.model.files import read_model
+from hpc_ae.model.weights import read_model_record
+from hpc_ae.model_import import import_model
 from hpc_ae.runtime.checkpoint import Checkpoint, CheckpointState, load_newest_checkpoint, save_checkpoint
 from hpc_ae.verify import verify
 
@@ -187,6 +190,51 @@ def test_manifest_that_leads_outside(name: str, stars: Path, tmp_path: Path) -> 
     assert not verify(catalog).ok
     assert not watch.opened()
     watch.close()
+
+
+NAMES = ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1", "u\x1b[2J", "u\n", "u\u202e", "", "u,v", "a" * 65, "g"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_bands_are_plain_words(name: str, stars: Path, tmp_path: Path) -> None:
+    """A name that is a formula, steers a terminal or stands there twice is refused where a file is opened."""
+    catalog = Path(shutil.copytree(stars, tmp_path / "catalog"))
+    model = make_random_model(tmp_path / "model", stars)
+    for directory, record in ((catalog, "manifest.json"), (model, "model.json")):
+        reseal(directory / record, bands=[name, "g", "r", "i", "z"])
+        done = hpc_ae("verify", directory)
+        assert done.returncode == 1 and f"{record}" in done.stdout + done.stderr, done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+    with pytest.raises(DamageError, match="wrong bands or columns"):
+        open_catalog(catalog)
+    with pytest.raises(DamageError, match="bands"):
+        read_model_record(model)
+    torch.save(read_model(make_random_model(tmp_path / "sound", stars))[0].state_dict(), tmp_path / "state.pt")
+    with pytest.raises(InputError, match="names of bands"):
+        import_model(tmp_path / "state.pt", tmp_path / "out", (name, "g", "r", "i", "z"), divide=20)
+
+
+WRONG_FIELDS: list[dict[str, object]] = [
+    {"inputs": []},
+    {"inputs": {"raw": {}}},
+    {"provenance": "me"},
+    {"provenance": {"config": []}},
+    {"statistics": []},
+    {"statistics": {"u": {"mean": "nan"}}},
+    {"flags": {"missing": -1}},
+    {"order": 3},
+    {"num_rows": True},
+    {"fingerprint": [1]},
+]
+
+
+@pytest.mark.parametrize("fields", WRONG_FIELDS, ids=str)
+def test_manifest_of_wrong_types(fields: dict[str, object], stars: Path, tmp_path: Path) -> None:
+    """A field of a wrong type is found where the catalog is opened, before any work on it."""
+    catalog = Path(shutil.copytree(stars, tmp_path / "catalog"))
+    reseal(catalog / "manifest.json", **fields)
+    with pytest.raises(DamageError, match=next(iter(fields))):
+        open_catalog(catalog)
 
 
 BOMBS = {

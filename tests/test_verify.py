@@ -242,7 +242,7 @@ def test_flags_that_are_not_copies(run_dir: Path, column: str) -> None:
         ("shards", 5, "a field of the manifest is missing or has the wrong type"),
         ("format", ["x"], "unknown catalog format"),
         ("columns", ["objid"], "the columns of a shard do not match its manifest"),
-        ("bands", None, "a field of the manifest is missing or has the wrong type"),
+        ("bands", None, "the manifest has wrong bands or columns"),
     ],
 )
 def test_edited_and_resealed_manifest(run_dir: Path, key: str, value: object, what: str) -> None:

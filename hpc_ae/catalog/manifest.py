@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.catalog.records import KINDS, BandStatistics, M, Manifest, ShardRecord, StarManifest, catalog_digest
+from hpc_ae.catalog.records import (
+    KINDS,
+    WRONG_NAMES,
+    BandStatistics,
+    M,
+    Manifest,
+    ShardRecord,
+    StarManifest,
+    catalog_digest,
+)
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, columns_of
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import make_dir, publish_json, read_json, remove_debris, seal
@@ -105,7 +114,7 @@ def _check(path: Path, manifest: Manifest) -> None:
         if got != expected:
             raise DamageError("the manifest contradicts itself", where=path, got=got, expected=expected)
     if not columns_of(manifest.format).keys() >= set(manifest.columns):
-        raise DamageError("the manifest has wrong bands or columns", where=path, got=list(manifest.columns))
+        raise DamageError(WRONG_NAMES, where=path, got=list(manifest.columns))
 
 
 def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool:

@@ -23,12 +23,12 @@ from hpc_ae.catalog.schema import (
 from hpc_ae.files import canonical_json, digest_bytes
 from hpc_ae.layout import SHARD_NAME
 from hpc_ae.provenance import Fingerprint, Provenance
-from hpc_ae.record import Record
+from hpc_ae.record import Names, Record
 
 Count = Annotated[int, Field(ge=0)]
 ShardRows = Annotated[int, Field(ge=0, le=MAX_SHARD_ROWS)]
 IdText = Annotated[str, Field(pattern="^-?[0-9]{1,19}$")]  # ids above 2^53 are strings in JSON
-Counts = dict[str, int]
+Counts = dict[str, Count]
 _NUM_PIXELS = 12 << 58  # HEALPix of order 29
 # What is said first where a field of a shard's record is wrong.
 _WRONG = {
@@ -38,6 +38,7 @@ _WRONG = {
     "objid_range": "a shard's range of ids is wrong",
     "healpix": "a shard's range in the sky is missing or wrong",
 }
+WRONG_NAMES = "the manifest has wrong bands or columns"
 
 
 class SkyRange(Record):
@@ -176,8 +177,8 @@ class Manifest(Record):
     num_stars: Count
     num_good: Count
     catalog_digest: str
-    bands: tuple[str, ...]
-    columns: tuple[str, ...]
+    bands: Names
+    columns: Names
     order: str | None = None
     inputs: Inputs = Field(default_factory=Inputs)
     provenance: Provenance = Field(default_factory=Provenance)
@@ -199,6 +200,8 @@ class Manifest(Record):
         """The fault of a shard's record in words, where there is one."""
         places = [one["loc"] for one in problems if "shards" in one["loc"]]
         found = [text for place in places for name, text in _WRONG.items() if name in place]
+        if any({"bands", "columns"} & set(one["loc"]) for one in problems):
+            found.append(WRONG_NAMES)
         return found[0] if found else "a field of the manifest is missing or has the wrong type"
 
 

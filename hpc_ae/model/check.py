@@ -10,13 +10,24 @@ from safetensors import SafetensorError, safe_open
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
 from hpc_ae.layout import MODEL_NAME, STATE_NAME, WEIGHTS_NAME, tensors_name
+from hpc_ae.model.weights import read_weights
 
 
 def check_model(directory: Path) -> list[HpcAeError]:
     """Everything that is wrong with a model directory: model.json, model.safetensors, debris."""
     record, errors = inspect_json(directory / MODEL_NAME)
     recorded = None if record is None else record.get("weights_digest", "a field weights_digest")
-    return [*errors, *check_weights(directory / WEIGHTS_NAME, recorded), *_debris(directory)]
+    errors += check_weights(directory / WEIGHTS_NAME, recorded)
+    return [*(errors or _refused(directory)), *_debris(directory)]
+
+
+def _refused(directory: Path) -> list[HpcAeError]:
+    """What the reader that encode uses says against files that are as they were written."""
+    try:
+        read_weights(directory)
+    except HpcAeError as error:
+        return [error]
+    return []
 
 
 def check_checkpoint(directory: Path) -> list[HpcAeError]:

@@ -46,7 +46,7 @@ def write_model(model_dir: Path, architecture: Architecture, tensors: dict[str, 
     make_dir(model_dir)
     weights_digest = write_tensors(model_dir / WEIGHTS_NAME, tensors)
     record = ModelRecord(
-        bands=list(architecture.bands),
+        bands=architecture.bands,
         hidden=list(architecture.hidden),
         latent=architecture.latent,
         weights_digest=weights_digest,

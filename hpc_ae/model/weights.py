@@ -19,7 +19,7 @@ from hpc_ae.files import digest_bytes, read_json
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
 from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
-from hpc_ae.record import Record
+from hpc_ae.record import Names, Record
 
 MODEL_FORMAT: Literal["hpc_ae/model"] = "hpc_ae/model"
 MODEL_VERSION = 1
@@ -65,7 +65,7 @@ class ModelRecord(Record):
 
     format: Literal["hpc_ae/model"] = MODEL_FORMAT
     version: int = MODEL_VERSION
-    bands: Annotated[list[str], Field(min_length=1)]
+    bands: Annotated[Names, Field(min_length=1)]
     hidden: list[_Width]
     latent: _Width
     weights_digest: str
@@ -78,7 +78,7 @@ class ModelRecord(Record):
     @property
     def architecture(self) -> Architecture:
         """The shape of the network."""
-        return Architecture(tuple(self.bands), tuple(self.hidden), self.latent)
+        return Architecture(self.bands, tuple(self.hidden), self.latent)
 
 
 @dataclass(frozen=True)
