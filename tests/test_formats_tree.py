@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import MaskedColumn, Table
 from catalog_factory import make_stars
+from commands import command, environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -68,6 +70,24 @@ def test_files(compression: str, tmp_path: Path) -> None:
     """A file of any compression and many row groups is the stars exactly, whatever its name and the shards."""
     path = put(tmp_path / "stars.csv", rows(0, 40), row_group_size=7, compression=compression)
     assert_holds(run(tmp_path, path, shard_rows=9), STARS)
+
+
+@pytest.mark.parametrize("packed_by", ["dictionary", "compression"])
+def test_long_texts_are_not_held_for_all_rows(packed_by: str, tmp_path: Path) -> None:
+    """A small file of one long text in 6,000 rows, 600 MB unpacked, takes little memory; a longer one is refused."""
+    num, text = 6_000, "9" * 100_000
+    table = pa.table({"u": pa.array([text] * num).dictionary_encode() if packed_by == "dictionary" else [text] * num})
+    table = pa.table({**{band: pa.array(np.full(num, 18.0)) for band in "griz"}, "u": table["u"]})
+    path = put(tmp_path / "stars.parquet", table, use_dictionary=packed_by == "dictionary", compression="snappy")
+    words = ["ingest", path, "--out", tmp_path / "catalog", "--workers", 1]
+    done = subprocess.run(
+        ["prlimit", f"--as={3 << 29}", *command(*words)], env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0 and f"{num:,} stars out" in done.stderr, done.stderr
+    longer = pa.table({**{band: [18.0] for band in "griz"}, "u": pa.array(["9" * (2 << 20)]).dictionary_encode()})
+    assert "text of 2,097,152 bytes" in refused(
+        tmp_path / "longer", put(tmp_path / "longer" / "longer.parquet", longer)
+    )
 
 
 def test_types(tmp_path: Path) -> None:

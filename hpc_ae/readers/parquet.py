@@ -5,7 +5,9 @@ A file inside `key=value` directories (hive partitioning, HATS) has those keys a
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hpc_ae.readers.astropy_notes import MASK, column_notes, find_masks, named_elements, said_elements
-from hpc_ae.readers.raw_file import BATCH_ROWS, Batches, Piece, RawFile, partition_dirs, unreadable
+from hpc_ae.readers.raw_file import BATCH_BYTES, BATCH_ROWS, Batches, Piece, RawFile, partition_dirs, unreadable
 from hpc_ae.readers.votable import field_units
 
 _BUFFER_BYTES = 1 << 20
 _FREE_BYTES = 1 << 28
+_MOST_TEXT = 1 << 20
 _MOST_RATIO = 1100  # deflate cannot do better than 1:1032
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -148,7 +151,11 @@ def partition_values(path: Path) -> dict[str, pa.Scalar]:
 def read_parquet(piece: Piece) -> Batches:
     """Yield (first row in the file, columns by our names) for the rows of a piece, batch by batch."""
     try:
-        with pq.ParquetFile(piece.raw.data_path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        with pq.ParquetFile(piece.raw.data_path) as file:
+            texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        with pq.ParquetFile(
+            piece.raw.data_path, pre_buffer=False, buffer_size=_BUFFER_BYTES, read_dictionary=texts
+        ) as file:
             yield from _read_groups(file, piece)
     except PARQUET_ERRORS as error:
         raise unreadable(piece.raw.path, error) from error
@@ -160,7 +167,9 @@ def _read_groups(file: pq.ParquetFile, piece: Piece) -> Batches:
     parts = [part for place in wanted.values() for part in (place, place.mask) if part and part.index >= 0]
     all_names = file.schema_arrow.names
     names = sorted({all_names[part.index] for part in parts})
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+    size = _batch_rows(file.metadata, groups)
+    batches = file.iter_batches(size, row_groups=groups, columns=names, use_threads=False)
+    for batch in itertools.chain.from_iterable(map(_slices, batches)):
         low, high = max(piece.start - row, 0), min(piece.stop - row, batch.num_rows)
         if low < high:
             at = _positions({part.index for part in parts}, all_names, batch.schema.names)
@@ -169,6 +178,17 @@ def _read_groups(file: pq.ParquetFile, piece: Piece) -> Batches:
         row += batch.num_rows
         if row >= piece.stop:
             return
+
+
+def _batch_rows(metadata: pq.FileMetaData, groups: list[int]) -> int:
+    """How many rows to read at a time: fewer where a row is long, by what the row groups say that they unpack to."""
+    longest = 1.0
+    for group in groups:
+        row_group = metadata.row_group(group)
+        columns = [row_group.column(index) for index in range(row_group.num_columns)]
+        size = sum(column.total_uncompressed_size for column in columns)
+        longest = max(longest, size / max(1, row_group.num_rows))
+    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / longest)))
 
 
 def _positions(indices: set[int], all_names: list[str], names: list[str]) -> dict[int, int]:
@@ -194,6 +214,26 @@ def _values(batch: pa.RecordBatch, place: _Place, at: dict[int, int]) -> pa.Arra
     if place.mask is not None:
         column = pc.if_else(_values(batch, place.mask, at), pa.scalar(None, column.type), column)
     return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in parts of few enough rows: each has the whole text of its dictionary when it is decoded.
+
+    OverflowError where a text is longer than any number or name can be.
+    """
+    longest = 1
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type) and len(column.dictionary):
+            longest = max(longest, pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
+    if longest > _MOST_TEXT:
+        raise OverflowError(f"a text of {longest:,} bytes in one row")
+    step = max(1, BATCH_BYTES // longest)
+    for start in range(0, batch.num_rows, step):
+        yield batch.slice(start, step)
 
 
 def _groups_of(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
