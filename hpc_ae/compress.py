@@ -21,13 +21,14 @@ from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
 from hpc_ae.errors import DamageError, InputError, StaleError, WorkError
-from hpc_ae.files import check_outside, digest_file, publish_bytes
+from hpc_ae.files import check_outside, digest_file, publish_bytes, read_regular
 from hpc_ae.formats.compressed import MODEL_DIR, MUST_HAVE, BlockCodec, check_max_error, is_compressed, open_compressed
 from hpc_ae.formats.compressed_records import COMPRESSED_VERSION, CompressedInputs, CompressedManifest
 from hpc_ae.formats.compressed_write import CompressJob, WrittenShard, write_compressed_shard
 from hpc_ae.formats.publish import check_free, staged
 from hpc_ae.formats.streams import packed_size
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
+from hpc_ae.model.architecture import MOST_WEIGHT_BYTES
 from hpc_ae.model.exact import ExactDecoder, load_decoder
 from hpc_ae.model.weights import read_model_record
 from hpc_ae.provenance import Provenance
@@ -219,7 +220,7 @@ def _write(mapper: Mapper, job: CompressJob, model_dir: Path) -> CompressedManif
             )
     (job.folder / MODEL_DIR).mkdir(mode=0o700)
     for name in MODEL_NAMES:
-        publish_bytes(job.folder / MODEL_DIR / name, (model_dir / name).read_bytes())
+        publish_bytes(job.folder / MODEL_DIR / name, read_regular(model_dir / name, MOST_WEIGHT_BYTES))
     manifest = write_manifest(job.folder, _manifest(job, written))
     open_compressed(job.folder, load_decoder)
     return manifest

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from hpc_ae.yaml_loader import apply_override, parse_yaml
 
 _PATH_KEYS = ("run_dir", "catalog.path", "encode.model", "postprocess.compare")
 _SCALING, _LITERAL = ["model", "scaling"], "literal['standardize']"
+_MOST_BYTES = 1 << 22
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -93,7 +95,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     InputError (exit status 2) names the file, the key, what was found, and the nearest valid keys.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
@@ -107,6 +109,15 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     for override in overrides or []:
         apply_override(values, override)
     return check_config(values, path)
+
+
+def _read_text(path: Path) -> str:
+    """The text of a config, which may come through a pipe; OSError where it does not end."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"more than {_MOST_BYTES:,} bytes")
+    return data.decode("utf-8")
 
 
 def check_config(values: dict[str, Any], where: object) -> RunConfig:

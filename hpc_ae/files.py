@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +18,7 @@ from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
 
 TEMP_MARK = ".tmp-"
 _READ_BYTES = 1 << 22
+_MOST_BYTES = 1 << 28  # of a record: the manifest of 100,000 shards has a quarter of it
 
 
 def make_dir(path: Path) -> Path:
@@ -147,15 +150,55 @@ def remove_debris(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def open_regular(path: Path, *, most_bytes: int | None = None, follow: bool = False) -> Iterator[BufferedReader]:
+    """A file of unknown origin, opened for reading: a regular one of at most `most_bytes`, through no link but with
+    `follow`. DamageError for all others: a named pipe would be waited for, a device has no end. OSError as of `open`.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise _not_regular(path, path.lstat().st_mode) from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        entry = os.fstat(descriptor)
+        if not stat.S_ISREG(entry.st_mode):
+            raise _not_regular(path, entry.st_mode)
+        if most_bytes is not None and entry.st_size > most_bytes:
+            expected = f"at most {most_bytes:,} bytes"
+            raise DamageError(
+                "the file is too large to be what it should be",
+                where=path,
+                got=f"{entry.st_size:,} bytes",
+                expected=expected,
+            )
+        yield file
+
+
+def read_regular(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
+    """All bytes of such a file."""
+    with open_regular(path, most_bytes=most_bytes) as file:
+        return file.read(most_bytes)
+
+
+def _not_regular(path: Path, mode: int) -> DamageError:
+    kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISDIR, "a directory"))
+    got = next((name for is_kind, name in kinds if is_kind(mode)), "a device or a socket")
+    fix = "put the file itself there"
+    return DamageError("not a regular file", where=path, got=got, expected="a regular file", fix=fix)
+
+
 def digest_bytes(data: bytes | memoryview) -> str:
     """`sha256:<hex>` of some bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """`sha256:<hex>` of a file, read in bounded memory."""
+def digest_file(path: Path, *, most_bytes: int | None = None, follow: bool = True) -> str:
+    """`sha256:<hex>` of a regular file, read in bounded memory; see `open_regular`."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, most_bytes=most_bytes, follow=follow) as file:
         while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
     return "sha256:" + digest.hexdigest()
@@ -189,7 +232,7 @@ def _refuse_constant(name: str) -> None:
 def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     """Read a JSON object; with `sealed`, check its own digest (DamageError where it does not hold)."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        record = json.loads(read_regular(path), parse_constant=_refuse_constant)
         canonical_json(record)
     except FileNotFoundError:
         raise InputError("there is no such file", where=path) from None
@@ -220,7 +263,7 @@ def inspect_json(path: Path) -> tuple[dict[str, Any] | None, list[HpcAeError]]:
         return None, [error]
     if seal(record)["digest"] != record.get("digest"):
         return record, [_broken_seal(path, record)]
-    if path.read_bytes() != json_bytes(record):
+    if read_regular(path) != json_bytes(record):
         return record, [
             DamageError(
                 "the file is not byte for byte what was written, although its contents are the same", where=path

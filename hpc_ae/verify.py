@@ -20,7 +20,7 @@ from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
 from hpc_ae.config import load_config
 from hpc_ae.errors import DamageError, HpcAeError, InputError
-from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
+from hpc_ae.files import TEMP_MARK, digest_file, inspect_json, read_regular
 from hpc_ae.formats.compressed import MODEL_DIR, is_compressed, open_compressed
 from hpc_ae.formats.compressed_check import CompressedCheck, check_compressed_shard, inspect_compressed
 from hpc_ae.layout import (
@@ -156,7 +156,7 @@ def _catalog_kind(directory: Path) -> str:
         return ENCODING_CATALOG
     if not manifest.is_file():
         return _KINDS.get(guess_format(directory) or STAR_FORMAT, STAR_CATALOG)
-    text = manifest.read_bytes()
+    text = read_regular(manifest)
     return next((kind for name, kind in _KINDS.items() if name != STAR_FORMAT and name.encode() in text), STAR_CATALOG)
 
 
@@ -343,10 +343,10 @@ def _check_files(path: Path, files: object, whole: str) -> list[HpcAeError]:
     errors: list[HpcAeError] = []
     for name, recorded in files.items():
         try:
-            digest = digest_file(directory / name)
-        except (OSError, ValueError) as error:
+            digest = digest_file(directory / name, follow=False)
+        except (OSError, ValueError, DamageError) as error:
             what = f"a file of the {whole} is missing or cannot be read"
-            errors.append(DamageError(what, where=directory / name, got=str(error)))
+            errors.append(DamageError(what, where=directory / name, got=getattr(error, "got", "") or str(error)))
             continue
         if digest != recorded:
             what = f"a file of the {whole} has changed since it was written"

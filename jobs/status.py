@@ -81,7 +81,7 @@ def open_run(run_dir: Path) -> Run:
     """The run of a directory; InputError where there is none, or one that others may have written."""
     check_private(run_dir)
     path = RunLayout(run_dir).config_path
-    if not path.exists():
+    if not path.is_file():
         raise InputError(
             "not a run directory", where=run_dir, got=f"no {CONFIG_NAME}", expected="the run_dir of `hpc-ae run CONFIG`"
         )

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -412,9 +413,25 @@ def huge_chunk(shard: Path, foreign: Path) -> None:
     )
 
 
+def vast_chunk(shard: Path, foreign: Path) -> None:
+    """A chunk of far more elements than the dataset has: 3 GB are unpacked for 50 rows."""
+
+    def make(file: h5py.File) -> None:
+        shape, most = (SHARD_ROWS, 5), (None, None)
+        dataset = file.create_dataset("magnitude", shape, "<f4", maxshape=most, chunks=(1_000_000, 800), compression=9)
+        dataset.id.write_direct_chunk((0, 0), zlib.compress(bytes(1 << 24)) * 200)
+
+    _replace(shard, make)
+
+
 def unknown_filter(shard: Path, foreign: Path) -> None:
     """A dataset through a filter that the format does not use."""
     _replace(shard, lambda file: file.create_dataset("magnitude", data=np.ones((SHARD_ROWS, 5), "<i4"), scaleoffset=3))
+
+
+def many_bands(shard: Path, foreign: Path) -> None:
+    """A hundred bands where the manifest has five."""
+    _replace(shard, lambda file: file.create_dataset("magnitude", data=np.ones((SHARD_ROWS, 100), np.float32)))
 
 
 def plugin_filter(shard: Path, foreign: Path) -> None:
@@ -464,7 +481,8 @@ def a_pipe(shard: Path, foreign: Path) -> None:
 
 
 CONTAINED = [
-    soft_link, soft_link_loop, group_loop, unknown_dataset, huge_length, huge_width, huge_chunk, unknown_filter,
+    soft_link, soft_link_loop, group_loop, unknown_dataset, huge_length, huge_width, huge_chunk, vast_chunk, many_bands,
+    unknown_filter,
     plugin_filter, wrong_type, strings, odd_format, a_directory, a_pipe,
 ]  # fmt: skip
 

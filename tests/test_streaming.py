@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import batches_from, load_share, make_config, metrics_of, train_here, training_rows
 
-from hpc_ae.catalog import shard
+from hpc_ae.catalog import table
 from hpc_ae.catalog.shard import open_shard
 from hpc_ae.errors import DamageError
 from hpc_ae.simulate import SimulateSettings, simulate
@@ -71,7 +71,7 @@ def test_rows_from_one_pass(stars_dir: Path, world_size: int, sigmas: float) -> 
 
     for rank in range(world_size):
         opened.clear()
-        with mock.patch.object(data, "_SIGMAS", sigmas), mock.patch.object(shard, "open_shard", watched):
+        with mock.patch.object(data, "_SIGMAS", sigmas), mock.patch.object(table, "open_shard", watched):
             share = load_share(stars_dir, rank, world_size, partitions=8, batch_size=64, validation_fraction=FRACTION)
         assert isinstance(share.rows, torch.Tensor)
         expected = [every[slice(*share.plan.bounds(one))] for one in owned_partitions(rank, world_size, 8)]
@@ -90,7 +90,7 @@ def test_each_shard_is_opened_once(tmp_path: Path) -> None:
         opened.append(path.name)
         return open_shard(path, catalog_format)
 
-    with mock.patch.object(shard, "open_shard", watched):
+    with mock.patch.object(table, "open_shard", watched):
         train_here(config)
     assert metrics_of(config)[-1]["validation_mse_mag2"] is not None
     assert len(opened) == len(set(opened)) == 500

@@ -19,8 +19,11 @@ from safetensors.numpy import save
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.schema import columns_of
 from hpc_ae.catalog.view import write_view
-from hpc_ae.errors import InputError
+from hpc_ae.config import load_config
+from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes, publish_json, read_json, seal
+from hpc_ae.jobs.status import open_run
+from hpc_ae.model.weights import read_weights
 from hpc_ae.verify import Verification, verify
 
 
@@ -380,6 +383,51 @@ def test_other_star_catalog(run_dir: Path, tmp_path: Path) -> None:
     result = verify(run_dir / "encoding", stars=other)
     assert "this is not the star catalog that was encoded" in named(result, "manifest.json")
     assert "an encoding shard does not match its star shard in its rows" in named(result, "shard-00001.h5")
+
+
+def a_pipe(path: Path) -> None:
+    """Reading it would wait for ever."""
+    os.mkfifo(path)
+
+
+def no_end(path: Path) -> None:
+    """Reading it would take all memory."""
+    path.symlink_to("/dev/zero")
+
+
+def a_link(path: Path) -> None:
+    """The right file, but elsewhere: another user's next day."""
+    path.symlink_to(path.with_name(f"real-{path.name}"))
+
+
+@pytest.mark.parametrize("make", [a_pipe, no_end, a_link], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", FLIPPED)
+def test_what_is_no_regular_file(run_dir: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe, a device or a link in place of a file of a run is named; nothing waits for it or follows it."""
+    path = run_dir / name
+    path.rename(path.with_name(f"real-{path.name}"))
+    make(path)
+    assert named(verify(run_dir), f"/{path.parent.relative_to(run_dir)}")
+
+
+@pytest.mark.parametrize("make", [a_pipe, no_end], ids=lambda make: make.__name__)
+def test_config_that_is_no_regular_file(run_dir: Path, make: Callable[[Path], None]) -> None:
+    """A pipe or a device in place of a run's config ends in an error."""
+    (run_dir / "config.yaml").unlink()
+    make(run_dir / "config.yaml")
+    with pytest.raises(InputError):
+        open_run(run_dir)
+    with pytest.raises(InputError, match=r"more than 4,194,304 bytes"):
+        load_config(Path("/dev/zero"))
+
+
+def test_sparse_weights_take_no_memory(run_dir: Path) -> None:
+    """A file of weights that is larger than its network can need is refused by its size."""
+    with (run_dir / "model" / "model.safetensors").open("r+b") as file:
+        file.truncate(1 << 40)
+    assert named(verify(run_dir / "model"), "model.safetensors") == ["the file is too large to be what it should be"]
+    with pytest.raises(DamageError, match="too large"):
+        read_weights(run_dir / "model")
 
 
 def test_other_model(run_dir: Path) -> None:

@@ -63,6 +63,9 @@ def _unpack(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+MOST_NPZ_BYTES = 1 << 31
+
+
 def npz_bytes(arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> bytes:
     """The bytes of an .npz file: the same for the same arrays. Compressed quickly, as most of a map is empty."""
     memory = io.BytesIO()
@@ -77,7 +80,11 @@ def npz_bytes(arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> by
 def read_npz(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; ValueError where it holds none, or something else."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as listed:
+            num_bytes = sum(member.file_size for member in listed.infolist())
+        if num_bytes > MOST_NPZ_BYTES:
+            raise ValueError(f"an .npz file that unpacks to {num_bytes:,} bytes")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, OSError, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, KeyError, EOFError, MemoryError) as error:
         raise ValueError(f"not an .npz file: {error}") from error

@@ -37,7 +37,7 @@ from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, r
 from hpc_ae.catalog.sky_check import check_positions
 from hpc_ae.catalog.view import ViewSource, view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
-from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json
+from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json, read_regular
 from hpc_ae.interpreter import same_path
 from hpc_ae.layout import MANIFEST_NAME, VIEW_NAME
 
@@ -312,7 +312,7 @@ def check_view(directory: Path, manifest: EncodingManifest) -> list[HpcAeError]:
     if path.is_symlink() or not path.is_file():
         return [DamageError("the view of the encoding catalog is missing", where=path, expected="a regular file")]
     try:
-        image = path.read_bytes()
+        image = read_regular(path)
         widths = {"B": len(manifest.bands), "L": manifest.latent}
         if image == view_image(manifest.shards, manifest.columns, widths):
             return []

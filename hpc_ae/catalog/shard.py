@@ -23,7 +23,7 @@ from hpc_ae.catalog.schema import (
     flag_meaning,
     flag_name,
 )
-from hpc_ae.catalog.trust import find_outward_link, is_elsewhere, overclaimed_bytes, unknown_filters
+from hpc_ae.catalog.trust import find_outward_link, is_elsewhere, overclaimed_bytes, too_large, unknown_filters
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes
 
@@ -163,16 +163,13 @@ def open_shard(path: Path, catalog_format: str) -> Iterator[h5py.File]:
 def read_shard(path: Path, catalog_format: str, names: Iterable[str], rows: slice = slice(None)) -> Arrays:
     """Read some columns of a shard: {name: (n,) or (n, width)}. DamageError where bytes do not match their checksum."""
     with open_shard(path, catalog_format) as file:
-        arrays = {}
-        for name in names:
-            if name not in file:
-                raise InputError("a shard has no such column", where=path, got=name, expected=f"one of {sorted(file)}")
-            arrays[name] = read_column(path, file, name, rows)
-    return arrays
+        return {name: read_column(path, file, name, rows) for name in names}
 
 
 def read_column(path: Path, file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
     """One column of an open shard; DamageError where its bytes do not match their checksum."""
+    if name not in file:
+        raise InputError("a shard has no such column", where=path, got=name, expected=f"one of {sorted(file)}")
     try:
         return np.asarray(file[name][rows])
     except (OSError, MemoryError) as error:
@@ -243,4 +240,6 @@ def _check_dataset(path: Path, file: h5py.File, name: str, known: dict[str, Colu
         raise refuse("wrong type or shape", f"{dataset.dtype} {dataset.shape}")
     if num_bytes := overclaimed_bytes(dataset):
         raise refuse("it declares more than it stores", f"{num_bytes} bytes declared")
+    if said := too_large(dataset):
+        raise refuse("it would take more memory than a shard needs", said)
     return int(dataset.shape[0])

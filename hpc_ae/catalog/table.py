@@ -16,7 +16,7 @@ from hpc_ae.catalog.fields import Field, field_of, split_arrays, split_field
 from hpc_ae.catalog.manifest import of_kind
 from hpc_ae.catalog.records import M, Manifest
 from hpc_ae.catalog.schema import Column, columns_of
-from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, read_shard
+from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, open_shard, read_column
 from hpc_ae.errors import DamageError, InputError
 
 if TYPE_CHECKING:
@@ -100,18 +100,25 @@ class ShardTable:
 
     def read_shard(self, index: int, names: Sequence[str], rows: slice = slice(None)) -> Arrays:
         """Columns of one shard: {name: (n,) or (n, width)}; DamageError where the manifest has other numbers."""
-        arrays = read_shard(self.shard_path(index), self.format, names, rows)
-        expected = len(range(*rows.indices(self.shards[index].num_stars)))
-        for name, values in arrays.items():
-            if len(values) != expected:
-                where = f"{self.shard_path(index)}, dataset {name}"
-                raise DamageError(
-                    "the number of stars in a shard does not match its manifest",
-                    where=where,
-                    got=len(values),
-                    expected=expected,
-                )
+        path, arrays = self.shard_path(index), {}
+        with open_shard(path, self.format) as file:
+            for name in names:
+                if name in file:
+                    self._check_shape(index, name, file[name].shape)
+                arrays[name] = read_column(path, file, name, rows)
         return arrays
+
+    def _check_shape(self, index: int, name: str, shape: tuple[int, ...]) -> None:
+        """DamageError where a dataset has another shape than the manifest says, before it is read."""
+        widths = {"": (), "B": (len(self.bands),), "L": (self.manifest.num_latent,)}
+        expected = (self.shards[index].num_stars, *widths[columns_of(self.format)[name].width])
+        where = f"{self.shard_path(index)}, dataset {name}"
+        if shape[0] != expected[0]:
+            what = "the number of stars in a shard does not match its manifest"
+            raise DamageError(what, where=where, got=shape[0], expected=expected[0])
+        if shape != expected:
+            what = "the width of a dataset does not match the manifest"
+            raise DamageError(what, where=where, got=shape[1:], expected=expected[1:])
 
     def iter_shards(self, names: Sequence[str]) -> Iterator[Arrays]:
         """Columns shard by shard, in bounded memory."""

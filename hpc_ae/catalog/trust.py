@@ -9,6 +9,8 @@ import h5py
 KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST_COMPRESSION = 1100  # deflate cannot do better than 1:1032
 _COMPRESSING = {1, 32000}
+_FREE_CHUNK_BYTES = 1 << 24
+_MOST_UNPACKED_BYTES = 1 << 30  # of a compressed dataset: that of 4,000,000 stars and 64 latents
 
 
 def find_outward_link(group: h5py.Group, name: str) -> str:
@@ -33,6 +35,18 @@ def overclaimed_bytes(dataset: h5py.Dataset) -> int:
     chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if len(dataset) else 0
     declared = max(dataset.nbytes, chunk_bytes)
     return declared if stored < declared else 0
+
+
+def too_large(dataset: h5py.Dataset) -> str:
+    """How a dataset would take more memory than what it holds needs: HDF5 unpacks a chunk whole, whatever part of it is
+    asked for. "" where all is well.
+    """
+    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk_bytes > max(dataset.nbytes, _FREE_CHUNK_BYTES):
+        return f"a chunk of {chunk_bytes:,} bytes for {dataset.nbytes:,} bytes of data"
+    if _COMPRESSING & set(_filters(dataset)) and dataset.nbytes > _MOST_UNPACKED_BYTES:
+        return f"{dataset.nbytes:,} bytes unpacked"
+    return ""
 
 
 def _filters(dataset: h5py.Dataset) -> list[int]:

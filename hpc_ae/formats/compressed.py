@@ -6,6 +6,7 @@ Shape letters: N stars, B bands, L latent dimensions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from hpc_ae.catalog.records import catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT, Column, columns_of
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, HpcAeError, InputError
-from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.files import digest_bytes, open_regular, read_json, read_regular
 from hpc_ae.formats.compressed_records import BlockRecord, CompressedManifest, CompressedShard, shard_file
 from hpc_ae.formats.streams import FAST_LEVEL, PackedBlock, pack_block, packed_size
 from hpc_ae.layout import MANIFEST_NAME
@@ -137,7 +138,7 @@ def check_max_error(max_error: Sequence[float], num_bands: int) -> None:
 def is_compressed(directory: Path) -> bool:
     """Whether a directory's manifest says that it is a compressed catalog, be it damaged or not."""
     path = directory / MANIFEST_NAME
-    return path.is_file() and COMPRESSED_FORMAT.encode() in path.read_bytes()
+    return path.is_file() and COMPRESSED_FORMAT.encode() in read_regular(path)
 
 
 def parse_compressed_manifest(path: Path, values: dict[str, Any]) -> CompressedManifest:
@@ -237,13 +238,12 @@ class CompressedCatalog(Catalog):
 
     def _read_bytes(self, index: int, number: int) -> bytes:
         path = self.shard_path(index)
-        if path.is_symlink() or not path.is_file():
-            raise DamageError("a file of a compressed catalog is missing", got="no regular file")
         sizes = [block.num_bytes for block in self.shards[index].blocks]
-        if path.stat().st_size != self.shards[index].num_bytes:
-            what = "a file of a compressed catalog has the wrong size"
-            raise DamageError(what, got=path.stat().st_size, expected=self.shards[index].num_bytes)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes != self.shards[index].num_bytes:
+                what = "a file of a compressed catalog has the wrong size"
+                raise DamageError(what, got=num_bytes, expected=self.shards[index].num_bytes)
             if file.read(len(MAGIC)) != MAGIC:
                 raise DamageError("not a file of a compressed catalog", expected=MAGIC)
             file.seek(len(MAGIC) + sum(sizes[:number]))

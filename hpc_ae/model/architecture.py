@@ -6,10 +6,14 @@ Shape letters: B bands, L latent dimensions, H hidden widths.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpc_ae.errors import InputError, printable
+
+MOST_WEIGHT_BYTES = 1 << 33
+_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,12 @@ class Architecture:
     def widths(self) -> list[int]:
         """Of the encoder's layers, its input counted; the decoder's are these from the end."""
         return [len(self.bands), *self.hidden, self.latent]
+
+    @property
+    def most_bytes(self) -> int:
+        """What a file of its tensors can have at most, in double precision and with a long header."""
+        num = sum(math.prod(shape) for shape in self.tensor_shapes().values())
+        return min(8 * num + _HEADER_BYTES, MOST_WEIGHT_BYTES)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter by its name, in the order in which PyTorch has them."""

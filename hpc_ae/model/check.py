@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_file, inspect_json
 from hpc_ae.layout import MODEL_NAME, STATE_NAME, WEIGHTS_NAME, tensors_name
+from hpc_ae.model.architecture import MOST_WEIGHT_BYTES
 from hpc_ae.model.weights import read_weights
 
 
@@ -43,10 +44,14 @@ def check_checkpoint(directory: Path) -> list[HpcAeError]:
 
 def check_weights(path: Path, recorded: object = None) -> list[HpcAeError]:
     """Whether a safetensors file has the recorded digest, if any, and only finite numbers; one tensor at a time."""
-    if not path.is_file():
-        return [DamageError("the weights are missing", where=path)]
     errors: list[HpcAeError] = []
-    if recorded is not None and (digest := digest_file(path)) != recorded:
+    try:
+        digest = digest_file(path, follow=False, most_bytes=MOST_WEIGHT_BYTES)
+    except FileNotFoundError:
+        return [DamageError("the weights are missing", where=path)]
+    except HpcAeError as error:
+        return [error]
+    if recorded is not None and digest != recorded:
         what = "the weights have changed since they were written"
         errors.append(DamageError(what, where=path, got=digest, expected=recorded))
     try:

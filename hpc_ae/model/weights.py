@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from hpc_ae.errors import DamageError, InputError, printable
-from hpc_ae.files import digest_bytes, read_json
+from hpc_ae.files import digest_bytes, read_json, read_regular
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
-from hpc_ae.model.architecture import Architecture, check_shapes
+from hpc_ae.model.architecture import MOST_WEIGHT_BYTES, Architecture, check_shapes
 from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
 from hpc_ae.record import Names, Record
 
@@ -104,15 +104,15 @@ def read_weights(model_dir: Path) -> tuple[Weights, ModelRecord]:
     """The weights of a directory and its record; DamageError where the files do not match their digests."""
     record = read_model_record(model_dir)
     path = model_dir / WEIGHTS_NAME
-    arrays = load_arrays(read_sealed(path, record.weights_digest), path)
+    arrays = load_arrays(read_sealed(path, record.weights_digest, record.architecture.most_bytes), path)
     check_shapes(record.architecture, {name: values.shape for name, values in arrays.items()}, path)
     return Weights(record.architecture, {name: np.array(values, np.float32) for name, values in arrays.items()}), record
 
 
-def read_sealed(path: Path, digest: str) -> bytes:
-    """The bytes of a file that has this digest; DamageError otherwise."""
+def read_sealed(path: Path, digest: str, most_bytes: int = MOST_WEIGHT_BYTES) -> bytes:
+    """The bytes of a regular file that has this digest; DamageError otherwise."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, most_bytes)
     except OSError as error:
         raise DamageError("a file of tensors cannot be read", where=path, got=error.strerror) from error
     if digest_bytes(data) != digest:

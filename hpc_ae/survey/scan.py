@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.analysis.maps import fine_indices
-from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
+from hpc_ae.analysis.pack import MOST_NPZ_BYTES, npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally, usable_rows
 from hpc_ae.catalog.link import row_mismatches
 from hpc_ae.catalog.records import ShardRecord
@@ -24,7 +24,7 @@ from hpc_ae.catalog.schema import NO_CLUSTER, SCORE_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, write_shard
 from hpc_ae.catalog.sky import healpix_of
 from hpc_ae.errors import DamageError
-from hpc_ae.files import digest_bytes, publish_bytes
+from hpc_ae.files import digest_bytes, publish_bytes, read_regular
 from hpc_ae.layout import PARTS_NAME, part_name
 from hpc_ae.runtime.memory import keep_freed_memory
 from hpc_ae.survey.pairs import ShardPair, Survey
@@ -87,8 +87,8 @@ class Scan:
             return None
         try:
             like = PartResult("", "", SurveyTally.none(self.plan.shape))
-            result = unpack(like, read_npz(path.read_bytes()))
-        except (ValueError, KeyError, OSError):
+            result = unpack(like, read_npz(read_regular(path, MOST_NPZ_BYTES)))
+        except (ValueError, KeyError, OSError, DamageError):
             return None  # damaged: it is made again
         paths = [(self.scores_dir / record.file, record.num_bytes) for record in result.shards]
         whole = all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)

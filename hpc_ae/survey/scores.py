@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
+from hpc_ae.analysis.pack import MOST_NPZ_BYTES, npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.manifest import read_manifest, write_manifest
@@ -21,7 +21,7 @@ from hpc_ae.catalog.records import Inputs, Link, ScoreManifest, ShardRecord, sum
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, WorkError
-from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, remove_debris
+from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, read_json, read_regular, remove_debris
 from hpc_ae.layout import MAKING_NAME, MANIFEST_NAME, PARTS_NAME, TALLIES_NAME
 from hpc_ae.provenance import Fingerprint, Provenance, check_fingerprint
 from hpc_ae.runtime.executor import Mapper
@@ -138,7 +138,7 @@ def read_scored(scores_dir: Path) -> ScoredSurvey:
     """What `scores_dir` has beside the scores; DamageError where it is not what was written."""
     path = scores_dir / TALLIES_NAME
     recorded = read_manifest(scores_dir, ScoreManifest).files.get(TALLIES_NAME)
-    data = path.read_bytes()
+    data = read_regular(path, MOST_NPZ_BYTES)
     if digest_bytes(data) != recorded:
         raise DamageError(
             "the tallies have changed since they were written",
