@@ -21,6 +21,7 @@ SBATCH_OPTIONS = (
     "thread_spec", "tmp", "wckey",
 )  # fmt: skip
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:&|()\[\]*+@%/=-]{1,128}")
+_PLUGIN = re.compile(r"[A-Za-z0-9_]{1,32}")
 _TIME = re.compile(r"(\d{1,5}-)?\d{1,5}(:\d{1,2}){0,2}|UNLIMITED|INFINITE")
 _MAIL_TYPES = re.compile(r"[A-Z_0-9]{1,20}(,[A-Z_0-9]{1,20})*")
 _WORDS = ("mem", "partition", "account", "qos", "constraint", "reservation", "mail_user")
@@ -136,11 +137,20 @@ class ClusterSection(Resources, Place):
     )
     mpi: str = Field("pmi2", description="srun --mpi of the MPI stages: pmi2 (MPICH), pmix (Open MPI)")
     modules: list[str] = Field([], description="environment modules that each job loads")
-    environment: dict[str, str] = Field({}, description="variables that each job exports, such as HPC_AE_CACHE_DIR")
-    setup: list[str] = Field([], description="shell lines before srun, such as `source env/bin/activate`")
+    environment: dict[str, str] = Field(
+        {}, description="variables that each job exports, such as HPC_AE_CACHE_DIR (PATH or LD_PRELOAD are code)"
+    )
+    setup: list[str] = Field([], description="shell lines before srun, such as `source env/bin/activate`: code")
     network_interface: str | None = Field(None, description="for Gloo and NCCL; null: by the route to the first node")
 
-    @field_validator("mpi", "network_interface")
+    @field_validator("mpi")
+    @classmethod
+    def _is_plugin(cls, value: str) -> str:
+        if not _PLUGIN.fullmatch(value):
+            raise ValueError("expected a name that `srun --mpi=list` shows")
+        return value
+
+    @field_validator("network_interface")
     @classmethod
     def _is_word(cls, value: str | None) -> str | None:
         return _plain(value)
@@ -148,7 +158,11 @@ class ClusterSection(Resources, Place):
     @field_validator("modules")
     @classmethod
     def _are_plain(cls, value: list[str]) -> list[str]:
-        return [name for name in value if _plain(name)]
+        for name in value:
+            _plain(name)
+            if name.startswith(("/", ".", "~", "-")) or ".." in name.split("/"):
+                raise ValueError(f"{name!r} is a path or an option; `module use DIR` in cluster.setup adds a directory")
+        return value
 
     @field_validator("environment")
     @classmethod

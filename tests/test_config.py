@@ -170,6 +170,8 @@ WRONG = [
     'cluster: {account: "x\\n#SBATCH -w n1"}', "cluster: {qos: $(id)}", "cluster: {time: '1;2'}",
     'cluster: {setup: ["a\\nb"]}', "cluster: {setup: [1]}",
     "cluster: {modules: ['a b']}", "cluster: {modules: ['a;b']}",
+    "cluster: {modules: [/tmp/x]}", "cluster: {modules: [gcc, a/../../tmp/x]}", "cluster: {modules: [./x]}",
+    "cluster: {modules: [-f]}", "cluster: {mpi: ../../tmp/x}", "cluster: {mpi: 'pmi2,x'}", "cluster: {mpi: ''}",
     "cluster: {environment: {A B: c}}", 'cluster: {environment: {A: "b\\nc"}}', "cluster: {environment: {A=B: c}}",
     "cluster: {sbatch: {output: x}}", "cluster: {sbatch: {wrap: x}}", "cluster: {sbatch: {exclusive: no}}",
     "cluster: {sbatch: {nice: 'a b'}}", 'cluster: {sbatch: {nice: "1\\n#SBATCH -w n1"}}', "cluster: {mail_type: end}",
