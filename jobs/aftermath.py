@@ -1,9 +1,11 @@
-"""What a batch script does where its ranks did not end well: a job that lost a node goes back into the queue.
+"""What a batch script does where its ranks did not end well: a job that lost a node, or whose nodes another job is to
+have, goes back into the queue.
 
 Ranks cannot tell a lost node from a rank that was killed: both break a connection, and srun ends the step for both.
 The batch script can: it asks every node of the job for a sign of life. Where all answer, a rank was killed, which is
 said in its marker and is the job's failure; where one does not, or its slurmd is younger than the job, the job is
-requeued.
+requeued. Nor can ranks tell a preemption from scancel: both are SIGTERM. In a partition with a grace time they save
+and end before Slurm itself would requeue the job, which therefore is done here.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ from hpc_ae.files import publish_json
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.marker import Marker, State, read_marker
 from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
+from hpc_ae.jobs.requeue import not_requeued, requeue_now
 from hpc_ae.jobs.slurm_clients import ask_slurm
-from hpc_ae.jobs.worker import job_number
 from hpc_ae.layout import RunLayout
 
 _PROBE_SECONDS = 30
 _PROBES_AT_ONCE = 16
 _RECORD_SECONDS = 10.0  # `run` writes down what it submitted just after sbatch has answered
-_END_SECONDS = 120.0
 _OPEN = ("running", "disconnected")
 
 
 def main(run_dir: str, stage: str, status: int) -> int:
-    """Requeue this job where a node of it is lost, else say which ranks died; returns the job's exit status."""
+    """Requeue this job where it is preempted or a node of it is lost, else say which ranks died; returns the job's
+    exit status.
+    """
     launched = _this_launch(RunLayout(Path(run_dir)), stage)
     if launched is None:
         return status
@@ -42,19 +45,39 @@ def main(run_dir: str, stage: str, status: int) -> int:
     ended = {rank: read_marker(path) or Marker(state="running") for rank, path in paths.items()}
     open_ranks = [rank for rank, marker in ended.items() if marker.state in _OPEN]
     job = _show("job", os.environ["SLURM_JOB_ID"])
-    if not open_ranks or job.get("JobState") != "RUNNING":
-        return status  # it failed by itself and said so, or Slurm is ending it
+    if job.get("JobState") != "RUNNING":
+        return status  # Slurm is ending it
+    if _is_preempted(job) and not any(marker.state == "failed" for marker in ended.values()):
+        return _requeue(paths, ended, "another job is to have its nodes (preempted)", status)
+    if not open_ranks:
+        return status  # it failed by itself and said so
     node = _lost_node(job)
     if node and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < _most_restarts(stage):
-        for rank, marker in ended.items():
-            if not marker.has_ended:
-                _write(paths[rank], marker, "interrupted", f"node {node} was lost")
-        print(f"hpc-ae: node {node} was lost: the job is requeued", file=sys.stderr, flush=True)
-        ask_slurm("scontrol", "requeue", job_number())
-        time.sleep(_END_SECONDS)
-        return status
+        return _requeue(paths, ended, f"node {node} was lost", status)
     _say_who_died(paths, {rank: ended[rank] for rank in open_ranks}, node)
     return status
+
+
+def _requeue(paths: dict[int, Path], ended: dict[int, Marker], why: str, status: int) -> int:
+    """Say why in the markers, and put the job back into the queue; the job's exit status where Slurm refuses."""
+    unfinished = {rank: marker for rank, marker in ended.items() if not marker.has_ended}
+    for rank, marker in unfinished.items():
+        _write(paths[rank], marker, "interrupted", why)
+    print(f"hpc-ae: {why}: the job is requeued", file=sys.stderr, flush=True)
+    if said := requeue_now():
+        message = not_requeued(why, said)
+        print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
+        for rank, marker in unfinished.items():
+            _write(paths[rank], marker, "failed", message)
+    return status
+
+
+def _is_preempted(job: dict[str, str]) -> bool:
+    """Whether Slurm has told this start of the job that another is to have its nodes."""
+    told, started = job.get("PreemptTime", ""), job.get("StartTime", "")
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(told) >= datetime.fromisoformat(started)
+    return False
 
 
 def _this_launch(layout: RunLayout, stage: str) -> Launched | None:

@@ -21,16 +21,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hpc_ae.errors import HpcAeError, LostConnection, WorkError
+from hpc_ae.errors import HpcAeError, LostConnection
 from hpc_ae.files import make_dir, publish_json
-from hpc_ae.jobs.finding import error_of
 from hpc_ae.jobs.marker import Marker, State, host_name, read_marker, started_at
-from hpc_ae.jobs.slurm_clients import ask_slurm
+from hpc_ae.jobs.requeue import job_number, not_requeued, requeue_saved
 from hpc_ae.layout import LaunchLayout
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
-_SAVE_SECONDS = 30.0
-_END_SECONDS = 120.0
+SAVE_SECONDS = 30.0  # that ranks on this machine have to save their work when the command that started them ends
 _LOST_SECONDS = 3.0  # in which the rank that went says why, or is found dead: that is the error
 
 
@@ -55,8 +53,10 @@ class StageJob:
         outcome = reporter.run(lambda: self._run(files, stop, reporter, before), stop)
         if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
             if stop.out_of_time:
-                requeue(files.requeue_path(job_number(), restart), self._neighbours(files))
-            os._exit(143)  # scancel, or a preemption after which Slurm itself requeues
+                said = requeue_saved(files.requeue_path(job_number(), restart), self._neighbours(files))
+                if said:
+                    reporter.fail(not_requeued(f"{stop.reason}, and it saved its work", said), 1)
+            os._exit(143)  # scancel, or a preemption, which the batch script answers (aftermath.py)
         return outcome
 
     def _take_place(self) -> int:
@@ -142,12 +142,12 @@ class Reporter:
         except LostConnection as error:
             if not self.has_aftermath:
                 time.sleep(_LOST_SECONDS)
-            self._fail(str(error), error.exit_status, "disconnected" if self.has_aftermath else "failed")
+            self.fail(str(error), error.exit_status, "disconnected" if self.has_aftermath else "failed")
         except HpcAeError as error:
-            self._fail(str(error), error.exit_status)
+            self.fail(str(error), error.exit_status)
         except Exception as error:
             traceback.print_exc()
-            self._fail(f"unexpected {type(error).__name__}: {error}", 1)
+            self.fail(f"unexpected {type(error).__name__}: {error}", 1)
         if outcome == "interrupted":
             self._write("interrupted", f"{stop.reason}, and saved its work")
         else:
@@ -160,7 +160,8 @@ class Reporter:
         kill_descendants(os.getpid())
         os._exit(143)
 
-    def _fail(self, message: str, status: int, state: State = "failed") -> NoReturn:
+    def fail(self, message: str, status: int, state: State = "failed") -> NoReturn:
+        """Say why in the log and in the marker, and end this process."""
         print(f"hpc-ae: {message}", file=sys.stderr, flush=True)
         self._write(state, message, status)
         sys.stdout.flush()
@@ -196,34 +197,8 @@ def take_one_gpu(local_rank: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)]
 
 
-def requeue(mine: Path, neighbours: list[Path]) -> None:
-    """Put the job back into Slurm's queue and wait to be ended: by the first of its ranks that gets here, which makes
-    the file `mine`, when the others have saved what they do, too.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(mine, os.O_CREAT | os.O_EXCL, 0o600))
-        deadline = time.monotonic() + _SAVE_SECONDS
-        while time.monotonic() < deadline and any(_is_running(path) for path in neighbours):
-            time.sleep(0.2)
-        answer = ask_slurm("scontrol", "requeue", job_number())
-        if answer is None or answer.returncode:
-            raise WorkError("the job could not be requeued", where=f"job {job_number()}", got=error_of(answer))
-    time.sleep(_END_SECONDS)
-
-
-def job_number() -> str:
-    """This job's number, of an array task as ARRAY_TASK: the plain number of the last one means the whole array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-
-
-def _is_running(path: Path) -> bool:
-    marker = read_marker(path)
-    return marker is not None and marker.state == "running"
-
-
 def watch_parent() -> None:
-    """End this process when the one that launched it has died (local runs only)."""
+    """End this process when the one that launched it has died (local runs only): it is asked to save, then killed."""
     pid = os.environ.get(PARENT_VARIABLE)
     if not pid:
         return
@@ -234,6 +209,8 @@ def watch_parent() -> None:
             select.select([descriptor], [], [])
         except ProcessLookupError:
             pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVE_SECONDS)
         kill_descendants(os.getpid())
         os._exit(143)
 

@@ -290,6 +290,8 @@ class SlurmCluster:
             "MinJobAge": 300,
             "JobRequeue": 1,
             "MailProg": here / "mail",
+            "PreemptType": "preempt/partition_prio",
+            "PreemptMode": "REQUEUE",
             "GresTypes": "gpu",
         }
         if self.accounting:
@@ -303,8 +305,12 @@ class SlurmCluster:
         for name, port in zip(NODES, nodes, strict=True):
             place = f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
             lines.append(f"{place} CPUs={CPUS_PER_NODE} RealMemory=4000 Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN")
-        lines.append("PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
-        lines.append("PartitionName=short Nodes=ALL MaxTime=10 State=UP")
+        lines.append("PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE PreemptMode=OFF State=UP")
+        lines.append("PartitionName=short Nodes=ALL MaxTime=10 PreemptMode=OFF State=UP")
+        # Jobs of "high" take the nodes of the others, which have a minute to end.
+        lines.append("PartitionName=low Nodes=ALL PreemptMode=REQUEUE GraceTime=60 State=UP")
+        lines.append("PartitionName=lowest Nodes=ALL PreemptMode=CANCEL GraceTime=60 State=UP")
+        lines.append("PartitionName=high Nodes=ALL PriorityTier=9 PreemptMode=OFF State=UP")
         return "\n".join(lines) + "\n"
 
     def _start_munged(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,70 @@ def test_requeued_training_is_the_uninterrupted_one(slurm: SlurmCluster, no_jobs
     assert ["asked to stop" in ledger[1].why, "time limit was near" in ledger[2].why] == [True, True]
     assert 0 < ledger[1].done < ledger[2].done < TRAIN["steps"]
     check_same(tmp_path, tmp_path / "stars", run_dir, TRAIN)
+
+
+def freeze(run_dir: Path, stage: str) -> None:
+    """Stop all processes of a stage as soon as one of its ranks says that it runs."""
+
+    def running() -> list[int]:
+        record = run_dir / "jobs" / "state" / f"{stage}.json"
+        markers = (run_dir / "jobs" / "state" / read_json(record)["state_dir"]).glob("rank-*.json")
+        return [found["pid"] for path in markers if (found := read_json(path))["state"] == "running"]
+
+    assert wait_until(lambda: len(running()) == (1 if stage == "finalise" else 2), timeout=150, interval=0.02)
+    for pid in running():
+        os.kill(pid, signal.SIGSTOP)  # Slurm wakes what it sends a signal to
+
+
+OTHERS = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("simulate", "encode", "finalise", "postprocess")]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("stage", ["train", *OTHERS])
+def test_preempted_stage_is_requeued(
+    slurm: SlurmCluster, no_jobs_left: None, mpiexec: str, tmp_path: Path, stage: str
+) -> None:
+    """A job of a higher partition takes the nodes, with a grace time in which the ranks save and end: the job of every
+    stage goes back into the queue once, the chain ends well, and the model is the same bit for bit.
+    """
+    train = TRAIN if stage == "train" else {}
+    cluster = {**SLURM, "mpi": "pmi2", "partition": "low"}
+    config = write_config(tmp_path, train=train, cluster=cluster)
+    assert hpc_ae("run", config, "--no-wait", **slurm.environment()).returncode == 0
+    run_dir = tmp_path / "run"
+    job_id, last = job_of(run_dir, stage), job_of(run_dir, "postprocess")
+    if stage == "train":
+        assert wait_until(lambda: newest_step(run_dir) >= 600, timeout=150)
+    else:
+        freeze(run_dir, stage)
+    taking = slurm.submit("true", "--partition=high", "--nodes=2", "--exclusive")
+    assert slurm.wait(taking, timeout=90) == "COMPLETED", slurm.log_tails()
+    assert slurm.wait(last, timeout=250) == "COMPLETED", slurm.log_tails()
+    assert slurm.restarts(job_id) == 1
+    if stage == "train":
+        assert "another job is to have its nodes" in starts(run_dir, "train")[1].why
+        check_same(tmp_path, run_dir / "catalog", run_dir, TRAIN)
+    assert hpc_ae("verify", run_dir).returncode == 0
+
+
+def test_refused_requeue_is_said(slurm: SlurmCluster, no_jobs_left: None, tmp_path: Path) -> None:
+    """Where Slurm may not requeue a job whose time is up, its status says that the work is saved and how to go on."""
+    simulate(tmp_path / "stars", SimulateSettings(3000, shard_rows=1000))
+    catalog = {"path": str(tmp_path / "stars"), "source": None}
+    config = write_config(tmp_path, catalog=catalog, train={**TRAIN, "steps": 100_000}, cluster=SLURM)
+    assert hpc_ae("run", config, "--no-wait", **slurm.environment()).returncode == 0
+    run_dir = tmp_path / "run"
+    job_id = job_of(run_dir, "train")
+    assert wait_until(lambda: newest_step(run_dir) >= 200, timeout=150)
+    slurm.run("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+    slurm.run("scancel", "--signal=USR2", str(job_id))
+    assert slurm.wait(job_id, timeout=90) == "FAILED", slurm.log_tails()
+    done = hpc_ae("status", run_dir, "--json", **slurm.environment())
+    training = next(stage for stage in json.loads(done.stdout)["stages"] if stage["stage"] == "train")
+    assert training["state"] == "failed"
+    assert "it saved its work; Slurm did not requeue it" in training["why"] and "same hpc-ae run" in training["why"]
+    log = hpc_ae("logs", run_dir, "train")
+    assert "Traceback" not in log.stdout + log.stderr
 
 
 @pytest.mark.slow
