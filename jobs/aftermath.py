@@ -23,8 +23,8 @@ from hpc_ae.errors import HpcAeError
 from hpc_ae.files import publish_json
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.marker import Marker, State, read_marker
-from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
 from hpc_ae.jobs.requeue import not_requeued, requeue_now
+from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
 from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.layout import RunLayout
 

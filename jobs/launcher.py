@@ -29,7 +29,7 @@ from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
 from hpc_ae.jobs.slurm import slurm_executor, submission_error
 from hpc_ae.jobs.slurm_clients import ask_slurm, is_option
-from hpc_ae.jobs.worker import PARENT_VARIABLE, StageJob, kill_descendants
+from hpc_ae.jobs.worker import PARENT_VARIABLE, SAVE_SECONDS, StageJob, kill_descendants
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 
 _POLL_SECONDS = 0.1
@@ -227,6 +227,27 @@ def cancel(launched: Launched) -> None:
         kill_descendants(process.pid)
         process.kill()
         process.wait()
+
+
+def ask_to_save(launched: Launched) -> int:
+    """SIGTERM to each rank on this machine: it saves its work and ends. How many ranks were asked."""
+    asked = 0
+    for marker in launched.markers().values():
+        if marker.state == "running" and marker.runs_here:
+            with contextlib.suppress(OSError):
+                os.kill(marker.pid, signal.SIGTERM)
+                asked += 1
+    return asked
+
+
+def await_saving(launched: Launched) -> None:
+    """Ask the ranks to save, and wait until they have ended, for a time."""
+    if not ask_to_save(launched):
+        return
+    say(f"{launched.stage} is asked to save its work")
+    deadline = time.monotonic() + SAVE_SECONDS
+    while time.monotonic() < deadline and any(marker.still_runs for marker in launched.markers().values()):
+        time.sleep(_POLL_SECONDS)
 
 
 def scancel(job_id: str) -> str:

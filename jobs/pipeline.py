@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError, StaleError, WorkError
@@ -17,7 +22,7 @@ from hpc_ae.files import make_dir
 from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.advice import sure_problems_of
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
-from hpc_ae.jobs.launcher import cancel, launch, parts_left, say, start_environment, wait
+from hpc_ae.jobs.launcher import await_saving, cancel, launch, parts_left, say, start_environment, wait
 from hpc_ae.jobs.lock import run_lock, who_holds
 from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage
@@ -196,19 +201,46 @@ def run_stage_here(run: Run, stage: Stage) -> None:
         _run_locally(run.on_this_machine(), [stage])
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is done in here as Ctrl-C does; once: a second one does not cut short the saving."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _run_locally(run: Run, stages: list[Stage]) -> None:
-    for stage in stages:
-        progress_path = run.layout.progress_path(stage.name)
-        progress_path.unlink(missing_ok=True)
-        launched = launch(stage, run)
-        _say_resumed(run, stage, launched)
+    with _terminable():
+        for stage in stages:
+            _run_stage_locally(run, stage)
+
+
+def _run_stage_locally(run: Run, stage: Stage) -> None:
+    progress_path = run.layout.progress_path(stage.name)
+    progress_path.unlink(missing_ok=True)
+    launched = launch(stage, run)
+    _say_resumed(run, stage, launched)
+    try:
+        with LiveView(progress_path) as view:
+            wait(launched, view.refresh)
+    except BaseException as error:
         try:
-            with LiveView(progress_path) as view:
-                wait(launched, view.refresh)
-        except BaseException:
+            if isinstance(error, KeyboardInterrupt):
+                await_saving(launched)
+        finally:
             cancel(launched)
-            raise
-        _say_counts(run.config, stage.name)
+        raise
+    _say_counts(run.config, stage.name)
 
 
 def _say_counts(config: RunConfig, stage: str) -> None:

@@ -7,10 +7,8 @@ says which is the newest. hpc_ae/layout.py names these files.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
-import signal
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,7 +16,7 @@ from hpc_ae.config import load_config
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.files import check_private
 from hpc_ae.jobs.launched import Launched, launched_before
-from hpc_ae.jobs.launcher import scancel
+from hpc_ae.jobs.launcher import ask_to_save, scancel
 from hpc_ae.jobs.marker import Marker
 from hpc_ae.jobs.restarts import restart_reasons
 from hpc_ae.jobs.run import Run, Stage
@@ -288,19 +286,8 @@ def cancel_run(run: Run) -> list[str]:
         if stage.state not in ("queued", "running"):
             said.append(f"{stage.stage}: {stage.state} before")
         elif job.local:
-            said.append(f"{stage.stage}: {_cancel_local(job)}")
+            said.append(f"{stage.stage}: {ask_to_save(job)} processes were asked to save and stop")
         else:
             said.append(f"{stage.stage}: job {job.job_id} " + (scancel(job.job_id) or "cancelled"))
             forget(run.layout)
     return said
-
-
-def _cancel_local(job: Launched) -> str:
-    """SIGTERM to each rank: it saves its work, and the command that started it ends with its stage."""
-    ended = 0
-    for marker in job.markers().values():
-        if marker.state == "running" and marker.runs_here:
-            with contextlib.suppress(OSError):
-                os.kill(marker.pid, signal.SIGTERM)
-                ended += 1
-    return f"{ended} processes were asked to save and stop"

@@ -255,6 +255,45 @@ def test_killed_training(
     assert hpc_ae("verify", run_dir).returncode == 0
 
 
+def end_group(process: subprocess.Popen[str], run_dir: Path) -> None:
+    """SIGTERM to the whole process group, as Slurm, `timeout` and a container do it."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+def end_parent(process: subprocess.Popen[str], run_dir: Path) -> None:
+    """SIGTERM to `hpc-ae` alone."""
+    process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (end_group, 130),
+        pytest.param(end_parent, 130, marks=pytest.mark.slow),
+        pytest.param(kill_parent, -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+    ids=["group", "parent", "kill"],
+)
+def test_training_saves_before_it_ends(
+    end: Callable[[subprocess.Popen[str], Path], None], status: int, star_dir: Path, tmp_path: Path
+) -> None:
+    """However a run is told to end, its ranks save what they have done since the last checkpoint, and none is left."""
+    rare = {"steps": 1_000_000, "checkpoint_steps": 900_000, "checkpoint_seconds": 3600, "batch_size": 64}
+    train = {**rare, "partitions": 8}
+    process = start("run", write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, train=train))
+    run_dir = tmp_path / "run"
+    progress = run_dir / "jobs" / "progress" / "train.json"
+    await_sign(lambda: progress.exists() and read_json(progress)["done"] > 0, process)
+    assert not list(run_dir.glob("checkpoints/step-*"))
+    end(process, run_dir)
+    _, text = process.communicate(timeout=150)
+    assert process.returncode == status, text
+    assert wait_until(lambda: not run_processes(run_dir), timeout=40), run_processes(run_dir)
+    assert list(run_dir.glob("checkpoints/step-*"))
+    shown = hpc_ae("status", run_dir)
+    assert "stopped" in shown.stdout and "saved its work" in shown.stdout
+
+
 def test_killed_simulation_leaves_no_process(tmp_path: Path) -> None:
     """SIGKILL of `hpc-ae` while pool workers simulate leaves none of them, and the same command completes."""
     config = write_config(tmp_path, catalog={"source": {"simulate": {"stars": 400_000}}, "shard_rows": 20_000})

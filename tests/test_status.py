@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def test_killed_run(tmp_path: Path) -> None:
     process = start("run", write_config(tmp_path, train=LONG, cluster=ALONE))
     run_dir = tmp_path / "run"
     await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=150)
     assert wait_until(lambda: states(run_dir)["train"] == "lost", timeout=30)
 
