@@ -8,16 +8,24 @@ import traceback
 from typing import Any
 
 from hpc_ae.errors import HpcAeError
+from hpc_ae.jobs.streams import OutputError, forget_output, guard_streams, open_standard_streams
 
 
 def main() -> None:
     """Run the command line that was typed, and end this process."""
     os.umask(0o077)  # logs and the pickled payload too: a run directory is its owner's alone
-    sys.exit(run_command(sys.argv[1:]))
+    open_standard_streams()
+    guard_streams()
+    status = run_command(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OutputError as error:
+        status = _without_output(error)
+    sys.exit(status)
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted."""
+    """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted, 141 nobody reads its output."""
     import typer
 
     from hpc_ae.jobs.cli import app
@@ -38,6 +46,8 @@ def run_command(arguments: list[str]) -> int:
     except usage_error as error:
         error.show()
         return int(error.exit_code)
+    except OutputError as error:
+        return _without_output(error)
     except HpcAeError as error:
         _say(traceback.format_exc() if debug else str(error))
         return error.exit_status
@@ -48,6 +58,15 @@ def run_command(arguments: list[str]) -> int:
             else f"unexpected {type(error).__name__}: {error}\n  to do:    --debug shows where"
         )
         return 1
+
+
+def _without_output(error: OutputError) -> int:
+    """The status of a command whose output could not be written; of a broken pipe without a word, as other programs."""
+    forget_output()
+    if error.reader_gone:
+        return 141
+    _say(str(error))
+    return error.exit_status
 
 
 def _say(text: str) -> None:

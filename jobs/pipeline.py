@@ -30,6 +30,7 @@ from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, dependency_options
 from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
+from hpc_ae.jobs.streams import report
 from hpc_ae.jobs.watch import LiveView
 from hpc_ae.layout import SHARD_PATTERN, RunLayout
 
@@ -158,7 +159,7 @@ def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str],
         )
     say(f"already submitted: jobs {ids}")
     if parsable:
-        print("\n".join(job.job_id for job in queued), flush=True)
+        report("\n".join(job.job_id for job in queued))
 
 
 def show_plan(run: Run, redo: list[str]) -> int:
@@ -267,7 +268,7 @@ def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched
             run.layout.progress_path(stage.name).unlink(missing_ok=True)
             launched.append(launch(stage, run, launched[-1].job_id if launched else None))
             job = launched[-1]
-            print(job.job_id if parsable else f"Submitted batch job {job.job_id} ({stage.name})", flush=True)
+            report(job.job_id if parsable else f"Submitted batch job {job.job_id} ({stage.name})")
             _say_resumed(run, stage, job)
     except BaseException:
         for job in reversed(launched):

@@ -77,7 +77,7 @@ class StageJob:
 
         run, stage = make_run(load_config(files.config_path)), STAGES[self.stage]
         if stage.kind != "ranks":
-            stop.at_once = reporter.end  # nothing in it asks whether it should stop
+            stop.call_at_once(reporter.end)  # nothing in it asks whether it should stop
             return stage.run(run, stop)
         start_watchdog(reporter.path, int(os.environ["RANK"]), run.config.cluster.stall_seconds)
         if int(os.environ["RANK"]) % self._tasks() == 0:
@@ -100,20 +100,30 @@ class StageJob:
 
 
 class StopFlag:
-    """Set by a signal, asked at step and shard boundaries; `at_once` is called for work that never asks."""
+    """Set by a signal, asked at step and shard boundaries; work that never asks is ended at once."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.out_of_time = False
-        self.at_once: Callable[[str], NoReturn] | None = None
+        self._terminated = False
+        self._end: Callable[[str], NoReturn] | None = None
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._set)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.out_of_time = self.out_of_time or number == signal.SIGUSR2
+        self._terminated = self._terminated or number == signal.SIGTERM
         self._event.set()
-        if self.at_once is not None and number == signal.SIGTERM:
-            self.at_once(self.reason)
+        self._end_if_told()
+
+    def call_at_once(self, end: Callable[[str], NoReturn]) -> None:
+        """Call this on SIGTERM from now on; now, where it has come already."""
+        self._end = end
+        self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        if self._end is not None and self._terminated:
+            self._end(self.reason)
 
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
