@@ -35,7 +35,7 @@ from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _PAYLOAD_BYTES = 1 << 16  # what a launch writes before its work: config, payload, marker, log
-_LEAKING = re.compile(r"(SLURMD|PMI|PMIX|OMPI|SUBMITIT)_")
+_LEAKING = re.compile(r"(SLURMD|PMI|PMIX|OMPI|SUBMITIT)_|MPI_LOCAL")
 
 
 def _local_executor(stage: Stage, config: RunConfig) -> Any:

@@ -26,6 +26,7 @@ from hpc_ae.files import make_dir, publish_json
 from hpc_ae.jobs.marker import Marker, State, host_name, read_marker, started_at
 from hpc_ae.jobs.requeue import job_number, not_requeued, requeue_saved
 from hpc_ae.layout import LaunchLayout
+from hpc_ae.runtime.ranks import forget_ranks
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
 SAVE_SECONDS = 30.0  # that ranks on this machine have to save their work when the command that started them ends
@@ -63,6 +64,7 @@ class StageJob:
         """Set the env:// variables of this task among the ranks of all parts, one GPU to each; returns its rank."""
         import submitit
 
+        forget_ranks()  # where the user's shell said that others meet
         here = submitit.JobEnvironment()
         rank, world_size = self.part * here.num_tasks + here.global_rank, self.num_parts * here.num_tasks
         export_ranks(rank, world_size, here.local_rank, here.num_tasks // here.num_nodes, here.node)

@@ -18,10 +18,12 @@ import yaml
 from commands import environment, hpc_ae, in_process, write_config
 
 from hpc_ae import __version__, open_catalog
+from hpc_ae.errors import InputError
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.jobs.main import run_command
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
+from hpc_ae.runtime.ranks import ranks_from_environment
 from hpc_ae.simulate import SimulateSettings, simulate
 
 COMMANDS = ["simulate", "ingest", "inspect", "train", "encode", "postprocess", "run", "check", "plan", "verify"]
@@ -321,13 +323,21 @@ def test_slurm_that_is_not_there(tmp_path: Path) -> None:
     check(done.returncode, done.stderr, 2, ["Slurm is not on this machine", "cluster.kind=local"])
 
 
-def test_wrong_ranks_in_the_environment(star_dir: Path, tmp_path: Path) -> None:
-    """RANK without WORLD_SIZE, and a rank outside its world, are status 2."""
-    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None})
-    done = hpc_ae("train", config, RANK="0")
-    check(done.returncode, done.stderr, 2, ["RANK and WORLD_SIZE", "WORLD_SIZE"])
-    done = hpc_ae("train", config, RANK="3", WORLD_SIZE="2")
-    check(done.returncode, done.stderr, 2, ["RANK is outside WORLD_SIZE", "3 of 2"])
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "RANK and WORLD_SIZE are not both numbers"),
+        ({"RANK": "3", "WORLD_SIZE": "2"}, "RANK is outside WORLD_SIZE"),
+    ],
+)
+def test_wrong_ranks_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    """RANK without WORLD_SIZE, and a rank outside its world, are refused."""
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(InputError, match=message):
+        ranks_from_environment()
 
 
 # ---- wrong raw files

@@ -42,6 +42,7 @@ def reference(star_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_config(folder: Path, star_dir: Path) -> Path:
     """The same run, in a directory of its own."""
+    folder.mkdir(exist_ok=True)
     return write_config(folder, catalog={"path": str(star_dir), "source": None})
 
 
@@ -125,6 +126,37 @@ def test_wrong_place_is_refused(star_dir: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "OMPI_COMM_WORLD_SIZE is not a number" in done.stderr
     done = hpc_ae("train", config, MPI_LOCALRANKID="0", MPI_LOCALNRANKS="1", PMI_RANK="0", PMI_SIZE="2")
     assert done.returncode == 2 and "over several nodes without Slurm" in done.stderr
+
+
+# ---- what a shell was left with by another launcher
+
+STALE = {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29500", "RANK": "3", "WORLD_SIZE": "5", "LOCAL_RANK": "1"}
+
+
+def test_stale_ranks_are_ignored(star_dir: Path, reference: Path, tmp_path: Path) -> None:
+    """Variables that torchrun would set, where none has started a command, are named and have no effect on any rank."""
+    done = hpc_ae("run", make_config(tmp_path, star_dir), **STALE, TORCHELASTIC_RUN_ID="old")
+    assert done.returncode == 0, done.stderr
+    named = ", ".join(sorted([*STALE, "TORCHELASTIC_RUN_ID"]))
+    assert f"ignored, as no torchrun has started this process: {named}" in done.stderr
+    check_equal(tmp_path / "run", reference)
+    alone = make_config(tmp_path / "alone", star_dir)
+    done = hpc_ae("train", alone, "cluster.ranks_per_node=1", **STALE)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "alone" / "run" / "model" / "model.json")["training"]["world_size"] == 1
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_stale_ranks_do_not_reach_slurm(
+    slurm: SlurmCluster, no_jobs_left: None, star_dir: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The ranks of a job do not meet where the user's shell says, be it by sbatch's or by the config's environment."""
+    config = make_config(tmp_path, star_dir)
+    words = ["cluster.kind=slurm", "cluster.nodes=2", "cluster.ranks_per_node=1"]
+    done = hpc_ae("run", config, *words, "cluster.environment={MASTER_PORT: '29500'}", **slurm.environment(), **STALE)
+    assert done.returncode == 0, done.stderr
+    check_equal(tmp_path / "run", reference)
 
 
 # ---- a run that outlives its terminal
