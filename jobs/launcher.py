@@ -28,7 +28,7 @@ from hpc_ae.jobs.resources import num_tasks
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
 from hpc_ae.jobs.slurm import slurm_executor, submission_error
-from hpc_ae.jobs.slurm_clients import ask_slurm, is_option
+from hpc_ae.jobs.slurm_clients import is_option, scancel
 from hpc_ae.jobs.worker import PARENT_VARIABLE, SAVE_SECONDS, StageJob, kill_descendants
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 
@@ -72,7 +72,11 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
             raise submission_error(stage.name, error) from error
     job_id = str(jobs[0].job_id).partition("_")[0] if len(parts) > 1 else str(jobs[0].job_id)
     launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, jobs[0])
-    record_launch(launched)
+    try:
+        record_launch(launched)
+    except BaseException:
+        cancel(launched)  # nobody would know of it
+        raise
     return launched
 
 
@@ -248,12 +252,6 @@ def await_saving(launched: Launched) -> None:
     deadline = time.monotonic() + SAVE_SECONDS
     while time.monotonic() < deadline and any(marker.still_runs for marker in launched.markers().values()):
         time.sleep(_POLL_SECONDS)
-
-
-def scancel(job_id: str) -> str:
-    """Cancel a job, or a whole array; what Slurm said, nothing where all went well."""
-    answer = ask_slurm("scancel", job_id)
-    return "scancel does not answer" if answer is None else answer.stderr.strip()
 
 
 def say(text: str) -> None:

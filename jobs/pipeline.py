@@ -27,7 +27,7 @@ from hpc_ae.jobs.lock import run_lock, who_holds
 from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
-from hpc_ae.jobs.slurm import batch_script, dependency_options
+from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.streams import report
@@ -174,7 +174,7 @@ def show_plan(run: Run, redo: list[str]) -> int:
             print(f"{stage.name}: {describe(stage, config)}")
         else:
             print(f"# {stage.name}" + (f" (after {previous.name})" if previous else ""))
-            options = dependency_options(f"<job id of {previous.name}>" if previous else None)
+            options = sbatch_options(f"<job id of {previous.name}>" if previous else None)
             print("# " + " ".join(["sbatch", *options, "SCRIPT"]))
             sys.stdout.write(batch_script(stage, config, len((0,) if redo else parts_left(stage, run))))
             previous = stage

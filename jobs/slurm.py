@@ -6,7 +6,9 @@ byte for byte what is submitted.
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.resources import num_tasks, num_workers
 from hpc_ae.jobs.run import Stage
+from hpc_ae.jobs.slurm_clients import ask_slurm, scancel
 
 _MOST_SIGNAL_SECONDS = 90
 _NEVER_MINUTES = 1 << 30
+_LOOKS, _LOOK_SECONDS = 6, 2.0  # for a job that sbatch may have handed in: the controller was busy just now
+_ACCEPTED = re.compile(r"^(?:Submitted batch job )?([0-9]+)(?:;\S*)?(?: on cluster \S+)?$", re.MULTILINE)
+_DOUBT = re.compile(r"timed? ?out|contact|respon|connect|communicat", re.IGNORECASE)
 # Keys of `cluster` that submitit takes under sbatch's own name.
 _NAMES = ("partition", "account", "qos", "constraint", "mem", "time", "mail_type", "mail_user")
 
@@ -33,7 +39,8 @@ class ChainExecutor(submitit.SlurmExecutor):
     of it has lost one.
 
     - `_make_submission_command` is replaced: submitit writes a dependency into the script, which would then depend on
-      what came before, and `--dry-run` could not show it.
+      what came before, and `--dry-run` could not show it. The name of the script tells a job from all others.
+    - `_get_job_id_from_submission_command` is replaced: submitit wants sbatch's words, which sites change.
     - `_internal_process_submissions` is replaced: for an array submitit makes a plain executor of its own, without the
       dependency and without the words that start our Python. Timeouts are never counted here: a signal that comes
       before StageJob listens requeues the job as it is.
@@ -44,12 +51,30 @@ class ChainExecutor(submitit.SlurmExecutor):
     """
 
     depends_on: str | None = None
+    _script_name = ""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["sbatch", *dependency_options(self.depends_on), str(submission_file_path)]
+        self._script_name = submission_file_path.name
+        return ["sbatch", *sbatch_options(self.depends_on), str(submission_file_path)]
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: str | bytes) -> str:
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        found: list[str] = _ACCEPTED.findall(text)
+        if not found:
+            raise submitit.core.utils.FailedSubmissionError(f"sbatch gave no job number, but: {text[:200]!r}")
+        return found[-1]
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
-        """Submit one job, or one array."""
+        """Submit one job, or one array; where that does not come to its end, nothing of it stays in the queue."""
+        try:
+            return self._submit(delayed_submissions)
+        except BaseException as error:
+            if self._script_name and (note := take_back(self._script_name, str(error))):
+                error.add_note(note)
+            raise
+
+    def _submit(self, delayed_submissions: list[Any]) -> list[Any]:
         paths = [Path(self.folder) / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
         for delayed, path in zip(delayed_submissions, paths, strict=True):
             delayed.set_timeout(_NEVER_MINUTES, self.max_num_timeout)
@@ -72,9 +97,33 @@ class ScriptWriter(ChainExecutor):
         return 1
 
 
-def dependency_options(depends_on: str | None) -> list[str]:
-    """sbatch's options for a job that starts when another has ended well, and never where that has not."""
-    return [] if depends_on is None else [f"--dependency=afterok:{depends_on}", "--kill-on-invalid-dep=yes"]
+def sbatch_options(depends_on: str | None) -> list[str]:
+    """sbatch's options on its command line: for a job that starts when another has ended well, and never where that has
+    not.
+    """
+    after = [] if depends_on is None else [f"--dependency=afterok:{depends_on}", "--kill-on-invalid-dep=yes"]
+    return ["--parsable", *after]
+
+
+def take_back(script_name: str, said: str) -> str:
+    """Cancel the job of a batch script that sbatch may have handed in although it did not say so (a time-out); what was
+    found, in words, or nothing. Where sbatch's words are a plain refusal, Slurm is asked once.
+    """
+    is_sure, answered = "error" in said and not _DOUBT.search(said), False
+    for look in range(1 if is_sure else _LOOKS):
+        if look:
+            time.sleep(_LOOK_SECONDS)
+        answer = ask_slurm("squeue", "--me", "--noheader", "--format", "%A|%o")
+        if answer is None or answer.returncode:
+            continue
+        answered = True
+        rows = [line.split("|", 1) for line in answer.stdout.splitlines() if "|" in line]
+        if found := sorted({number for number, command in rows if Path(command).name == script_name}):
+            failed = [words for number in found if (words := scancel(number))]
+            return f"it was queued all the same, as job {' '.join(found)}, and is " + (
+                f"still there: {failed[0]}" if failed else "taken back"
+            )
+    return "" if answered else "squeue does not answer: look with squeue --me whether it is queued all the same"
 
 
 def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[ChainExecutor] = ChainExecutor) -> Any:
@@ -153,6 +202,6 @@ def batch_script(stage: Stage, config: RunConfig, num_parts: int) -> str:
 def submission_error(stage: str, error: Exception) -> HpcAeError:
     """What sbatch said of a job that it did not take."""
     lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()[-3:]
-    said = " ".join(dict.fromkeys(lines))[:500]
+    said = "; ".join([" ".join(dict.fromkeys(lines))[:500], *getattr(error, "__notes__", [])])
     fix = "correct what sbatch complains about in the section cluster, or set cluster.KEY=VALUE on the command line"
     return InputError(f"the {stage} job was not accepted", where="sbatch", got=said, fix=fix)

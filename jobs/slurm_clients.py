@@ -29,6 +29,12 @@ def ask_slurm(*command: str, seconds: float = _CLIENT_SECONDS) -> subprocess.Com
     return run_quietly(*command, seconds=seconds, environment=kept)
 
 
+def scancel(job_id: str) -> str:
+    """Cancel a job, or a whole array; what Slurm said, nothing where all went well."""
+    answer = ask_slurm("scancel", job_id)
+    return "scancel does not answer" if answer is None else answer.stderr.strip()
+
+
 def ignored_options(names: Iterable[str]) -> list[str]:
     """Variables by which a user tells sbatch something that jobs of a run do not take: SBATCH_PARTITION, ..."""
     return sorted(name for name in names if name.startswith("SBATCH_"))

@@ -16,11 +16,12 @@ from hpc_ae.config import load_config
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.files import check_private
 from hpc_ae.jobs.launched import Launched, launched_before
-from hpc_ae.jobs.launcher import ask_to_save, scancel
+from hpc_ae.jobs.launcher import ask_to_save
 from hpc_ae.jobs.marker import Marker
 from hpc_ae.jobs.restarts import restart_reasons
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, JobRow, ask, forget
+from hpc_ae.jobs.slurm_clients import scancel
 from hpc_ae.jobs.stages import make_run
 from hpc_ae.layout import CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
 from hpc_ae.record import Record, read_record

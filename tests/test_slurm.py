@@ -157,6 +157,41 @@ def test_half_a_chain_is_taken_back(slurm: SlurmCluster, star_dir: Path, tmp_pat
     assert wait_until(lambda: slurm.queue() == [], timeout=20)
 
 
+ANSWERS = {
+    "time-out": 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1',
+    "silence": "exit 0",
+    "words": 'echo "accepted, thank you"; exit 0',
+    "killed": "kill -9 $$",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_sbatch_that_accepts_and_says_otherwise(
+    slurm: SlurmCluster, star_dir: Path, tmp_path: Path, answer: str
+) -> None:
+    """A job that sbatch has handed in without giving its number is found by its script, and taken back, with the jobs
+    before it and no other.
+    """
+    other = slurm.submit("true", "--begin=now+3600", "--job-name=hpc-ae-encode")
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    script = "#!/bin/bash\nfor last; do :; done\n"
+    script += f'sent=$({slurm.run("which", "sbatch").strip()} "$@") || exit 1\n'
+    script += f'grep -q hpc-ae-encode "$last" && {{ {ANSWERS[answer]}; }}\necho "$sent"\n'
+    (fake / "sbatch").write_text(script)
+    (fake / "sbatch").chmod(0o755)
+    cluster = {**SLURM, "sbatch": {"begin": "now+3600"}}
+    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, cluster=cluster)
+    variables = slurm.environment()
+    done = hpc_ae("run", config, "--no-wait", **{**variables, "PATH": f"{fake}{os.pathsep}{variables['PATH']}"})
+    assert done.returncode == 2, done.stderr
+    assert "the encode job was not accepted" in done.stderr and "Traceback" not in done.stderr
+    assert re.search(r"it was queued all the same, as job \d+, and is taken back", done.stderr), done.stderr
+    assert wait_until(lambda: slurm.queue() == [str(other)], timeout=20), slurm.queue()
+    again = hpc_ae("run", config, "--no-wait", **variables)
+    assert again.returncode == 0 and len(submitted(again.stdout)) == 4
+
+
 @pytest.mark.parametrize("any_slurm", ["plain", pytest.param("accounting", marks=pytest.mark.slow)], indirect=True)
 def test_no_wait_from_inside_another_job(any_slurm: SlurmCluster, star_dir: Path, tmp_path: Path) -> None:
     """Submitted from inside a job, with its SLURM_* variables set, `--no-wait` prints the jobs and they complete."""

@@ -30,7 +30,7 @@ number=$(( $(ls "$KEPT" | grep -c words) + 41 ))
 printf '%s\\n' "$@" > "$KEPT/$number.words"
 cp "${@: -1}" "$KEPT/$number.sh"
 env > "$KEPT/$number.env"
-echo "Submitted batch job $number"
+echo "$number"
 """
 
 
@@ -69,7 +69,9 @@ def test_private_names_are_there() -> None:
     assert isinstance(inspect.getattr_static(executor, "_submitit_command_str"), property)
     assert {"setup", "teardown", "srun_args", "wckey", "array_parallelism"} <= executor._valid_parameters()
     assert "python" in parameters(executor) and "python" in parameters(submitit.LocalExecutor)
-    assert {"_make_submission_command", "_internal_process_submissions"} <= vars(ChainExecutor).keys()
+    assert parameters(executor._get_job_id_from_submission_command) == ["string"]
+    replaced = {"_make_submission_command", "_internal_process_submissions", "_get_job_id_from_submission_command"}
+    assert replaced <= vars(ChainExecutor).keys()
 
 
 def test_a_chain_is_submitted_as_shown(slurm_without_nodes: dict[str, str], tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_chain_is_submitted_as_shown(slurm_without_nodes: dict[str, str], tmp_
     for number, script in enumerate(scripts, 41):
         assert (kept / f"{number}.sh").read_text() == script
         waits = [f"--dependency=afterok:{number - 1}", "--kill-on-invalid-dep=yes"] if number > 41 else []
-        assert (kept / f"{number}.words").read_text().splitlines()[:-1] == waits
+        assert (kept / f"{number}.words").read_text().splitlines()[:-1] == ["--parsable", *waits]
         found = (kept / f"{number}.env").read_text().splitlines()
         assert f"PYTHONPATH={variables['PYTHONPATH']}" in found
         assert not [line for line in found if line.startswith(("PYTHONSAFEPATH=", "HPC_AE_PYTHONPATH="))]
@@ -95,6 +97,29 @@ def test_a_chain_is_submitted_as_shown(slurm_without_nodes: dict[str, str], tmp_
     logs = tmp_path / "run" / "jobs" / "logs"
     names = {f"43_{part}_submitted.pkl" for part in range(3)} | {f"{job}_submitted.pkl" for job in (41, 42, 44, 45)}
     assert {path.name for path in logs.glob("*.pkl")} == names
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "41",
+        "41;cluster",
+        "Submitted batch job 41",
+        "Submitted batch job 41 on cluster c1",
+        "Welcome to 7 nodes\n41\n",
+        b"41\n",
+        "sbatch: lua: job 9 of yesterday\nSubmitted batch job 41",
+    ],
+)
+def test_job_numbers(said: str | bytes) -> None:
+    """The number of a job in all that sbatch, and what a site adds to it, prints."""
+    assert ChainExecutor._get_job_id_from_submission_command(said) == "41"
+
+
+def test_no_job_number() -> None:
+    """Words without a number on a line of its own are none."""
+    with pytest.raises(submitit.core.utils.FailedSubmissionError, match="no job number"):
+        ChainExecutor._get_job_id_from_submission_command("accepted, job 9 before it")
 
 
 def test_a_local_job_has_its_process(tmp_path: Path) -> None:
