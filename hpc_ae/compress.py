@@ -17,6 +17,7 @@ import numpy as np
 from hpc_ae.analysis.compression import CoderSample, MagnitudeCoder, make_coder
 from hpc_ae.analysis.grids import LatentGrid
 from hpc_ae.catalog.catalog import Catalog, open_catalog, open_stars
+from hpc_ae.catalog.link import linked_place
 from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
@@ -154,7 +155,7 @@ def _model_link(encoding: Catalog) -> Link:
 def _find_model(encoding: Catalog, model: Path | None) -> Path:
     """The directory of the model that encoded; StaleError where another one is there."""
     recorded = _model_link(encoding)
-    model_dir = model if model is not None else encoding.directory / str(recorded.path)
+    model_dir = model if model is not None else linked_place(encoding.directory, str(recorded.path))
     if not (model_dir / MODEL_NAMES[0]).is_file():
         what = "the model of the encoding is missing"
         raise InputError(what, where=model_dir, expected=recorded.digest, fix="give its path with --model DIR")

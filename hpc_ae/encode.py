@@ -7,7 +7,6 @@ have ended. Shape letters: N stars, B bands, L latent dimensions.
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ import numpy as np
 
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
 from hpc_ae.catalog.catalog import Catalog, open_catalog
-from hpc_ae.catalog.link import row_mismatches
-from hpc_ae.catalog.manifest import read_manifest, write_manifest
+from hpc_ae.catalog.link import relative_path, row_mismatches
+from hpc_ae.catalog.manifest import is_whole, read_manifest, write_manifest
 from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ShardRecord, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT
@@ -130,13 +129,13 @@ def uncertainty_of(model: ModelRecord, where: Path) -> Uncertainty:
 
 
 def is_encoded(job: EncodeJob) -> bool:
-    """Whether the encoding catalog is complete; StaleError where it was made from something else."""
+    """Whether the encoding catalog is complete, and whole; StaleError where it was made from something else."""
     if not (job.out_dir / MANIFEST_NAME).exists():
         return False
-    recorded = read_manifest(job.out_dir, EncodingManifest).fingerprint
+    manifest = read_manifest(job.out_dir, EncodingManifest)
     shards = f"{job.path(0)} and {len(job.stars.shards) - 1} more"
-    check_fingerprint(Path(shards), recorded, job.fingerprint(), "encode")
-    return True
+    check_fingerprint(Path(shards), manifest.fingerprint, job.fingerprint(), "encode")
+    return is_whole(job.out_dir, manifest)
 
 
 def encode(
@@ -156,7 +155,7 @@ def encode(
     job = make_job(paths, settings)
     if is_encoded(job):
         return "done"
-    make_dir(job.out_dir)
+    (make_dir(job.out_dir) / MANIFEST_NAME).unlink(missing_ok=True)  # of an encoding that has lost a shard
     done = [_is_done(job, index) for index in range(len(job.stars.shards))]  # all: never beside another model's shards
     todo = [index for index in range(ranks.rank, len(done), ranks.world_size) if not done[index]]
     with Progress("encode", job.stars.num_stars, "stars", path=progress_path, quiet=progress_path is None) as progress:
@@ -299,7 +298,7 @@ def _manifest(job: EncodeJob, config: dict[str, Any], records: list[ShardRecord]
             got=compute,
             fix="--redo encode on one kind of node",
         )
-    star_dir, model_dir = (os.path.relpath(place, job.out_dir) for place in (job.stars.directory, job.paths.model_dir))
+    star_dir, model_dir = (relative_path(place, job.out_dir) for place in (job.stars.directory, job.paths.model_dir))
     sizes = {"B": len(job.stars.bands), "L": job.model.latent}
     return EncodingManifest(
         **summed(ENCODING_FORMAT, records),

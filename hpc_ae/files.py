@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
@@ -188,6 +189,40 @@ def _not_regular(path: Path, mode: int) -> DamageError:
     got = next((name for is_kind, name in kinds if is_kind(mode)), "a device or a socket")
     fix = "put the file itself there"
     return DamageError("not a regular file", where=path, got=got, expected="a regular file", fix=fix)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that a record names: its digest and, where the record says, its size."""
+
+    path: Path
+    digest: str
+    num_bytes: int | None = None
+
+
+def missing_files(files: Iterable[Written]) -> list[Path]:
+    """Those that are not there."""
+    return [file.path for file in files if not file.path.is_file()]
+
+
+def check_unchanged(files: Iterable[Written], record_path: Path, fix: str) -> None:
+    """DamageError for the first file that is there and not what its record says: by its size and, where it is younger
+    than the record, by its digest.
+    """
+    recorded_at = record_path.stat().st_mtime_ns
+    for file in files:
+        entry = file.path.stat() if file.path.is_file() else None
+        if entry is None:
+            continue
+        if file.num_bytes not in (None, entry.st_size):
+            got, expected = f"{entry.st_size} bytes", f"{file.num_bytes} bytes"
+        elif entry.st_mtime_ns > recorded_at and digest_file(file.path) != file.digest:
+            got, expected = f"another content, younger than {record_path.name}", file.digest
+        else:
+            continue
+        raise DamageError(
+            "a file has changed since it was written", where=file.path, got=got, expected=expected, fix=fix
+        )
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

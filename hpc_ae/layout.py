@@ -108,6 +108,11 @@ class RunLayout:
         return self.run_dir / "model"
 
     @property
+    def model_record_path(self) -> Path:
+        """The record of the model that the run trains, which means that it is complete."""
+        return self.model_dir / MODEL_NAME
+
+    @property
     def metrics_path(self) -> Path:
         """Losses and rates of the training, a line each."""
         return self.run_dir / "metrics.jsonl"

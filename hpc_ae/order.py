@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.catalog.link import relative_path
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.records import Inputs, Link, SortedManifest, StarManifest, summed
 from hpc_ae.catalog.schema import MAX_SHARD_ROWS, SKY_ORDER, STAR_FORMAT
@@ -71,7 +71,7 @@ def _write(mapper: Mapper, plan: _Plan) -> None:
         num_rows=kept.num_rows,
         num_dropped=kept.num_dropped,
         order=SKY_ORDER,
-        inputs=Inputs(catalog=Link(path=os.path.relpath(stars.directory, plan.out_dir), digest=stars.digest)),
+        inputs=Inputs(catalog=Link(path=relative_path(stars.directory, plan.out_dir), digest=stars.digest)),
         fingerprint=plan.fingerprint(),
         provenance=Provenance.now(plan.fingerprint()),
         statistics=band_statistics(kept.bands, records),

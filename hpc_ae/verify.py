@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from hpc_ae.catalog.check import (
     inspect_manifest,
     shard_checks,
 )
-from hpc_ae.catalog.link import Place, copy_faults, link_faults, star_dir_of
+from hpc_ae.catalog.link import Place, copy_faults, link_faults, linked_place, star_dir_of
+from hpc_ae.catalog.manifest import read_manifest
 from hpc_ae.catalog.records import EncodingManifest, Link, ScoreManifest, StarManifest
 from hpc_ae.catalog.schema import ENCODING_FORMAT, SCORE_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.sky_check import check_ranges
@@ -244,7 +246,7 @@ def _check_source(catalog: Place, run_dir: Path | None) -> list[HpcAeError]:
     if source.link is None or source.link.path is None:
         what = f"the manifest does not name the {source.what} that {source.did}"
         return [DamageError(what, where=catalog.path)]
-    path, digest = catalog.directory / source.link.path / source.name, source.link.digest
+    path, digest = linked_place(catalog.directory, source.link.path) / source.name, source.link.digest
     if not path.is_file():
         inside = run_dir is not None and path.resolve().is_relative_to(run_dir.resolve())
         text = f"the {source.what} that {source.did} is missing"
@@ -300,7 +302,22 @@ def _read_config(result: Verification, files: RunLayout) -> _Wanted | None:
         return None
     star_dir = Path(config.catalog.path) if config.catalog.path else files.catalog_dir
     model_dir = Path(config.encode.model) if config.encode.model else files.model_dir
+    if not (config.run_path.exists() and config.run_path.samefile(files.run_dir)):
+        with contextlib.suppress(HpcAeError):  # what is wrong with it is a finding of its own
+            links = read_manifest(files.encoding_dir, EncodingManifest).inputs
+            star_dir = _moved(star_dir, files.encoding_dir, links.catalog, MANIFEST_NAME)
+            model_dir = _moved(model_dir, files.encoding_dir, links.model, MODEL_NAME)
     return _Wanted(bool(config.catalog.path or config.catalog.source), star_dir, model_dir)
+
+
+def _moved(named: Path, encoding_dir: Path, link: Link | None, name: str) -> Path:
+    """The place that the config of a run that has moved names or, where nothing is there, what moved together with the
+    encoding.
+    """
+    if (named / name).exists() or link is None or link.path is None:
+        return named
+    place = linked_place(encoding_dir, link.path)
+    return place if (place / name).exists() else named
 
 
 def _has_catalog(directory: Path) -> bool:

@@ -29,7 +29,7 @@ from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
-from hpc_ae.jobs.stages import ENCODE, INGEST, STAGES, TRAIN
+from hpc_ae.jobs.stages import ENCODE, FINALISE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.streams import report
 from hpc_ae.jobs.watch import LiveView
 from hpc_ae.layout import SHARD_PATTERN, RunLayout
@@ -61,7 +61,7 @@ def stages_left(run: Run) -> list[Stage]:
     """The stages that still have something to do; StaleError where an output does not belong to what is to run."""
     left: list[Stage] = []
     for stage in run.stages:
-        if stage is ENCODE and TRAIN in left:
+        if stage is ENCODE and TRAIN in left and not run.layout.model_record_path.exists():
             _refuse_stale(run.layout)
         if not stage.is_done(run):
             left.append(stage)
@@ -78,20 +78,25 @@ def _refuse_stale(layout: RunLayout) -> None:
         raise StaleError(
             "train would run, but there is an encoding of an earlier model",
             where=layout.encoding_dir,
-            got=f"{len(shards)} stale shards, the first {shards[0].name}",
-            fix="hpc-ae run CONFIG --redo train discards them; another run_dir keeps both",
+            got=f"no {layout.model_record_path}, and {len(shards)} stale shards, the first {shards[0].name}",
+            fix="hpc-ae run CONFIG --redo train discards them; another run_dir keeps both; a model that was removed "
+            "by mistake is restored from a copy",
         )
 
 
 def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
     """Run all stages that are not already done; the exit status of the contract."""
+    from hpc_ae.jobs.lost import check_untouched
+
     config, slurm = run.config, run.config.cluster.kind == "slurm"
     with run_lock(run.layout.run_dir):
         queued = submitted_before(run)
         if queued:
             refuse_other_run(config, queued, redo, parsable)
         else:
-            refuse_problems(config, stages_from(run, redo))  # before anything is discarded
+            again = stages_from(run, redo)
+            check_untouched(run, [stage for stage in run.stages if stage not in again])
+            refuse_problems(config, again)  # before anything is discarded
             discard(run, redo)
         left = [] if queued else stages_left(run)
         refuse_problems(config, left)
@@ -109,7 +114,7 @@ def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
             _run_locally(run, left)
     if no_wait:
         return 0 if slurm or not left else start_detached(run.layout)
-    say_result(run.layout, time.monotonic() - started)
+    say_result(run.layout, time.monotonic() - started, checked=bool(queued) or FINALISE in left)
     return 0
 
 
@@ -191,7 +196,10 @@ def describe(stage: Stage, config: RunConfig) -> str:
 
 def run_stage_here(run: Run, stage: Stage) -> None:
     """One stage on this machine, whatever cluster.kind says."""
+    from hpc_ae.jobs.lost import check_untouched
+
     with run_lock(run.layout.run_dir):
+        check_untouched(run, [stage])
         if stage.is_done(run):
             say(f"already done: {stage.name}")
             return
@@ -330,12 +338,17 @@ def start_detached(layout: RunLayout) -> int:
     return 0
 
 
-def say_result(layout: RunLayout, seconds: float) -> None:
-    """The last lines of a run: what was checked, and where everything is."""
+def say_result(layout: RunLayout, seconds: float, *, checked: bool) -> None:
+    """The last lines of a run: what was checked just now, and where everything is."""
     from hpc_ae.catalog.manifest import read_manifest
     from hpc_ae.catalog.records import EncodingManifest
 
     manifest = read_manifest(layout.encoding_dir, EncodingManifest)
     num_stars, num_good = manifest.num_stars, manifest.num_good
-    say(f"verified: {num_stars:,} stars in, {num_stars:,} out ({num_good:,} good), every row, id and digest checked")
+    run_dir = shlex.quote(str(layout.run_dir))
+    counts = f"{num_stars:,} stars in, {num_stars:,} out ({num_good:,} good)"
+    if checked:
+        say(f"verified: {counts}, every row, id and digest checked")
+    else:
+        say(f"complete: {counts}, every file is there; to check every row: hpc-ae verify {run_dir}")
     say(f"done in {seconds:.1f} s: report {layout.report_dir}, encoding {layout.encoding_dir}")

@@ -57,12 +57,12 @@ def _is_simulated(run: Run) -> bool:
     config = run.config
     if not _has_manifest(config.catalog_path):
         return False
-    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.manifest import is_whole, read_manifest
     from hpc_ae.catalog.records import StarManifest
 
-    recorded = read_manifest(config.catalog_path, StarManifest).fingerprint
-    check_fingerprint(config.catalog_path, recorded, _simulation(config).fingerprint(), "simulate")
-    return True
+    manifest = read_manifest(config.catalog_path, StarManifest)
+    check_fingerprint(config.catalog_path, manifest.fingerprint, _simulation(config).fingerprint(), "simulate")
+    return is_whole(config.catalog_path, manifest)
 
 
 def _ingestion(config: RunConfig) -> tuple[list[Path], IngestSettings]:
@@ -89,6 +89,8 @@ def _is_ingested(run: Run) -> bool:
     config = run.config
     if not _has_manifest(config.catalog_path):
         return False
+    from hpc_ae.catalog.manifest import is_whole, read_manifest
+    from hpc_ae.catalog.records import StarManifest
     from hpc_ae.ingest import looks_ingested
 
     try:
@@ -96,7 +98,8 @@ def _is_ingested(run: Run) -> bool:
     except InputError as error:  # the catalog is there: raw files that are gone since are no reason to stop
         print(f"ingest: {error.what}; using the existing catalog", file=sys.stderr)
         return True
-    return looks_ingested(raw_paths, config.catalog_path, settings)
+    there = is_whole(config.catalog_path, read_manifest(config.catalog_path, StarManifest))
+    return there and looks_ingested(raw_paths, config.catalog_path, settings)
 
 
 def expand_paths(patterns: list[str]) -> list[Path]:
@@ -199,7 +202,9 @@ def _ranks_with_shards_left(run: Run, world_size: int) -> list[int]:
 
 def _is_encoded(run: Run) -> bool:
     config = run.config
-    if not _has_manifest(config.encoding_path) or not (config.model_path / MODEL_NAME).exists():
+    if not (_has_manifest(config.encoding_path) and _has_manifest(config.catalog_path)):
+        return False
+    if not (config.model_path / MODEL_NAME).exists():
         return False
     from hpc_ae.encode import is_encoded, make_job
 
@@ -281,7 +286,9 @@ def _check_model_of_encoding(config: RunConfig) -> None:
 
 
 def _is_postprocessed(run: Run) -> bool:
-    if not (run.layout.report_dir / SUMMARY_NAME).exists() or not _has_manifest(run.layout.encoding_dir):
+    if not (_has_manifest(run.layout.encoding_dir) and _has_manifest(run.config.catalog_path)):
+        return False
+    if not (run.layout.report_dir / SUMMARY_NAME).exists():
         return False
     from hpc_ae.postprocess import is_postprocessed
 

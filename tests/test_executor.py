@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import await_sign, start
+from commands import await_sign, hpc_ae, start
 from slurm_cluster import wait_until
 
 from hpc_ae.errors import DamageError, WorkError
@@ -68,6 +68,17 @@ def test_same_catalog_with_one_and_two_workers(tmp_path: Path) -> None:
         simulate(tmp_path / str(num_workers), SimulateSettings(3000, 5, 0.02, shard_rows=700), num_workers)
         digests.append(read_json(tmp_path / str(num_workers) / "manifest.json")["catalog_digest"])
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("length", [70, 71, 200])
+def test_long_temporary_directory(tmp_path: Path, length: int) -> None:
+    """However long TMPDIR is, a pool finds a place for its sockets."""
+    place = tmp_path / ("t" * max(1, length - 1 - len(str(tmp_path))))
+    place.mkdir()
+    words = ("simulate", tmp_path / "stars", "--stars", 3000, "--shard-rows", 1000, "--workers", 2)
+    done = hpc_ae(*words, TMPDIR=str(place))
+    assert done.returncode == 0, done.stderr
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("signal_number", [0, 9])

@@ -5,6 +5,7 @@ What is asked of an encoding catalog here can be asked of a score catalog too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,34 @@ class Mismatch:
     expected: object
 
 
+def relative_path(target: Path, directory: Path) -> str:
+    """The path by which a file in `directory` names another place, so that both may move together.
+
+    By their names where the system finds it so, else by where they really are: behind a symbolic link `..` leads to
+    the parent of what it points to.
+    """
+    by_names = os.path.relpath(target.absolute(), directory.absolute())
+    if _is_same_place(directory / by_names, target):
+        return by_names
+    return os.path.relpath(target.resolve(), directory.resolve())
+
+
+def linked_place(directory: Path, path: str) -> Path:
+    """The place that a file in `directory` names by a relative path: as the system finds it, else by its names, as
+    earlier versions wrote it.
+    """
+    place = directory / path
+    by_names = Path(os.path.normpath(directory.absolute() / path))
+    return by_names if by_names.exists() and not place.exists() else place
+
+
+def _is_same_place(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return not os.path.lexists(other) and one.resolve() == other.resolve()
+
+
 def row_mismatches(shard: ShardRecord, stars: ShardRecord) -> list[Mismatch]:
     """In what two shards differ that should have the same stars in the same order."""
     asked = (
@@ -55,7 +84,7 @@ def star_dir_of(encoding: Place, path: str | Path | None = None) -> Path:
     link = encoding.manifest.inputs.catalog
     if link is None or (path is None and link.path is None):
         raise DamageError("the manifest of the encoding does not name its catalog", where=encoding.path)
-    return Path(path) if path is not None else encoding.directory / str(link.path)
+    return Path(path) if path is not None else linked_place(encoding.directory, str(link.path))
 
 
 def check_stars(encoding: Place, stars: Place) -> None:

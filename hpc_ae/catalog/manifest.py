@@ -13,15 +13,18 @@ from hpc_ae.catalog.records import (
     KINDS,
     WRONG_NAMES,
     BandStatistics,
+    EncodingManifest,
+    Hdf5Manifest,
     M,
     Manifest,
+    ScoreManifest,
     ShardRecord,
     StarManifest,
     catalog_digest,
 )
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, columns_of
 from hpc_ae.errors import DamageError, InputError
-from hpc_ae.files import make_dir, publish_json, read_json, remove_debris, seal
+from hpc_ae.files import Written, make_dir, missing_files, publish_json, read_json, remove_debris, seal
 from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN
 from hpc_ae.provenance import Fingerprint, check_fingerprint
 
@@ -117,11 +120,32 @@ def _check(path: Path, manifest: Manifest) -> None:
         raise DamageError(WRONG_NAMES, where=path, got=list(manifest.columns))
 
 
+def files_of(directory: Path, manifest: Hdf5Manifest) -> list[Written]:
+    """The files that a manifest names, beside itself."""
+    files = [Written(directory / shard.file, shard.digest, shard.num_bytes) for shard in manifest.shards]
+    if isinstance(manifest, EncodingManifest) and manifest.view is not None:
+        files.append(Written(directory / manifest.view.file, manifest.view.digest, manifest.view.num_bytes))
+    if isinstance(manifest, ScoreManifest):
+        files += [Written(directory / name, digest) for name, digest in manifest.files.items()]
+    return files
+
+
+def is_whole(directory: Path, manifest: Hdf5Manifest) -> bool:
+    """Whether all files that a manifest names are there."""
+    return not missing_files(files_of(directory, manifest))
+
+
 def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool:
-    """True where the catalog is complete already; else make the directory and clear a killed run's debris."""
+    """True where the catalog is complete already; else make the directory and clear a killed run's debris.
+
+    A catalog that has lost a shard is made again, as what makes it is there.
+    """
     if (out_dir / MANIFEST_NAME).exists():
-        check_fingerprint(out_dir, read_manifest(out_dir, StarManifest).fingerprint, fingerprint, stage)
-        return True
+        manifest = read_manifest(out_dir, StarManifest)
+        check_fingerprint(out_dir, manifest.fingerprint, fingerprint, stage)
+        if is_whole(out_dir, manifest):
+            return True
+        (out_dir / MANIFEST_NAME).unlink()
     make_dir(out_dir)
     foreign = [path.name for path in out_dir.iterdir() if not path.name.lstrip(".").startswith(("shard-", "manifest"))]
     if foreign:

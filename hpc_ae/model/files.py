@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hpc_ae.errors import DamageError, InputError, printable
+from hpc_ae.errors import DamageError, HpcAeError, InputError, printable
 from hpc_ae.files import digest_bytes, make_dir, publish_bytes, publish_json, seal
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
@@ -19,6 +20,7 @@ from hpc_ae.model.weights import (
     ModelRecord,
     Origin,
     Weights,
+    read_model_record,
     read_sealed,
     read_weights,
 )
@@ -42,7 +44,10 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def write_model(model_dir: Path, architecture: Architecture, tensors: dict[str, Tensor], origin: Origin) -> str:
-    """Publish a model directory, `model.json` last; return the model's digest."""
+    """Publish a model directory, `model.json` last; return the model's digest.
+
+    Where the same model was there and has lost its weights alone, it keeps its record, and with it its digest.
+    """
     make_dir(model_dir)
     weights_digest = write_tensors(model_dir / WEIGHTS_NAME, tensors)
     record = ModelRecord(
@@ -53,9 +58,20 @@ def write_model(model_dir: Path, architecture: Architecture, tensors: dict[str, 
         **dict(origin),
         digest="",
     )
+    if (kept := _same_record(model_dir, record)) is not None:
+        return kept.digest
     sealed = seal(record.to_json())
     publish_json(model_dir / MODEL_NAME, sealed)
     return str(sealed["digest"])
+
+
+def _same_record(model_dir: Path, record: ModelRecord) -> ModelRecord | None:
+    """The record that is there, where it says the same but for when and by which command the model was made."""
+    with contextlib.suppress(HpcAeError):
+        there = read_model_record(model_dir)
+        if there.replaced(provenance=record.provenance, digest="") == record:
+            return there
+    return None
 
 
 def read_model(model_dir: Path) -> tuple[Autoencoder, ModelRecord]:

@@ -149,8 +149,8 @@ def read_model_record(model_dir: Path) -> ModelRecord:
 
 
 def is_model_of(model_dir: Path, fingerprint: Fingerprint) -> bool:
-    """Whether the model is there already; StaleError where it was trained from something else."""
+    """Whether the model is there already, with its weights; StaleError where it was trained from something else."""
     if not (model_dir / MODEL_NAME).exists():
         return False
     check_fingerprint(model_dir, read_model_record(model_dir).fingerprint, fingerprint, "train")
-    return True
+    return (model_dir / WEIGHTS_NAME).is_file()

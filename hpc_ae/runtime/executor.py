@@ -8,8 +8,10 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.util
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +23,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 # What mpiexec (Hydra), Open MPI and srun's MPI plugins tell each task of the size of its world.
 _MPI_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+
+_MOST_TEMP_BYTES = 70  # and 32 more of the names that multiprocessing makes
+_SHORT_TEMP_DIRS = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108: a new directory of this user's alone in one of them
 
 
 class Mapper(Protocol):
@@ -89,9 +94,27 @@ def open_mapper(num_workers: int) -> Iterator[Mapper | None]:
     elif num_workers <= 1:
         yield SerialMapper()
     else:
+        _choose_socket_dir()
         context = multiprocessing.get_context("forkserver")
         with concurrent.futures.ProcessPoolExecutor(num_workers, context, _end_with_parent) as executor:
             yield PoolMapper(executor, num_workers)
+
+
+def _choose_socket_dir() -> None:
+    """Have the pool's sockets in a directory of a short path: a socket's has 107 bytes at most, and the TMPDIR of a
+    site or a user may have more.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= _MOST_TEMP_BYTES:
+        return
+    before = tempfile.tempdir
+    try:
+        for parent in _SHORT_TEMP_DIRS:
+            tempfile.tempdir = parent
+            with contextlib.suppress(OSError):
+                multiprocessing.util.get_temp_dir()  # made once in a process, and removed at its end
+                return
+    finally:
+        tempfile.tempdir = before
 
 
 def _end_with_parent() -> None:

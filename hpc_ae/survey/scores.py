@@ -6,7 +6,6 @@ report is made without reading the survey again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 from hpc_ae.analysis.pack import MOST_NPZ_BYTES, npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.tally import SurveyTally
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.manifest import read_manifest, write_manifest
+from hpc_ae.catalog.link import relative_path
+from hpc_ae.catalog.manifest import is_whole, read_manifest, write_manifest
 from hpc_ae.catalog.records import Inputs, Link, ScoreManifest, ShardRecord, summed
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
 from hpc_ae.catalog.shard import Arrays
@@ -64,8 +64,7 @@ def is_scored(scores_dir: Path, survey: Survey) -> bool:
         return False
     manifest = read_manifest(scores_dir, ScoreManifest)
     check_fingerprint(scores_dir, manifest.fingerprint, wanted, "postprocess")
-    names = [TALLIES_NAME, *(shard.file for shard in manifest.shards)]
-    return all((scores_dir / name).is_file() for name in names)
+    return is_whole(scores_dir, manifest)
 
 
 def score_survey(mapper: Mapper, survey: Survey, scores_dir: Path, progress: Progress) -> ScoredSurvey:
@@ -119,7 +118,7 @@ def _finish(scan: Scan, parts: list[ScanPart], facts: SampleFacts, survey: Surve
 
 def _manifest(scores_dir: Path, survey: Survey, records: list[ShardRecord], tallies: bytes) -> ScoreManifest:
     def link(catalog: Catalog) -> Link:
-        return Link(path=os.path.relpath(catalog.directory.absolute(), scores_dir), digest=catalog.digest)
+        return Link(path=relative_path(catalog.directory, scores_dir), digest=catalog.digest)
 
     encoding = survey.encoding
     return ScoreManifest(

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_ae.analysis.compression_table import TableInput, compression_table
 from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
+from hpc_ae.catalog.link import linked_place
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import HpcAeError
 from hpc_ae.formats.streams import zstd_codec
@@ -48,7 +49,7 @@ def model_tables(survey: Survey, drawn: Arrays) -> ModelTables:
     link = survey.encoding.manifest.inputs.model
     if link is None:
         return ModelTables()
-    model_dir = survey.encoding.directory / (link.path or "")
+    model_dir = linked_place(survey.encoding.directory, link.path or "")
     try:
         decode, record = load_decoder(model_dir, link.digest), read_model_record(model_dir)
     except (HpcAeError, OSError, KeyError, ValueError):
