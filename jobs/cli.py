@@ -47,13 +47,17 @@ ShardRows = Annotated[int, typer.Option(min=1, max=4_000_000, help="Stars in one
 
 def _load(path: Path, overrides: list[str] | None) -> Run:
     from hpc_ae.config import load_config
+    from hpc_ae.jobs.launched import check_home
     from hpc_ae.jobs.stages import make_run
     from hpc_ae.runtime.ranks import forget_stale_ranks
 
     if stale := forget_stale_ranks():
         typer.echo(f"note: ignored, as no torchrun has started this process: {', '.join(stale)}", err=True)
 
-    return make_run(load_config(path, overrides))
+    config = load_config(path, overrides)
+    if not any(word.startswith("run_dir=") for word in overrides or []):
+        check_home(path, config)
+    return make_run(config)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpc_ae.config import RunConfig, dump_config
+from hpc_ae.errors import InputError
 from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json
-from hpc_ae.jobs.marker import Marker, read_marker
-from hpc_ae.layout import LaunchLayout, RunLayout
+from hpc_ae.jobs.marker import Marker, host_name, process_table, read_marker, started_at
+from hpc_ae.layout import CONFIG_NAME, LaunchLayout, RunLayout
 from hpc_ae.record import Record, read_record
 
 
@@ -22,6 +25,11 @@ class LaunchRecord(Record):
     parts: tuple[int, ...]
     local: bool
     state_dir: str
+    run_dir: str = ""  # whose it is: by its path, and by the number that its file system gave it
+    inode: int = 0
+    host: str = ""  # where it was launched
+    processes: str = ""  # whose number `job_id` is there, as in a marker
+    started: str = ""  # of a job on this machine: when the process began that starts its ranks
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,9 @@ class Launched:
     tasks: int
     parts: tuple[int, ...] = (0,)
     local: bool = True
+    host: str = ""
+    processes: str = ""
+    started: str = ""
     job: Any = None
     launched_at: float = field(default_factory=time.monotonic)
 
@@ -65,6 +76,23 @@ class Launched:
     def ranks_of(self, part: int) -> range:
         """The ranks of one part."""
         return range(part * self.tasks, (part + 1) * self.tasks)
+
+    def placed_here(self) -> Launched:
+        """The same, with this machine as the one that it was launched on."""
+        started = started_at(int(self.job_id)) if self.local and not self.adopted else ""
+        return replace(self, host=host_name(), processes=process_table(), started=started)
+
+    @property
+    def was_started_here(self) -> bool:
+        """Whether the processes of this machine are those that it was launched among."""
+        return self.host == host_name() and self.processes == process_table()
+
+    @property
+    def launcher_is_gone(self) -> bool:
+        """Whether the process on this machine that starts the ranks has ended."""
+        if not self.local or self.adopted or not self.was_started_here:
+            return False
+        return started_at(int(self.job_id)) != self.started
 
     def markers(self) -> dict[int, Marker]:
         """What each rank says of itself, in rank order; ranks that have not started yet are left out."""
@@ -93,22 +121,67 @@ def prepare_run(config: RunConfig) -> None:
 
 def record_launch(launched: Launched) -> None:
     """Write down that this is the newest launch of its stage."""
+    run_dir, launched = launched.layout.run_dir, launched.placed_here()
     record = LaunchRecord(
         job_id=launched.job_id,
         tasks=launched.tasks,
         parts=launched.parts,
         local=launched.local,
         state_dir=launched.files.launch_dir.name,
+        run_dir=str(run_dir.resolve()),
+        inode=run_dir.stat().st_ino,
+        host=launched.host,
+        processes=launched.processes,
+        started=launched.started,
     )
     path = launched.layout.launch_path(launched.stage)
     publish_json(make_dir(path.parent) / path.name, record.to_json())
 
 
 def launched_before(layout: RunLayout, stage: str) -> Launched | None:
-    """The newest launch of a stage; None where there was none."""
-    path = layout.launch_path(stage)
-    if not path.exists():
+    """The newest launch of a stage; None where there was none, or where it was made in the directory that this one is a
+    copy of: its jobs and processes are not this run's.
+    """
+    record = _record_of(layout, stage)
+    if record is None or _is_of_another(layout, record):
         return None
-    record = read_record(path, LaunchRecord)
     files = LaunchLayout(layout.state_dir / record.state_dir)
-    return Launched(stage, record.job_id, layout, files, record.tasks, record.parts, record.local)
+    known = (record.tasks, record.parts, record.local, record.host, record.processes, record.started)
+    return Launched(stage, record.job_id, layout, files, *known)
+
+
+def copied_from(layout: RunLayout, stages: Iterable[str]) -> str | None:
+    """The run directory that this one is a copy of, where it has launched nothing since; None where it is none."""
+    records = [record for stage in stages if (record := _record_of(layout, stage))]
+    if not records or not all(_is_of_another(layout, record) for record in records):
+        return None
+    return records[0].run_dir
+
+
+def _record_of(layout: RunLayout, stage: str) -> LaunchRecord | None:
+    path = layout.launch_path(stage)
+    return read_record(path, LaunchRecord) if path.exists() else None
+
+
+def _is_of_another(layout: RunLayout, record: LaunchRecord) -> bool:
+    """Whether a launch was of another directory. A renamed one keeps its number; one that is seen by another path, or
+    was restored, has one of the two still.
+    """
+    if not record.run_dir:  # of an earlier version
+        return False
+    return record.run_dir != str(layout.run_dir.resolve()) and record.inode != layout.run_dir.stat().st_ino
+
+
+def check_home(config_path: Path, config: RunConfig) -> None:
+    """InputError where a config is that of a run directory which was renamed or copied: it names the old place."""
+    here = config_path.absolute().parent
+    is_of_run = config_path.name == CONFIG_NAME and RunLayout(here).state_dir.is_dir()
+    if not is_of_run or here.resolve() == config.run_path.resolve():
+        return
+    raise InputError(
+        "this is the config of a run that was renamed or copied: it names another directory",
+        where=config_path,
+        got=f"run_dir {config.run_dir}",
+        expected=f"run_dir {here}",
+        fix=f"say which one is meant: run_dir={shlex.quote(str(here))}, or run_dir={shlex.quote(config.run_dir)}",
+    )

@@ -71,7 +71,7 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
                 raise write_error(files.launch_dir, _PAYLOAD_BYTES, error) from error
             raise submission_error(stage.name, error) from error
     job_id = str(jobs[0].job_id).partition("_")[0] if len(parts) > 1 else str(jobs[0].job_id)
-    launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, jobs[0])
+    launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, job=jobs[0]).placed_here()
     try:
         record_launch(launched)
     except BaseException:
@@ -163,7 +163,7 @@ def wait(launched: Launched, watch: Callable[[], None] = lambda: None) -> None:
 
 def _stage_error(launched: Launched, failed: dict[int, Marker]) -> HpcAeError:
     """The first failure, with its status; of an array also how many of its tasks failed."""
-    rank = min(failed, key=lambda rank: failed[rank].time)
+    rank = min(failed, key=lambda rank: failed[rank].moment)
     message = failed[rank].message
     error: HpcAeError = InputError(message) if failed[rank].status == 2 else WorkError(message)
     text = f"{launched.stage} failed: {message}\n  log:      {launched.log_path(rank)}"
@@ -198,6 +198,8 @@ def _gone_locally(launched: Launched, markers: dict[int, Marker]) -> str | None:
             now = read_marker(launched.files.marker_path(rank))
             if now is not None and now.state == "running":
                 return f"rank {rank} died (killed, perhaps because memory ran out)"
+    if launched.launcher_is_gone and not launched.files.launch_dir.is_dir():
+        return "its directory was renamed or removed while it ran"
     if launched.job is not None and launched.job.done() and len(markers) < launched.tasks:
         time.sleep(_GRACE_SECONDS / 4)
         if len(launched.markers()) < launched.tasks:

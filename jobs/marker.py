@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from hpc_ae.errors import HpcAeError
 from hpc_ae.record import Record, read_record
 
@@ -25,9 +27,12 @@ class Marker(Record):
     pid: int = 0
     started: str = ""  # when the process began, as started_at says it
     host: str = ""
+    processes: str = ""  # the table that `pid` is a number of: another after a reboot, and in a container
     has_aftermath: bool = False  # whether a batch script waits that says why a connection was lost
     gpus: str = ""
-    time: float = 0.0
+    time: float = 0.0  # by its node's clock
+    ahead: float = 0.0  # seconds by which that is ahead of the file system's
+    seen: float = Field(0.0, exclude=True)  # its last sign of life, by the file system's clock: the file's own time
 
     @property
     def has_ended(self) -> bool:
@@ -40,9 +45,15 @@ class Marker(Record):
         return bool(self.started) and started_at(self.pid) == self.started
 
     @property
+    def moment(self) -> float:
+        """When this was said, by the file system's clock."""
+        return self.time - self.ahead
+
+    @property
     def runs_here(self) -> bool | None:
         """Whether the process that wrote this still runs; None where that was on another machine."""
-        return self.still_runs if self.host == host_name() else None
+        is_here = self.host == host_name() and self.processes in ("", process_table())
+        return self.still_runs if is_here else None
 
     def judged(self, state: State, message: str, time: float) -> Marker:
         """The marker that another process writes of a rank that cannot say any more how it ended."""
@@ -51,8 +62,8 @@ class Marker(Record):
 
 def read_marker(path: Path) -> Marker | None:
     """What a rank said last; None where it has not said anything, or its marker is damaged."""
-    with contextlib.suppress(HpcAeError):
-        return read_record(path, Marker)
+    with contextlib.suppress(HpcAeError, OSError):
+        return read_record(path, Marker).model_copy(update={"seen": path.stat().st_mtime})
     return None
 
 
@@ -60,6 +71,14 @@ def started_at(pid: int) -> str:
     """When a process began, in this machine's ticks; empty where it is gone. Tells it from a later one."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def process_table() -> str:
+    """The name of the table that this process has its number in: of this start of the machine, of its container."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     return ""
 
 

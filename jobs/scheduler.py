@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
 from hpc_ae.files import make_dir, publish_json
+from hpc_ae.jobs.clock import time_at
 from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.layout import RunLayout
 from hpc_ae.record import Record, read_record
@@ -30,7 +31,7 @@ class JobRow(Record):
     state: str = ""
     reason: str = ""
     nodes: str = ""
-    time: str = ""  # when it said so, in seconds
+    time: str = ""  # when it said so, in seconds by the file system's clock
 
     @property
     def asked_at(self) -> float:
@@ -60,12 +61,13 @@ def ask(layout: RunLayout, job_ids: list[str], *, fresh: bool = False) -> Answer
     if not fresh and set(job_ids) <= set(asked.jobs):
         return asked.answer
     jobs = sorted({*asked.jobs, *job_ids})  # who else watches this run will ask for the others
-    known = _table(_lines("squeue", "--me", "--noheader", "--array", "--states=all", "--format", "%i|%T|%r|%N"))
+    now = str(time_at(layout.state_dir))  # before it is asked: what a marker says later is newer
+    known = _table(_lines("squeue", "--me", "--noheader", "--array", "--states=all", "--format", "%i|%T|%r|%N"), now)
     if known is None:
         return None
     answer = {job_id: known[job_id] for job_id in jobs if job_id in known}
     if gone := [job_id for job_id in jobs if job_id not in answer]:
-        answer |= _accounted(gone)
+        answer |= _accounted(gone, now)
     with contextlib.suppress(HpcAeError):
         record = _Asked(jobs=tuple(jobs), time=time.time(), answer=answer)
         publish_json(make_dir(cache.parent) / cache.name, record.to_json())
@@ -86,17 +88,16 @@ def _kept(cache: Path) -> _Asked:
     return _Asked(jobs=(), time=0.0, answer={})
 
 
-def _accounted(job_ids: list[str]) -> Answer:
+def _accounted(job_ids: list[str], now: str) -> Answer:
     """Jobs that have left the queue, by sacct; empty where there is no accounting."""
     options = ("--noheader", "--allocations", "--parsable2", "--format", "JobID,State,Reason,NodeList")
-    found = _table(_lines("sacct", "--jobs", ",".join(job_ids), *options)) or {}
+    found = _table(_lines("sacct", "--jobs", ",".join(job_ids), *options), now) or {}
     return {job_id: found[job_id] for job_id in job_ids if job_id in found}
 
 
-def _table(lines: list[str] | None) -> Answer | None:
+def _table(lines: list[str] | None, now: str) -> Answer | None:
     if lines is None:
         return None
-    now = str(time.time())
     table = {}
     for row in (line.split("|") for line in lines):
         if len(row) == _FIELDS:

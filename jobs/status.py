@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from hpc_ae.config import load_config
 from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.files import check_private
-from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.clock import time_at
+from hpc_ae.jobs.launched import Launched, copied_from, launched_before
 from hpc_ae.jobs.launcher import ask_to_save
 from hpc_ae.jobs.marker import Marker
 from hpc_ae.jobs.restarts import restart_reasons
@@ -23,6 +25,7 @@ from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ENDED, WAITING, Answer, JobRow, ask, forget
 from hpc_ae.jobs.slurm_clients import scancel
 from hpc_ae.jobs.stages import make_run
+from hpc_ae.jobs.worker import SIGN_SECONDS
 from hpc_ae.layout import CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
 from hpc_ae.record import Record, read_record
 from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
@@ -38,8 +41,17 @@ _REASONS = {
     "PartitionTimeLimit": "never starts: its time is above the partition's limit; cancel, and lower cluster.time",
     "PartitionNodeLimit": "never starts: more nodes than the partition has; cancel, and lower cluster.nodes",
     "ReqNodeNotAvail": "the nodes it asks for are reserved or down",
+    "JobLaunchFailure": "Slurm could not start it: its directories may not be there, or not be writable, on that node",
+    "JobHeldUser": "held; scontrol release lets it start",
+    "JobHeldAdmin": "held by an administrator, or as it could not be started; scontrol show job says more",
+    "launch_failed_requeued_held": "held, as Slurm could not start it; scontrol release lets it try again",
+    "BadConstraints": "never starts: no node is as it asks for; cancel, and change the section cluster",
+    "NodeDown": "a node of it went down",
+    "OutOfMemory": "its memory; raise cluster.mem",
+    "AssocGrpBillingMinutes": "waits: the account has used up its share",
 }
 _LOG_BYTES = 1 << 16
+_SILENT_SECONDS, _SKEW_SECONDS = 9 * SIGN_SECONDS, 60.0
 _LAST_WRITTEN = (MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME)  # of a catalog, a model, a report
 _CULPRITS = ("failed", "lost")
 
@@ -121,8 +133,8 @@ def _not_launched(run: Run, stage: Stage) -> StageStatus:
 def _launched_status(run: Run, stage: Stage, job: Launched, answer: Answer | None) -> StageStatus:
     markers = job.markers()
     state, why = _state(job, markers, answer)
-    if job.is_array:
-        why = "; ".join(filter(None, [_array_counts(job, markers, answer), why]))
+    counts = _array_counts(job, markers, answer) if job.is_array else ""
+    why = "; ".join(filter(None, [counts, why, *_clock_notes(markers)]))
     progress = _read_progress(run.layout.progress_path(stage.name))
     done = progress.total if state == "done" else progress.done
     return StageStatus(
@@ -167,18 +179,18 @@ def _state(job: Launched, markers: Markers, answer: Answer | None) -> tuple[Stag
     failed = [marker for marker in markers.values() if marker.state == "failed"]
     open_ranks = job.open_ranks(markers)
     if failed and (not job.is_array or not open_ranks):
-        return "failed", min(failed, key=lambda marker: marker.time).message
+        return "failed", min(failed, key=lambda marker: marker.moment).message
     if not open_ranks:
         return "done", ""
     if job.local:
-        return _local_state(markers)
+        return _local_state(job, markers)
     messages: dict[str, str] = {marker.state: marker.message for marker in markers.values()}
     if answer is None:
         return ("running" if "running" in messages else "queued"), "Slurm does not answer: this is from its own files"
     jobs = dict.fromkeys(job.job_of(rank) for rank in open_ranks)
     said = [answer.get(job_id, JobRow()) for job_id in jobs]
     asked = max((row.asked_at for row in said), default=0.0)
-    if any(marker.state == "running" and marker.time > asked for marker in markers.values()):
+    if any(marker.state == "running" and marker.moment > asked for marker in markers.values()):
         return "running", ""
     return _state_in_queue(said, messages)
 
@@ -229,13 +241,37 @@ def _array_counts(job: Launched, markers: Markers, answer: Answer | None) -> str
     return ", ".join([*said, f"of {len(job.parts)} array tasks"])
 
 
-def _local_state(markers: Markers) -> tuple[StageState, str]:
+def _local_state(job: Launched, markers: Markers) -> tuple[StageState, str]:
     for rank, marker in markers.items():
         if marker.state == "interrupted":
             return "stopped", marker.message
         if marker.state == "running" and marker.runs_here is False:
             return "lost", f"rank {rank} died (killed, perhaps because memory ran out)"
-    return ("running", "") if markers else ("queued", "starting")
+        if marker.state == "running" and marker.runs_here is None and (silence := _silence(job, marker.seen)):
+            return "lost", f"no sign of life from rank {rank} on {marker.host} for {silence}"
+    if markers:
+        return "running", ""
+    if job.launcher_is_gone:
+        return "lost", f"no rank started: {last_line(job.log_path()) or 'it left no log'}"
+    launched_at = job.layout.launch_path(job.stage).stat().st_mtime
+    if not job.was_started_here and (silence := _silence(job, launched_at)):
+        return "lost", f"no rank started on {job.host or 'another machine'} within {silence}"
+    return "queued", "starting"
+
+
+def _silence(job: Launched, seen: float) -> str:
+    """For how long nothing was heard of what runs on another machine; "" where that is no reason to give it up."""
+    seconds = time_at(job.files.launch_dir) - seen
+    return str(timedelta(seconds=round(seconds))) if seconds > _SILENT_SECONDS else ""
+
+
+def _clock_notes(markers: Markers) -> list[str]:
+    """Which nodes' clocks are not that of the file system."""
+    ahead = {marker.host: marker.ahead for marker in markers.values() if abs(marker.ahead) > _SKEW_SECONDS}
+    return [
+        f"the clock of {host} is {timedelta(seconds=round(abs(by)))} {'ahead' if by > 0 else 'behind'}"
+        for host, by in sorted(ahead.items())
+    ]
 
 
 def last_line(path: Path) -> str:
@@ -251,12 +287,19 @@ def next_command(layout: RunLayout, stages: list[StageStatus]) -> str:
     """What to type next."""
     run_dir = shlex.quote(str(layout.run_dir))
     if culprit := next((stage for stage in stages if stage.state in _CULPRITS), None):
-        return f"hpc-ae logs {run_dir} {culprit.stage}; fix what it names, then type the same hpc-ae run again"
+        look = f"hpc-ae logs {run_dir} {culprit.stage}" if culprit.last_line else f"hpc-ae doctor {run_dir}"
+        return f"{look}; fix what it names, then type the same hpc-ae run again"
     if any(stage.state in ("queued", "running") for stage in stages):
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state == "done" for stage in stages):
         return f"hpc-ae verify {run_dir}"
-    return f"hpc-ae run {shlex.quote(str(layout.config_path))}"
+    moved = "" if _names_itself(layout) else f" run_dir={run_dir}"
+    return f"hpc-ae run {shlex.quote(str(layout.config_path))}{moved}"
+
+
+def _names_itself(layout: RunLayout) -> bool:
+    """Whether the config in a run directory is of that directory: not where it was renamed or copied."""
+    return load_config(layout.config_path).run_path.resolve() == layout.run_dir.resolve()
 
 
 def overall_state(stages: list[StageStatus]) -> StageState:
@@ -279,6 +322,8 @@ def run_status(run: Run, stages: list[StageStatus]) -> RunStatus:
 
 def cancel_run(run: Run) -> list[str]:
     """End what still runs or waits, last stage first; lines that say what was ended and what had ended before."""
+    if origin := copied_from(run.layout, run.stage_names):
+        return [f"nothing was started here: this is a copy of {origin}, whose jobs and processes are left alone"]
     said = []
     for stage in reversed(status_of(run, fresh=True)):
         job = launched_before(run.layout, stage.stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from hpc_ae.errors import HpcAeError, InputError
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.launcher import say
 from hpc_ae.jobs.run import Run
-from hpc_ae.jobs.status import status_of
+from hpc_ae.jobs.status import StageStatus, status_of
 from hpc_ae.jobs.table import status_table
 from hpc_ae.record import read_record
 from hpc_ae.runtime.progress import Progress, ProgressRecord
@@ -79,11 +80,16 @@ def _find_launch(run: Run, stage: str | None) -> Launched:
         )
     if not found:
         raise InputError(
-            "nothing has been logged yet",
+            "nothing has been logged",
             where=run.layout.logs_dir,
-            fix=f"hpc-ae status {run.layout.run_dir}",
+            got="; ".join(_how_it_is(status) for status in status_of(run) if status.state != "waiting"),
+            fix=f"hpc-ae doctor {shlex.quote(str(run.layout.run_dir))} looks at what ranks need to start",
         )
     return found[-1]
+
+
+def _how_it_is(status: StageStatus) -> str:
+    return f"{status.stage} is {status.state}" + (f" ({status.why})" if status.why else "")
 
 
 def _has_log(launched: Launched) -> bool:

@@ -23,12 +23,14 @@ from typing import Any, NoReturn
 
 from hpc_ae.errors import HpcAeError, LostConnection
 from hpc_ae.files import make_dir, publish_json
-from hpc_ae.jobs.marker import Marker, State, host_name, read_marker, started_at
+from hpc_ae.jobs.clock import time_at
+from hpc_ae.jobs.marker import Marker, State, host_name, process_table, read_marker, started_at
 from hpc_ae.jobs.requeue import job_number, not_requeued, requeue_saved
 from hpc_ae.layout import LaunchLayout
 from hpc_ae.runtime.ranks import forget_ranks
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
+SIGN_SECONDS = 20.0
 SAVE_SECONDS = 30.0  # that ranks on this machine have to save their work when the command that started them ends
 _LOST_SECONDS = 3.0  # in which the rank that went says why, or is found dead: that is the error
 
@@ -144,11 +146,12 @@ class Reporter:
 
     def __init__(self, path: Path, restart: int, *, has_aftermath: bool = False) -> None:
         self.path, self.restart, self.has_aftermath = path, restart, has_aftermath
-        make_dir(path.parent)
+        self._ahead = time.time() - time_at(make_dir(path.parent))
 
     def run(self, work: Callable[[], str], stop: StopFlag) -> str:
         """Run `work`; on an error say it in the marker and in the log, and end the process with its status."""
         self._write("running")
+        threading.Thread(target=self._show_life, name="sign-of-life", daemon=True).start()
         try:
             outcome = work()
         except LostConnection as error:
@@ -165,6 +168,13 @@ class Reporter:
         else:
             self._write("done")
         return outcome
+
+    def _show_life(self) -> None:
+        """Give the marker a new time now and then, for who cannot see this process: from another machine."""
+        while True:
+            time.sleep(SIGN_SECONDS)
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     def end(self, reason: str) -> NoReturn:
         """End this process and what it has started."""
@@ -188,9 +198,11 @@ class Reporter:
             pid=os.getpid(),
             started=started_at(os.getpid()),
             host=host_name(),
+            processes=process_table(),
             has_aftermath=self.has_aftermath,
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             time=time.time(),
+            ahead=self._ahead,
         )
         publish_json(self.path, marker.to_json())
 
