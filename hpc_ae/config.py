@@ -56,6 +56,8 @@ class RunConfig(Section):
     def _no_pattern(cls, value: str) -> str:
         if "%" in value:
             raise ValueError("a run_dir has no %: Slurm and submitit replace %j, %t and the like in the paths of logs")
+        if "\\" in value:
+            raise ValueError("a run_dir has no backslash: Slurm takes it out of the paths of logs")
         return value
 
     @property

@@ -19,7 +19,7 @@ class HpcAeError(Exception):
     def __init__(
         self, what: str, *, where: object = "", got: object = "", expected: object = "", fix: str = ""
     ) -> None:
-        self.what, self.where, self.got, self.expected = what, str(where), str(got), str(expected)
+        self.what, self.where, self.got, self.expected, self.fix = what, str(where), str(got), str(expected), fix
         parts = [("where", where), ("got", got), ("expected", expected), ("to do", fix)]
         lines = [what] + [f"  {name + ':':<10}{text}" for name, text in parts if str(text)]
         super().__init__("\n".join(lines))

@@ -64,4 +64,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(below, dict):
             below = values[name] = {}
         values = below
-    values[last] = parse_yaml(text, f"command line, {key}")
+    parsed = parse_yaml(text, f"command line, {key}")
+    values[last] = text if _has_comment(text) else parsed  # a shell has its own comments: what is typed is meant
+
+
+def _has_comment(text: str) -> bool:
+    """Whether YAML would leave out the end of a text that it can read, from a # on."""
+    ends = [token.end_mark.index for token in yaml.scan(text, Loader=_Loader)]
+    return text[ends[-2] if len(ends) > 1 else 0 :].lstrip().startswith("#")

@@ -9,7 +9,7 @@ import shutil
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
-from hpc_ae.jobs.plan import StagePlan, count_stars, disk_gb, memory_gib
+from hpc_ae.jobs.plan import StagePlan, count_shards, count_stars, disk_gb, memory_gib
 from hpc_ae.jobs.resources import num_processes, num_tasks
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME
@@ -103,10 +103,12 @@ def _stage_warnings(config: RunConfig, stage: Stage) -> list[str]:
     found = []
     cluster, num_stars = config.cluster.of_stage(stage.name), count_stars(config)
     processes = num_processes(config, stage.name, stage.kind)
-    num_shards = -(-num_stars // config.catalog.shard_rows)
+    num_shards = count_shards(config)
     if stage.name == "encode" and num_shards < processes:
         num = f"{num_shards} shard{'s' * (num_shards != 1)}"
-        found.append(f"{num} for {processes} ranks of encode: smaller catalog.shard_rows use them all")
+        is_made = config.catalog.source is not None
+        mend = "smaller catalog.shard_rows use them all" if is_made else f"more than {num_shards} have nothing to do"
+        found.append(f"{num} for {processes} ranks of encode: {mend}")
     if config.cluster.kind == "local":
         return found
     limit = limit_seconds(cluster.time)

@@ -110,9 +110,9 @@ def _kernel() -> Finding:
     try:
         return Finding("kernel", "ok", load_kernel(Architecture(("u", "g", "r", "i", "z"))).name)
     except HpcAeError as error:
-        return Finding(
-            "kernel", "warn", str(error).splitlines()[0], "install g++: CPUs are several times slower without it"
-        )
+        found = error.what + (f" ({error.where}: {error.got})" if error.got else "")
+        way = error.fix or "look at what the compiler says"
+        return Finding("kernel", "warn", found, f"{way}; CPUs are several times slower without it")
 
 
 def _slurm() -> Finding:

@@ -53,6 +53,7 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
     """Start a stage here, or submit what is left of it to Slurm. `attached`: local children die with this process."""
     config, layout = run.config, run.layout
     make_dir(layout.logs_dir)
+    _stand_somewhere(layout.run_dir)
     local = config.cluster.kind == "local"
     parts = (0,) if local else parts_left(stage, run)
     executor = _local_executor(stage, config) if local else slurm_executor(stage, config, len(parts))
@@ -78,6 +79,14 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
         cancel(launched)  # nobody would know of it
         raise
     return launched
+
+
+def _stand_somewhere(run_dir: Path) -> None:
+    """Go to the run directory where the working directory has been removed since: no process starts in it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir(run_dir)
 
 
 def parts_left(stage: Stage, run: Run) -> tuple[int, ...]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
-from hpc_ae.errors import HpcAeError
+from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.jobs.streams import OutputError, forget_output, guard_streams, open_standard_streams
+
+_WRONG_PATH = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 
 def main() -> None:
@@ -34,6 +40,7 @@ def run_command(arguments: list[str]) -> int:
     usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     debug = "--debug" in arguments
     try:
+        _check_working_directory()
         status: Any = app([word for word in arguments if word != "--debug"], prog_name="hpc-ae", standalone_mode=False)
         if status == 130:  # newer typers turn an interrupt into this status
             _say("interrupted")
@@ -51,6 +58,13 @@ def run_command(arguments: list[str]) -> int:
     except HpcAeError as error:
         _say(traceback.format_exc() if debug else str(error))
         return error.exit_status
+    except OSError as error:
+        if debug:
+            _say(traceback.format_exc())
+            return 1
+        refused = _system_error(error)
+        _say(str(refused))
+        return refused.exit_status
     except Exception as error:
         _say(
             traceback.format_exc()
@@ -58,6 +72,24 @@ def run_command(arguments: list[str]) -> int:
             else f"unexpected {type(error).__name__}: {error}\n  to do:    --debug shows where"
         )
         return 1
+
+
+def _system_error(error: OSError) -> HpcAeError:
+    """What the system refuses, of a path that the command needs: a closed directory, a read-only file system, ..."""
+    what = f"the system refuses: {error.strerror or error}"
+    if error.errno in _WRONG_PATH:
+        fix = "check that the path is right, and that you may read, enter or write it; --debug shows what was tried"
+        return InputError(what, where=error.filename or "", fix=fix)
+    return WorkError(what, where=error.filename or "", fix="--debug shows what was tried")
+
+
+def _check_working_directory() -> None:
+    """InputError where the directory that a command is typed in has been removed: no process starts in it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        fix = "cd to a directory that exists, and type the command again"
+        raise InputError("the working directory has been removed", where=os.environ.get("PWD", ""), fix=fix) from None
 
 
 def _without_output(error: OutputError) -> int:

@@ -126,6 +126,16 @@ def count_stars(config: RunConfig) -> int:
     return max(1, int(sum(path.stat().st_size for path in paths) / _RAW_BYTES_PER_STAR))
 
 
+def count_shards(config: RunConfig) -> int:
+    """Shards of the run: of the catalog where it is there, else as the config cuts it."""
+    from hpc_ae.catalog.manifest import read_manifest
+    from hpc_ae.catalog.records import StarManifest
+
+    if (config.catalog_path / MANIFEST_NAME).exists():
+        return len(read_manifest(config.catalog_path, StarManifest).shards)
+    return -(-count_stars(config) // config.catalog.shard_rows)
+
+
 def make_plan(run: Run, rates: dict[str, float]) -> list[StagePlan]:
     """What each stage will take; processes are assumed to share the work evenly."""
     config, num_stars = run.config, count_stars(run.config)
@@ -179,7 +189,7 @@ def plan_text(config: RunConfig, plans: list[StagePlan]) -> str:
     """The plan as a table."""
     slurm = config.cluster.kind == "slurm"
     lines = [
-        f"{count_stars(config):,} stars in {-(-count_stars(config) // config.catalog.shard_rows):,} shards",
+        f"{count_stars(config):,} stars in {count_shards(config):,} shards",
         f"{'stage':<12}{'processes':>10}{'time':>12}{'asked for' if slurm else '':>12}"
         f"{'GiB each':>10}{'GB disk':>10}{'node-h':>9}",
     ]

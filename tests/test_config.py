@@ -307,3 +307,22 @@ def test_unknown_stage_names_the_nearest() -> None:
     """A misspelled stage or key of one is answered with what was perhaps meant."""
     assert "did you mean cluster.stages.train" in refusal("run_dir: x\ncluster: {stages: {trian: {nodes: 2}}}")
     assert "did you mean cluster.stages.train.nodes" in refusal("run_dir: x\ncluster: {stages: {train: {node: 2}}}")
+
+
+@pytest.mark.parametrize("text", ["a #x", "#x", "a  # b", "'a' #x"])
+def test_override_is_taken_whole(tmp_path: Path, text: str) -> None:
+    """YAML's comments are none on a command line: a shell has its own."""
+    path = tmp_path / "config.yaml"
+    path.write_text("run_dir: runs/a\ncatalog: {path: stars}\n")
+    assert load_config(path, [f"run_dir={tmp_path}/{text}"]).run_dir == f"{tmp_path}/{text}"
+    with pytest.raises(InputError, match=r"train\.steps"):
+        load_config(path, ["train.steps=10 # ten"])
+    assert load_config(path, ["seed=7"]).seed == 7 and load_config(path, ["catalog.path=null"]).catalog.path is None
+
+
+def test_backslash_in_run_dir(tmp_path: Path) -> None:
+    """Slurm would write its logs elsewhere."""
+    path = tmp_path / "config.yaml"
+    path.write_text("run_dir: 'runs/a\\b'\ncatalog: {path: stars}\n")
+    with pytest.raises(InputError, match="no backslash"):
+        load_config(path)

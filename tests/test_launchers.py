@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PASSED_ON, command, environment, hpc_ae, run_processes, write_config
+from commands import PASSED_ON, await_sign, command, environment, hpc_ae, run_processes, write_config
 from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_ae import open_catalog
@@ -81,6 +82,27 @@ def test_torchrun(star_dir: Path, reference: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "encoding" / "manifest.json").exists()
     assert hpc_ae("encode", config).returncode == 0
     check_equal(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again(star_dir: Path, tmp_path: Path) -> None:
+    """A worker that is killed under `torchrun --max-restarts`: all start again, from the newest checkpoint."""
+    train = {"steps": 3000, "batch_size": 64, "partitions": 8, "checkpoint_steps": 100}
+    config = write_config(tmp_path, catalog={"path": str(star_dir), "source": None}, train=train)
+    words = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    process = subprocess.Popen(
+        [*words, "-m", "hpc_ae", "train", str(config)], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    run_dir = tmp_path / "run"
+    await_sign(lambda: any(run_dir.glob("checkpoints/step-*")), process)
+    markers = [read_json(path) for path in run_dir.glob("jobs/state/train-*/rank-*.json")]
+    os.kill(markers[0]["pid"], signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert len(list(run_dir.glob("jobs/state/train-*"))) == 2
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 3000
+    assert states(run_dir)["train"] == "done"
 
 
 @pytest.mark.mpi

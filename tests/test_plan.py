@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import hpc_ae
+from commands import hpc_ae, in_process, write_config
+from runs import make_catalog
 
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig, check_config
@@ -108,3 +109,12 @@ def test_threads_of_training(cluster: dict[str, object], compute: str, expected:
     config = check_config({"run_dir": "x", "cluster": cluster, "train": {"compute": compute}}, "test")
     assert threads_per_rank(config, "train") == (expected or min(8, len(os.sched_getaffinity(0))))
     assert threads_per_rank(config, "encode") == cluster.get("cpus_per_task", 1)
+
+
+def test_shards_are_those_of_the_catalog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` counts the shards that are there, whatever the config would make."""
+    stars = make_catalog(tmp_path / "stars", num_stars=2000, shard_rows=1000)
+    catalog = {"path": str(stars), "source": None, "shard_rows": 10}
+    config = write_config(tmp_path, catalog=catalog, cluster={"ranks_per_node": 4})
+    status, said = in_process(capsys, "check", config, "train.partitions=8")
+    assert status == 0 and "2 shards for 4 ranks of encode: more than 2 have nothing to do" in said

@@ -30,6 +30,7 @@ _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _BUILD_SECONDS = 300
 CACHE_VARIABLE = "HPC_AE_CACHE_DIR"
+_ELSEWHERE = f"set {CACHE_VARIABLE} to a directory of your own, on a file system that is not mounted noexec"
 
 
 class Kernel:
@@ -192,7 +193,8 @@ def load_kernel(architecture: Architecture) -> Kernel:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise WorkError("the fused kernel cannot be loaded", where=path, got=str(error)) from error
+        fix = _ELSEWHERE if _forbids_programs(path.parent) else ""
+        raise WorkError("the fused kernel cannot be loaded", where=path, got=str(error), fix=fix) from error
     library.hpc_ae_instructions.restype = ctypes.c_char_p
     name = f"fused-{library.hpc_ae_instructions().decode()}-{_digest(source, *defines)[:8]}"
     return Kernel(library, name, architecture)
@@ -216,15 +218,24 @@ def cache_dir() -> Path:
     """A directory on this node that is ours alone: code is loaded from it."""
     chosen = os.environ.get(CACHE_VARIABLE)
     path = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"hpc_ae-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        what = "the cache directory of the fused kernel cannot be made"
+        raise WorkError(what, where=path, got=error.strerror, fix=_ELSEWHERE) from error
     status = path.lstat()
     if path.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise WorkError(
             "the cache directory is not this user's alone",
             where=path,
-            fix=f"set {CACHE_VARIABLE} to a directory of your own",
+            fix=_ELSEWHERE,
         )
     return path
+
+
+def _forbids_programs(directory: Path) -> bool:
+    """Whether the file system of a directory is mounted so that no code is loaded from it (noexec)."""
+    return bool(os.statvfs(directory).f_flag & os.ST_NOEXEC)
 
 
 def _find_compiler() -> str:
