@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from hpc_ae.errors import InputError, LostConnection, WorkError
 from hpc_ae.files import make_dir, publish_json
@@ -124,10 +124,24 @@ def process_group(ranks: Ranks, device: torch.device, meeting_dir: Path | None =
 def _join(ranks: Ranks, backend: str, meeting_dir: Path | None) -> None:
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         _choose_interface(os.environ["MASTER_ADDR"])
-        dist.init_process_group(backend, init_method="env://", rank=ranks.rank, world_size=ranks.world_size)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = _torchruns_store(ranks.world_size)
+            dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
+        else:
+            dist.init_process_group(backend, init_method="env://", rank=ranks.rank, world_size=ranks.world_size)
     else:
         store = _meet(ranks, meeting_dir)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
+
+
+def _torchruns_store(world_size: int) -> Store:
+    """The store of torchrun's own process, which outlives ranks that it starts again: those of each start have a part
+    of it, lest they find the addresses of ranks that are gone.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = timedelta(seconds=_MEET_SECONDS)
+    shared = TCPStore(address, port, world_size, is_master=False, timeout=timeout)
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
 
 
 @contextlib.contextmanager
