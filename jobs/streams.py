@@ -1,7 +1,7 @@
 """Standard output and error as users leave them: closed, a pipe whose reader has gone, a file on a full disk.
 
-What cannot be said on standard error is left unsaid: a run does not end for want of a reader. Standard output is what
-a command was typed for, so that it fails; but for the words on work that is done all the same (`report`).
+What cannot be said on standard error is left unsaid: a run does not end because nobody reads it. Standard output is
+what a command was typed for, so that it fails; but for the words on work that is done all the same (`report`).
 """
 
 from __future__ import annotations

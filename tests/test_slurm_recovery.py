@@ -94,6 +94,22 @@ def freeze(run_dir: Path, stage: str) -> None:
 OTHERS = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("simulate", "encode", "finalise", "postprocess")]
 
 
+@pytest.mark.slow
+def test_preempted_in_a_partition_that_cancels(slurm: SlurmCluster, no_jobs_left: None, tmp_path: Path) -> None:
+    """PreemptMode=CANCEL with a grace time: the job has saved, and is requeued before Slurm would cancel it."""
+    simulate(tmp_path / "stars", SimulateSettings(3000, shard_rows=1000))
+    catalog = {"path": str(tmp_path / "stars"), "source": None}
+    config = write_config(tmp_path, catalog=catalog, train=TRAIN, cluster={**SLURM, "partition": "lowest"})
+    assert hpc_ae("run", config, "--no-wait", **slurm.environment()).returncode == 0
+    run_dir = tmp_path / "run"
+    job_id = job_of(run_dir, "train")
+    assert wait_until(lambda: newest_step(run_dir) >= 600, timeout=150)
+    taking = slurm.submit("true", "--partition=high", "--nodes=2", "--exclusive")
+    assert slurm.wait(taking, timeout=90) == "COMPLETED", slurm.log_tails()
+    assert slurm.wait(job_id, timeout=200) == "COMPLETED", slurm.log_tails()
+    assert slurm.restarts(job_id) == 1
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("stage", ["train", *OTHERS])
 def test_preempted_stage_is_requeued(
