@@ -10,6 +10,14 @@ HpcAeError            exit status 1: the work failed
 
 from __future__ import annotations
 
+import re
+
+_CONTROLS = (*range(0x20), 0x7F, *range(0x80, 0xA0))
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_SHOWN = {code: f"\\x{code:02x}" for code in _CONTROLS if chr(code) not in "\n\t\r"}
+_SHOWN |= {code: f"\\u{code:04x}" for code in _DIRECTIONS}
+_RETURN = re.compile(r"\r(?!\n)")
+
 
 class HpcAeError(Exception):
     """Base of all errors that hpc_ae raises on purpose; printed without a traceback."""
@@ -19,9 +27,11 @@ class HpcAeError(Exception):
     def __init__(
         self, what: str, *, where: object = "", got: object = "", expected: object = "", fix: str = ""
     ) -> None:
-        self.what, self.where, self.got, self.expected, self.fix = what, str(where), str(got), str(expected), fix
-        parts = [("where", where), ("got", got), ("expected", expected), ("to do", fix)]
-        lines = [what] + [f"  {name + ':':<10}{text}" for name, text in parts if str(text)]
+        self.what, self.where, self.got, self.expected, self.fix = (
+            harmless(str(part)) for part in (what, where, got, expected, fix)
+        )
+        parts = {"where": self.where, "got": self.got, "expected": self.expected, "to do": self.fix}
+        lines = [self.what] + [f"  {name + ':':<10}{text}" for name, text in parts.items() if text]
         super().__init__("\n".join(lines))
 
 
@@ -50,3 +60,10 @@ class StaleError(InputError):
 def printable(text: str) -> str:
     """Text of a foreign file or library without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def harmless(text: str) -> str:
+    """Text of any origin on its way to a terminal: lines and tabs stay, every other character that a terminal would
+    obey (escapes, the second set of controls, changes of the direction of writing) is shown by its number.
+    """
+    return _RETURN.sub(r"\\r", text.translate(_SHOWN))

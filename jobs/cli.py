@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +15,7 @@ from hpc_ae.jobs.cli_export import export
 from hpc_ae.jobs.cli_fetch import fetch
 from hpc_ae.jobs.cli_model import model_export
 from hpc_ae.reading import Reading
+from hpc_ae.runtime.streams import as_json
 
 if TYPE_CHECKING:
     from hpc_ae.jobs.run import Run
@@ -214,7 +214,7 @@ def status(
 
     opened = open_run(run_dir)
     if json:
-        typer.echo(_as_json(run_status(opened, status_of(opened)).to_json()))
+        typer.echo(as_json(run_status(opened, status_of(opened)).to_json()))
     elif watch:
         watch_status(opened)
     else:
@@ -298,7 +298,7 @@ def doctor(
     from hpc_ae.jobs.doctor import examine, findings_text
 
     findings = examine(run_dir)
-    typer.echo(_as_json({"findings": [asdict(row) for row in findings]}) if json else findings_text(findings))
+    typer.echo(as_json({"findings": [asdict(row) for row in findings]}) if json else findings_text(findings))
     return 1 if any(row.level == "fail" for row in findings) else 0
 
 
@@ -323,7 +323,7 @@ def plan(
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
-    typer.echo(_as_json(record.to_json()) if json else plan_text(loaded.config, stages))
+    typer.echo(as_json(record.to_json()) if json else plan_text(loaded.config, stages))
     _echo_advice(problems, warnings)
 
 
@@ -338,14 +338,8 @@ def verify(
     from hpc_ae.verify import verify as check_all
 
     result = check_all(directory, stars=stars, num_workers=workers)
-    typer.echo(_as_json(result.record().to_json()) if json else _findings_text(result))
+    typer.echo(as_json(result.record().to_json()) if json else _findings_text(result))
     return 0 if result.ok else 1
-
-
-def _as_json(record: Mapping[str, object]) -> str:
-    import json
-
-    return json.dumps(record, indent=1, ensure_ascii=False)
 
 
 def _findings_text(result: Verification) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from hpc_ae.errors import InputError
 from hpc_ae.reading import OPTIONS, Option, Reading
+from hpc_ae.runtime.streams import as_json
 
 _R = TypeVar("_R")
 
@@ -89,9 +90,7 @@ def inspect(
 
     findings = inspect_files(expand_paths(raw), parse_mapping(map or []), reading, rows)
     if json:
-        from json import dumps
-
-        typer.echo(dumps(findings.to_json(), indent=1, ensure_ascii=False))
+        typer.echo(as_json(findings.to_json()))
     else:
         typer.echo(findings_text(findings))
     for question in findings.questions:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
 
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import InputError
@@ -16,20 +19,34 @@ from hpc_ae.jobs.marker import Marker, host_name, process_table, read_marker, st
 from hpc_ae.layout import CONFIG_NAME, LaunchLayout, RunLayout
 from hpc_ae.record import Record, read_record
 
+_MOST_RANKS = 1_000_000
+_Part = Annotated[int, Field(ge=0, lt=_MOST_RANKS)]
+_Name = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_-]{0,255}$")]
+LAUNCH_VARIABLE = "HPC_AE_LAUNCH"  # which launch a process on this machine was started for
+
 
 class LaunchRecord(Record):
-    """What is remembered of a launch; `state_dir` is the name of its directory."""
+    """What is remembered of a launch; `state_dir` is the name of its directory.
 
-    job_id: str
-    tasks: int
-    parts: tuple[int, ...]
+    A run may have been unpacked from somebody else's archive: names are plain, numbers bounded.
+    """
+
+    job_id: _Name
+    tasks: Annotated[int, Field(ge=1, le=_MOST_RANKS)]
+    parts: Annotated[tuple[_Part, ...], Field(min_length=1, max_length=_MOST_RANKS)]
     local: bool
-    state_dir: str
+    state_dir: _Name
     run_dir: str = ""  # whose it is: by its path, and by the number that its file system gave it
     inode: int = 0
     host: str = ""  # where it was launched
     processes: str = ""  # whose number `job_id` is there, as in a marker
     started: str = ""  # of a job on this machine: when the process began that starts its ranks
+
+    @model_validator(mode="after")
+    def _is_of_this_size(self) -> Self:
+        if self.tasks * len(self.parts) > _MOST_RANKS:
+            raise ValueError(f"more than {_MOST_RANKS:,} ranks")
+        return self
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,19 @@ class Launched:
         """The same, with this machine as the one that it was launched on."""
         started = started_at(int(self.job_id)) if self.local and not self.adopted else ""
         return replace(self, host=host_name(), processes=process_table(), started=started)
+
+    def is_rank(self, pid: int) -> bool:
+        """Whether a process on this machine is a rank of this launch, by what itself was started with: markers may be
+        of anybody's making.
+        """
+        place = Path(f"/proc/{pid}")
+        try:
+            words, variables = ((place / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+        except OSError:
+            return False
+        if self.adopted:
+            return any(Path(os.fsdecode(word)).name in ("hpc_ae", "hpc-ae") for word in words)
+        return os.fsencode(f"{LAUNCH_VARIABLE}={self.files.launch_dir.name}") in variables
 
     @property
     def was_started_here(self) -> bool:

@@ -22,7 +22,7 @@ from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
 from hpc_ae.interpreter import forget_safe_path, python_words, same_path
-from hpc_ae.jobs.launched import Launched, record_launch
+from hpc_ae.jobs.launched import LAUNCH_VARIABLE, Launched, record_launch
 from hpc_ae.jobs.marker import Marker, read_marker
 from hpc_ae.jobs.resources import num_tasks
 from hpc_ae.jobs.run import Run, Stage
@@ -64,7 +64,7 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
     num_parts = config.cluster.array_of(stage.name)[0]
     payloads = [StageJob(stage.name, str(files.config_path), part, num_parts) for part in parts]
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
-    with start_environment(attached=attached and local, local=local), _deaf_to_interrupts(local):
+    with start_environment(files.launch_dir.name, attached=attached and local, local=local), _deaf_to_interrupts(local):
         try:
             jobs = executor.submit_array(payloads)
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
@@ -114,7 +114,7 @@ def _deaf_to_interrupts(local: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def start_environment(*, attached: bool, local: bool) -> Iterator[None]:
+def start_environment(launch: str = "", *, attached: bool, local: bool) -> Iterator[None]:
     """The environment that jobs start with: no variable of an enclosing allocation, no option of Slurm's programs.
 
     Here submitit starts a Python in words of its own, which is to find what this one finds; a batch script has ours.
@@ -130,6 +130,7 @@ def start_environment(*, attached: bool, local: bool) -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault(COMMAND_VARIABLE, command_line())
     os.environ.pop(PARENT_VARIABLE, None)
+    os.environ[LAUNCH_VARIABLE] = launch
     if attached:
         os.environ[PARENT_VARIABLE] = str(os.getpid())
     try:
@@ -248,7 +249,7 @@ def ask_to_save(launched: Launched) -> int:
     """SIGTERM to each rank on this machine: it saves its work and ends. How many ranks were asked."""
     asked = 0
     for marker in launched.markers().values():
-        if marker.state == "running" and marker.runs_here:
+        if marker.state == "running" and marker.runs_here and launched.is_rank(marker.pid):
             with contextlib.suppress(OSError):
                 os.kill(marker.pid, signal.SIGTERM)
                 asked += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_ae.errors import HpcAeError, InputError, WorkError
-from hpc_ae.jobs.streams import OutputError, forget_output, guard_streams, open_standard_streams
+from hpc_ae.runtime.streams import OutputError, forget_output, guard_streams, open_standard_streams
 
 _WRONG_PATH = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}

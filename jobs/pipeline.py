@@ -30,9 +30,9 @@ from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, FINALISE, INGEST, STAGES, TRAIN
-from hpc_ae.jobs.streams import report
 from hpc_ae.jobs.watch import LiveView
 from hpc_ae.layout import SHARD_PATTERN, RunLayout
+from hpc_ae.runtime.streams import report
 
 _START_SECONDS = 60.0
 _ENDING_SECONDS = 3.0

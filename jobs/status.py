@@ -332,7 +332,9 @@ def cancel_run(run: Run) -> list[str]:
         if stage.state not in ("queued", "running"):
             said.append(f"{stage.stage}: {stage.state} before")
         elif job.local:
-            said.append(f"{stage.stage}: {ask_to_save(job)} processes were asked to save and stop")
+            asked = ask_to_save(job)
+            elsewhere = "" if asked or not stage.nodes else f"; it runs on {stage.nodes}: cancel it there"
+            said.append(f"{stage.stage}: {asked} processes were asked to save and stop{elsewhere}")
         else:
             said.append(f"{stage.stage}: job {job.job_id} " + (scancel(job.job_id) or "cancelled"))
             forget(run.layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from hpc_ae.errors import harmless
 from hpc_ae.jobs.status import StageStatus, next_command
 from hpc_ae.layout import RunLayout
 
@@ -20,7 +21,7 @@ def status_table(layout: RunLayout, stages: list[StageStatus], width: int = 160)
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=str(layout.run_dir), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(harmless(str(layout.run_dir))), title_justify="left", box=None, pad_edge=False)
     shown = columns_for(width)
     for name in shown:
         table.add_column("" if name == "bar" else name, no_wrap=name != "nodes")
@@ -29,8 +30,8 @@ def status_table(layout: RunLayout, stages: list[StageStatus], width: int = 160)
         if width < _NARROW and stage.total:
             cells["progress"] = f"{100 * stage.done / stage.total:.0f} %"
         table.add_row(*(cells[name] for name in shown))
-    notes = [Text(line) for stage in stages for line in _notes(stage)]
-    return Group(table, *notes, Text(f"next: {next_command(layout, stages)}"))
+    notes = [Text(harmless(line)) for stage in stages for line in _notes(stage)]
+    return Group(table, *notes, Text(harmless(f"next: {next_command(layout, stages)}")))
 
 
 def columns_for(width: int) -> list[str]:
@@ -42,16 +43,18 @@ def columns_for(width: int) -> list[str]:
 
 def _cells(stage: StageStatus, *, short: bool) -> dict[str, RenderableType]:
     from rich.progress_bar import ProgressBar
+    from rich.text import Text
 
     number = _short if short else "{:,.0f}".format
+    progress = f"{number(stage.done)} of {number(stage.total)} {stage.unit}"
     left = "" if stage.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(stage.seconds_left))
     return {
         "stage": stage.stage,
-        "job": stage.job_id or "",
+        "job": Text(harmless(stage.job_id or "")),
         "state": stage.state,
-        "nodes": stage.nodes,
+        "nodes": Text(harmless(stage.nodes)),
         "bar": ProgressBar(max(1, stage.total), stage.done, width=16) if stage.total else "",
-        "progress": f"{number(stage.done)} of {number(stage.total)} {stage.unit}" if stage.total else "",
+        "progress": Text(harmless(progress)) if stage.total else "",
         "rate": f"{number(stage.rate)}/s" if stage.rate else "",
         "left": left,
         "restarts": str(stage.restarts) if stage.restarts else "",

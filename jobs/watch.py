@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shlex
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_ae.errors import HpcAeError, InputError
+from hpc_ae.files import open_regular
 from hpc_ae.jobs.launched import Launched, launched_before
 from hpc_ae.jobs.launcher import say
 from hpc_ae.jobs.run import Run
@@ -17,6 +19,7 @@ from hpc_ae.jobs.status import StageStatus, status_of
 from hpc_ae.jobs.table import status_table
 from hpc_ae.record import read_record
 from hpc_ae.runtime.progress import Progress, ProgressRecord
+from hpc_ae.runtime.streams import terminal
 
 _WATCH_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.5
@@ -27,9 +30,9 @@ def show(run: Run) -> None:
     """The status, once, on standard output."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(file=terminal(sys.stdout))
     width = console.width if console.is_terminal else 160  # a pipe has no width of its own
-    Console(width=width).print(status_table(run.layout, status_of(run), width))
+    Console(file=console.file, width=width).print(status_table(run.layout, status_of(run), width))
 
 
 def watch_status(run: Run) -> None:
@@ -37,8 +40,9 @@ def watch_status(run: Run) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    stages, width = status_of(run), Console().width
-    with Live(status_table(run.layout, stages, width), auto_refresh=False) as live:
+    console = Console(file=terminal(sys.stdout))
+    stages, width = status_of(run), console.width
+    with Live(status_table(run.layout, stages, width), console=console, auto_refresh=False) as live:
         while any(stage.state in _GOING_ON for stage in stages):
             time.sleep(_WATCH_SECONDS)
             stages = status_of(run)
@@ -51,7 +55,7 @@ def show_log(run: Run, stage: str | None, rank: int | None, *, follow: bool) -> 
     path = _find_log(launched, rank)
     if not path.stat().st_size:
         say(f"{path} is empty so far: progress is written every 30 s, by the first rank only")
-    with path.open(encoding="utf-8", errors="replace") as log:
+    with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8", errors="replace") as log:
         while True:
             going_on = follow and _goes_on(run, launched)
             for line in log:

@@ -193,7 +193,7 @@ def test_clock_that_is_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     marker = read_marker(files.marker_path(0))
     assert marker is not None and abs(marker.ahead - 3600) < 60 and abs(marker.moment - real) < 60
     layout.config_path.write_text(f"run_dir: {layout.run_dir}\n")
-    record_launch(Launched("train", "x", layout, files, 1))
+    record_launch(Launched("train", "srun-x", layout, files, 1))
     assert "the clock of" in status(layout.run_dir)["train"]["why"]
     assert "is 1:00:00 ahead" in status(layout.run_dir)["train"]["why"]
 

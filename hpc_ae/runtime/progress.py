@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hpc_ae.errors import WorkError
+from hpc_ae.errors import WorkError, harmless
 from hpc_ae.files import make_dir, publish_json
 from hpc_ae.record import Record
+from hpc_ae.runtime.streams import terminal
 
 _FILE_SECONDS = 1.0
 _LOG_SECONDS = 30.0
@@ -75,7 +76,7 @@ class Progress:
         self.done, self.note = done, note
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
+            self._bar.update(self._bar.task_ids[0], completed=done, note=harmless(note))
         if now - self._last_file >= _FILE_SECONDS:
             self._last_file = now
             self._write_file("running")
@@ -153,14 +154,14 @@ def _rich_bar(what: str, total: int, unit: str) -> Any:
     from rich.progress import Progress as RichProgress
 
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
-    bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-    bar.add_task(what, total=total or None, note="")
+    bar = RichProgress(*columns, console=Console(file=terminal(sys.stderr)), transient=True)
+    bar.add_task(harmless(what), total=total or None, note="")
     return bar

@@ -1,7 +1,8 @@
 """Standard output and error as users leave them: closed, a pipe whose reader has gone, a file on a full disk.
 
-What cannot be said on standard error is left unsaid: a run does not end because nobody reads it. Standard output is
-what a command was typed for, so that it fails; but for the words on work that is done all the same (`report`).
+What is printed steers no terminal, whatever file its words come from. What cannot be said on standard error is left
+unsaid: a run does not end because nobody reads it. Standard output is what a command was typed for, so that it fails;
+but for the words on work that is done all the same (`report`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
+import re
 import sys
 from typing import TextIO
 
-from hpc_ae.errors import WorkError
+from hpc_ae.errors import WorkError, harmless
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 class OutputError(WorkError):
@@ -29,7 +34,7 @@ class _Output(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         try:
-            return super().write(text)
+            return super().write(_shown(text, self.isatty()))
         except OSError as error:
             raise OutputError(error) from error
 
@@ -45,12 +50,33 @@ class _Messages(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
-            return super().write(text)
+            return super().write(_shown(text, self.isatty()))
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             super().flush()
+
+
+def _shown(text: str, is_terminal: bool) -> str:
+    """What is printed, whatever file or program its words come from: a terminal obeys nothing in it but colours."""
+    if text.isprintable():
+        return text
+    parts = _COLOUR.split(text) if is_terminal else [text]
+    return "".join(part if index % 2 else harmless(part) for index, part in enumerate(parts))
+
+
+def as_json(record: object) -> str:
+    """A record for standard output: JSON whose strings hold no character that a terminal would obey."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in text)
+
+
+def terminal(stream: TextIO) -> TextIO:
+    """The same stream for rich, which moves on the screen, and is given harmless words alone."""
+    if not isinstance(stream, _Output | _Messages):
+        return stream
+    return open(stream.fileno(), "w", encoding=stream.encoding, errors="backslashreplace", closefd=False)
 
 
 def open_standard_streams() -> None:
@@ -78,8 +104,7 @@ def _guarded(stream: TextIO | None, number: int, kind: type[_Output | _Messages]
     """The same stream as one of ours; on the file that is open now where Python found none."""
     if not isinstance(stream, io.TextIOWrapper):
         return kind(open(number, "wb", closefd=False), encoding="utf-8", errors="replace")
-    errors = stream.errors if kind is _Output else "backslashreplace"
-    options = {"encoding": stream.encoding, "errors": errors, "newline": None}
+    options = {"encoding": stream.encoding, "errors": "backslashreplace", "newline": None}
     flags = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
     return kind(stream.detach(), **options, **flags)  # type: ignore[arg-type]
 
