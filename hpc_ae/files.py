@@ -19,6 +19,7 @@ from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
 
 TEMP_MARK = ".tmp-"
 _READ_BYTES = 1 << 22
+_ANOTHER = "choose a new directory: what others have put into this one stays there, whatever its mode is set to"
 _MOST_BYTES = 1 << 28  # of a record: the manifest of 100,000 shards has a quarter of it
 
 
@@ -36,14 +37,19 @@ def make_dir(path: Path) -> Path:
     return path
 
 
-def check_private(path: Path) -> None:
-    """InputError where a directory that is there belongs to someone else, or others may write into it."""
-    if not path.exists():
+def check_private(path: Path, *, follow: bool = True) -> None:
+    """InputError where a file or directory that is there belongs to someone else, others may write into it or, without
+    `follow`, it is a link.
+    """
+    try:
+        entry = path.stat(follow_symlinks=follow)
+    except FileNotFoundError:
         return
-    entry = path.stat()
+    if stat.S_ISLNK(entry.st_mode):
+        raise InputError("a symbolic link, where a run keeps its own files", where=path, fix=_ANOTHER)
     if entry.st_uid != os.geteuid():
         raise InputError(
-            "the directory belongs to someone else",
+            "the directory belongs to someone else" if stat.S_ISDIR(entry.st_mode) else "the file is someone else's",
             where=path,
             got=f"user {entry.st_uid}",
             expected=f"user {os.geteuid()}, yourself: the owner can replace its contents",
@@ -51,11 +57,11 @@ def check_private(path: Path) -> None:
         )
     if entry.st_mode & 0o022:
         raise InputError(
-            "other users may write to the directory",
+            f"other users may write to the {'directory' if stat.S_ISDIR(entry.st_mode) else 'file'}",
             where=path,
             got=f"mode {entry.st_mode & 0o777:04o}",
             expected="0700, or at most 0755",
-            fix=f"chmod go-w {path}",
+            fix=_ANOTHER,
         )
 
 

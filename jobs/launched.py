@@ -143,9 +143,22 @@ class Launched:
         return self.layout.log_path(self.job_of(rank), rank % self.tasks)
 
 
+def check_run_dir(layout: RunLayout) -> None:
+    """InputError where others have, or may have, put something into a run directory that a run trusts: its config, the
+    directories of its jobs, and what was launched. Some calls for each launch, none for a shard.
+    """
+    check_private(layout.run_dir)
+    own = (layout.config_path, layout.jobs_dir, layout.lock_path, layout.verified_path)
+    for path in (*own, layout.logs_dir, layout.state_dir, layout.progress_dir):
+        check_private(path, follow=False)
+    for path in sorted(layout.state_dir.iterdir()) if layout.state_dir.is_dir() else ():
+        check_private(path, follow=False)
+
+
 def prepare_run(config: RunConfig) -> None:
     """Make the run directory and write the resolved config into it."""
-    check_private(make_dir(config.run_path))
+    make_dir(config.run_path)
+    check_run_dir(config.layout)
     publish_bytes(config.layout.config_path, dump_config(config).encode())
 
 

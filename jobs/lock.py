@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_ae.errors import InputError
-from hpc_ae.files import check_private, make_dir
+from hpc_ae.files import make_dir
+from hpc_ae.jobs.launched import check_run_dir
 from hpc_ae.layout import RunLayout
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -20,7 +21,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 @contextlib.contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold RUN_DIR/jobs/lock; InputError names who holds it. File systems without locks are used without."""
-    check_private(run_dir)
+    check_run_dir(RunLayout(run_dir))
     path = RunLayout(run_dir).lock_path
     make_dir(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

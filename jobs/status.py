@@ -15,9 +15,8 @@ from typing import ClassVar, Literal
 
 from hpc_ae.config import load_config
 from hpc_ae.errors import HpcAeError, InputError
-from hpc_ae.files import check_private
 from hpc_ae.jobs.clock import time_at
-from hpc_ae.jobs.launched import Launched, copied_from, launched_before
+from hpc_ae.jobs.launched import Launched, check_run_dir, copied_from, launched_before
 from hpc_ae.jobs.launcher import ask_to_save
 from hpc_ae.jobs.marker import Marker
 from hpc_ae.jobs.restarts import restart_reasons
@@ -90,7 +89,7 @@ class RunStatus(Record):
 
 def open_run(run_dir: Path) -> Run:
     """The run of a directory; InputError where there is none, or one that others may have written."""
-    check_private(run_dir)
+    check_run_dir(RunLayout(run_dir))
     path = RunLayout(run_dir).config_path
     if not path.is_file():
         raise InputError(

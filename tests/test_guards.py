@@ -124,7 +124,7 @@ def test_report_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_directory_that_others_may_write(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A run directory that others may write into is refused by every command that trusts it, with the mend."""
+    """A run directory that others may write into is refused by every command that trusts it; another one is advised."""
     config = write_config(tmp_path)
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o777)
@@ -132,12 +132,39 @@ def test_directory_that_others_may_write(capsys: pytest.CaptureFixture[str], tmp
     for words in (("run", config), ("train", config), ("run", config, "--no-wait")):
         status, said = in_process(capsys, *words)
         assert status == 2 and "other users may write to the directory" in said, said
-        assert f"chmod go-w {run_dir}" in said and list(run_dir.iterdir()) == []
+        assert "choose a new directory" in said and "chmod" not in said and list(run_dir.iterdir()) == []
     (run_dir / "config.yaml").write_text(config.read_text())
     for verb in ("status", "cancel", "logs"):
         assert in_process(capsys, verb, run_dir)[0] == 2
     run_dir.chmod(0o755)
     assert in_process(capsys, "status", run_dir)[0] == 0
+
+
+PLANTED = ("jobs", "jobs/logs", "jobs/state", "jobs/progress", "jobs/state/train.json", "jobs/lock", "config.yaml")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("how", ["owner", "mode", "link"])
+def test_planted_in_a_run_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, how: str) -> None:
+    """What others put into a run directory while they could is found after it has been closed to them."""
+    config = write_config(tmp_path)
+    path, elsewhere = tmp_path / "run" / name, tmp_path / "elsewhere"
+    path.parent.mkdir(parents=True)
+    is_file = "." in name or name.endswith("lock")
+    place = elsewhere if how == "link" else path
+    place.write_text("{}") if is_file else place.mkdir()
+    place.chmod(0o666 if is_file and how == "mode" else 0o777 if how == "mode" else 0o700)
+    if how == "owner":
+        os.chown(path, 12345, 12345)
+    if how == "link":
+        path.symlink_to(elsewhere)
+    before = sorted(tmp_path.rglob("*"))
+    for words in (("run", config), ("train", config), ("status", tmp_path / "run"), ("cancel", tmp_path / "run")):
+        status, said = in_process(capsys, *words)
+        assert status == 2 and str(path) in said, said
+        assert ("symbolic link" in said) == (how == "link")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
