@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.photometry import simulate_stars
 
 MEAN, STD = [19.9, 18.5, 18.0, 17.8, 17.7], [1.4, 1.3, 1.3, 1.25, 1.2]
+IS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 ARCHITECTURES = [Architecture(BANDS), Architecture(BANDS, (17,), 3), Architecture(BANDS, (8, 33), 1)]
 
 
@@ -130,3 +133,60 @@ def test_steps_are_those_of_torch(optimizer: str, magnitude: np.ndarray) -> None
     assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for name, tensor in results[1][1].items():
         assert_allclose(results[0][1][name].numpy(), tensor.numpy(), atol=1e-4, err_msg=name)
+
+
+# ---- the directory that code is loaded from
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory."""
+    monkeypatch.setenv("HPC_AE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def build() -> str:
+    """Load the kernel of a small network, as a new process would; its name."""
+    return load_kernel.__wrapped__(Architecture(("u", "g", "r", "i", "z"), (4,), 2)).name
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "link", pytest.param("owner", marks=IS_ROOT)])
+def test_library_of_another_is_not_loaded(cache: Path, change: str) -> None:
+    """What another has put, or could have put, in the place of a library that was built is built again."""
+    name = build()
+    [path] = cache.glob("fused-*.so")
+    wanted = path.read_bytes()
+    if change == "content":
+        path.write_bytes(wanted[:-200] + b"\0" * 129 + wanted[-71:])
+    if change == "mode":
+        path.chmod(0o666)
+    if change == "owner":
+        os.chown(path, 12345, 12345)
+    if change == "link":
+        path.rename(cache / "other.so")
+        path.symlink_to(cache / "other.so")
+    before = path.lstat().st_ino
+    assert build() == name
+    assert path.lstat().st_ino != before and path.read_bytes() == wanted
+    entry = path.lstat()
+    assert entry.st_uid == os.geteuid() and not entry.st_mode & 0o022
+    again = path.lstat().st_ino
+    assert build() == name and path.lstat().st_ino == again  # a sound one is loaded as it is
+
+
+def test_cache_that_others_may_replace(cache: Path) -> None:
+    """Where others may rename what is there, no code is built or loaded; below a sticky directory it is."""
+    cache.parent.chmod(0o777)
+    with pytest.raises(WorkError, match="where others may replace it"):
+        build()
+    assert not list(cache.glob("*"))
+    cache.parent.chmod(0o1777)
+    assert build().startswith("fused-")
+
+
+@IS_ROOT
+def test_cache_in_a_directory_of_another(cache: Path) -> None:
+    """Nor below one that another owns, who could open it at any time."""
+    os.chown(cache.parent, 12345, 12345)
+    with pytest.raises(WorkError, match="where others may replace it"):
+        build()

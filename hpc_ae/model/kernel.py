@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_ae.errors import WorkError
+from hpc_ae.files import digest_bytes, publish_bytes
 from hpc_ae.model.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _BUILD_SECONDS = 300
 CACHE_VARIABLE = "HPC_AE_CACHE_DIR"
+_NOBODY = 65534  # in a container, the owner of what lies outside of it: root's /
+_MOST_LIBRARY_BYTES, _DIGEST_BYTES = 1 << 26, len(digest_bytes(b""))
 _ELSEWHERE = f"set {CACHE_VARIABLE} to a directory of your own, on a file system that is not mounted noexec"
 
 
@@ -187,10 +191,12 @@ def load_kernel(architecture: Architecture) -> Kernel:
     defines = (f"-DHPC_AE_WIDTHS={','.join(map(str, chain))}", f"-DHPC_AE_LATENT={len(widths) - 1}")
     key = _digest(source, *_FLAGS, *defines, _compiler_version(compiler), _processor())
     path = cache_dir() / f"fused-{key[:24]}.so"
-    if not path.exists():
+    descriptor = _open_built(path)
+    if descriptor is None:
         _build([compiler, *_FLAGS, *defines], path)
+        descriptor = _open_built(path)
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
     except OSError as error:
         path.unlink(missing_ok=True)
         fix = _ELSEWHERE if _forbids_programs(path.parent) else ""
@@ -203,15 +209,50 @@ def load_kernel(architecture: Architecture) -> Kernel:
 def _build(command: list[str], path: Path) -> None:
     temp_path = path.with_suffix(f".{os.getpid()}.tmp")
     full = [*command, "-shared", "-fPIC", "-pthread", "-Wno-psabi", str(_SOURCE), "-o", str(temp_path)]
+    own = {**os.environ, "TMPDIR": str(path.parent)}  # for what the compiler's parts hand to each other
     try:
-        answer = subprocess.run(full, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+        answer = subprocess.run(full, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False, env=own)
         if answer.returncode:
             raise WorkError("the fused kernel cannot be compiled", where=command[0], got=answer.stderr.strip()[:300])
-        temp_path.rename(path)
+        library = temp_path.read_bytes()
+        publish_bytes(path, library + digest_bytes(library).encode())  # what follows the library does not disturb it
     except (OSError, subprocess.TimeoutExpired) as error:
         raise WorkError("the fused kernel cannot be compiled", where=command[0], got=str(error)[:300]) from error
     finally:
         temp_path.unlink(missing_ok=True)
+
+
+def _open_built(path: Path) -> int | None:
+    """A descriptor of a library that this user has built, open as long as the process lives: what was looked at is what
+    is loaded. None where there is none, or one of someone else, or another than was built.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    entry = os.fstat(descriptor)
+    if stat.S_ISREG(entry.st_mode) and entry.st_uid == os.geteuid() and not entry.st_mode & 0o022:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            data = file.read(_MOST_LIBRARY_BYTES)
+        if data.endswith(digest_bytes(data[:-_DIGEST_BYTES]).encode()):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _check_ancestors(path: Path) -> None:
+    """WorkError where others could put another directory in the place of this one, or of one that it lies in."""
+    for parent in path.resolve().parents:
+        entry = parent.stat()
+        closed = not entry.st_mode & 0o022 or entry.st_mode & stat.S_ISVTX
+        if entry.st_uid not in (0, os.geteuid(), _NOBODY) or not closed:
+            raise WorkError(
+                "the cache directory of the fused kernel lies where others may replace it",
+                where=parent,
+                got=f"user {entry.st_uid}, mode {entry.st_mode & 0o7777:04o}",
+                expected="yours or root's, and not writable by others unless it is sticky",
+                fix=_ELSEWHERE,
+            )
 
 
 def cache_dir() -> Path:
@@ -230,6 +271,7 @@ def cache_dir() -> Path:
             where=path,
             fix=_ELSEWHERE,
         )
+    _check_ancestors(path)
     return path
 
 
