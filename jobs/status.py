@@ -89,11 +89,12 @@ class RunStatus(Record):
 
 def open_run(run_dir: Path) -> Run:
     """The run of a directory; InputError where there is none, or one that others may have written."""
+    where, run_dir = run_dir, run_dir.resolve()  # once: what is looked at is what is read, wherever a link leads next
     check_run_dir(RunLayout(run_dir))
     path = RunLayout(run_dir).config_path
     if not path.is_file():
         raise InputError(
-            "not a run directory", where=run_dir, got=f"no {CONFIG_NAME}", expected="the run_dir of `hpc-ae run CONFIG`"
+            "not a run directory", where=where, got=f"no {CONFIG_NAME}", expected="the run_dir of `hpc-ae run CONFIG`"
         )
     return make_run(load_config(path, [f"run_dir={run_dir.absolute()}"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -14,8 +15,10 @@ import pytest
 from commands import hpc_ae, in_process, start, write_config
 
 from hpc_ae import open_catalog
+from hpc_ae.errors import InputError
 from hpc_ae.files import publish_json, read_json
 from hpc_ae.jobs.lock import run_lock
+from hpc_ae.jobs.status import open_run
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.training.split import read_split
@@ -193,3 +196,40 @@ def test_cancel_spares_a_reused_process_number(tmp_path: Path) -> None:
     finally:
         bystander.kill()
         bystander.wait()
+
+
+FLIP = """
+import os, sys
+link, one, other, temp = sys.argv[1:]
+while True:
+    for target in (one, other):
+        os.symlink(target, temp)
+        os.replace(temp, link)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_link_that_flips(tmp_path: Path) -> None:
+    """A link that leads to one's own run and to somebody else's in turn: theirs is never read."""
+    for name, seed in (("mine", 1), ("theirs", 666)):
+        (tmp_path / name).mkdir(mode=0o755)
+        (tmp_path / name / "config.yaml").write_text(f"run_dir: {tmp_path / name}\nseed: {seed}\n")
+    for path in (tmp_path / "theirs", tmp_path / "theirs" / "config.yaml"):
+        os.chown(path, 12345, 12345)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "mine")
+    flipping = subprocess.Popen(
+        [sys.executable, "-c", FLIP, link, tmp_path / "mine", tmp_path / "theirs", tmp_path / "temp"]
+    )
+    seen: list[int] = []
+    try:
+        for _ in range(1500):
+            try:
+                seen.append(open_run(link).config.seed)
+            except InputError as error:
+                seen.append(0)
+                assert "belongs to someone else" in str(error)
+    finally:
+        flipping.kill()
+        flipping.wait()
+    assert set(seen) == {0, 1}
