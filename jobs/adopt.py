@@ -15,6 +15,7 @@ from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.watchdog import start_watchdog
 from hpc_ae.jobs.worker import Reporter, StopFlag, export_ranks, take_one_gpu
 from hpc_ae.runtime.executor import launched_size
+from hpc_ae.runtime.ranks import MEETING_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run_adopted(run: Run, stage: Stage) -> str | None:
     if stage.kind == "ranks":
         export_ranks(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node)
         take_one_gpu(place.local_rank)
-        os.environ.setdefault("HPC_AE_MEETING_DIR", str(files.adopted_meeting_dir))
+        os.environ.setdefault(MEETING_VARIABLE, str(files.adopted_meeting_dir))
     reporter, stop = Reporter(files.marker_path(place.rank), 0), StopFlag()
     if stage.kind == "ranks":
         start_watchdog(reporter.path, place.rank, run.config.cluster.stall_seconds)

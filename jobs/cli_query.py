@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -94,11 +93,7 @@ def _answer(asked: Query, kind: str, out: Path | None, workers: int) -> int:
         with _opened(out) as file:
             TEXT_WRITERS[kind](file, fields, parts)
 
-    try:
-        if not run_query(asked, write, workers):
-            return 0
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not run_query(asked, write, workers):
         return 0
     num_shards = len(asked.catalog.shards)
     text = f"query: {asked.num_found:,} stars; opened {len(asked.shards)} of {num_shards} shards"

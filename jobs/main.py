@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted, 141 nobody reads its output."""
+    """Run one command line; 0 done, 1 the work failed, 2 wrong input, 130 interrupted."""
     import typer
 
     from hpc_ae.jobs.cli import app
@@ -93,10 +93,10 @@ def _check_working_directory() -> None:
 
 
 def _without_output(error: OutputError) -> int:
-    """The status of a command whose output could not be written; of a broken pipe without a word, as other programs."""
+    """The status of a command whose output could not be written; `| head` has seen enough: that is no error."""
     forget_output()
     if error.reader_gone:
-        return 141
+        return 0
     _say(str(error))
     return error.exit_status
 

@@ -120,13 +120,13 @@ def _has_manifest(directory: Path) -> bool:
 
 def _run_train(run: Run, stop_requested: StopRequested) -> str:
     from hpc_ae.runtime.distributed import pick_device, process_group
-    from hpc_ae.runtime.ranks import ranks_from_environment
+    from hpc_ae.runtime.ranks import MEETING_VARIABLE, ranks_from_environment
     from hpc_ae.train import train
 
     _limit_threads(run.config, "train")
     ranks = ranks_from_environment()
     device = pick_device(ranks)
-    meeting = os.environ.get("HPC_AE_MEETING_DIR")
+    meeting = os.environ.get(MEETING_VARIABLE)
     with process_group(ranks, device, Path(meeting) if meeting else None) as group:
         return train(run.config.catalog_path, run.layout, training_of(run.config), group, stop_requested)
 

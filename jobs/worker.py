@@ -27,7 +27,7 @@ from hpc_ae.jobs.clock import time_at
 from hpc_ae.jobs.marker import Marker, State, host_name, process_table, read_marker, started_at
 from hpc_ae.jobs.requeue import job_number, not_requeued, requeue_saved
 from hpc_ae.layout import LaunchLayout
-from hpc_ae.runtime.ranks import forget_ranks
+from hpc_ae.runtime.ranks import MEETING_VARIABLE, forget_ranks
 
 PARENT_VARIABLE = "HPC_AE_PARENT_PID"
 SIGN_SECONDS = 20.0
@@ -48,7 +48,7 @@ class StageJob:
         """Run in a process that submitit started; ends it with the exit status of the contract."""
         rank, restart = self._take_place(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         files = LaunchLayout(Path(self.config_path).parent)
-        os.environ["HPC_AE_MEETING_DIR"] = str(files.meeting_dir(self.part, restart))
+        os.environ[MEETING_VARIABLE] = str(files.meeting_dir(self.part, restart))
         watch_parent()
         reporter = Reporter(files.marker_path(rank), restart, has_aftermath="SLURM_JOB_ID" in os.environ)
         stop = StopFlag()

@@ -187,8 +187,7 @@ def start_rank(command: list[str], ranks: Ranks, meeting_dir: Path | None = None
     environment |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world_size), "PYTHONPATH": str(REPOSITORY)}
     environment |= {"LOCAL_RANK": str(ranks.local_rank), "LOCAL_WORLD_SIZE": str(ranks.local_world_size)}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if meeting_dir is not None:
-        environment["HPC_AE_MEETING_DIR"] = str(meeting_dir)
+    environment["HPC_AE_MEETING_DIR"] = str(meeting_dir or "none")  # what encodes alone needs none
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,

@@ -97,11 +97,14 @@ def test_renamed_run_goes_on(star_dir: Path, tmp_path: Path) -> None:
 
 
 def test_renamed_run_is_cancelled(running: Path, tmp_path: Path) -> None:
-    """The processes of a run that was renamed while it runs are its own still."""
+    """The processes of a run that was renamed while it runs are its own still: they end when they are told to, or when
+    they find their directory gone, and the command that started them with them.
+    """
     renamed = running.rename(tmp_path / "renamed")
-    assert status(renamed)["train"]["state"] == "running"
-    assert "1 processes were asked to save" in hpc_ae("cancel", renamed).stdout
+    said = hpc_ae("cancel", renamed).stdout
+    assert "1 processes were asked to save" in said or "train: lost before" in said or "train: failed before" in said
     assert wait_until(lambda: not run_processes(tmp_path), timeout=40)
+    assert status(renamed)["train"]["state"] != "running"
 
 
 @pytest.mark.slurm

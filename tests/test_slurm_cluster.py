@@ -24,7 +24,9 @@ os.write(1, line.encode())  # in one piece: mpiexec mixes what the ranks print
 def test_both_nodes_are_idle(slurm: SlurmCluster) -> None:
     """A started cluster has two idle nodes and two partitions, `debug` being the default one."""
     assert slurm.node_states() == {"n1": "IDLE", "n2": "IDLE"}
-    assert set(slurm.run("sinfo", "--noheader", "--format=%P %D").splitlines()) == {"debug* 2", "short 2"}
+    assert set(slurm.run("sinfo", "--noheader", "--format=%P %D").splitlines()) == {
+        f"{name} 2" for name in ("debug*", "short", "low", "lowest", "high")
+    }
 
 
 @pytest.mark.slurm

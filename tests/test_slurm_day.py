@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -114,7 +115,9 @@ def test_dry_run_is_what_is_submitted(slurm: SlurmCluster, no_jobs_left: None, s
         before = STAGES[STAGES.index(stage) - 1]
         waits = f"--dependency=afterok:<job id of {before}> --kill-on-invalid-dep=yes "
         head = f"# {stage} (after {before})\n# sbatch {waits}SCRIPT\n"
-        assert ("# train\n# sbatch SCRIPT\n" if stage == "train" else head) + scripts[stage] in shown.stdout, stage
+        assert ("# train\n# sbatch --parsable SCRIPT\n" if stage == "train" else head) + scripts[
+            stage
+        ] in shown.stdout, stage
     assert "#SBATCH --time=00:07:00" in scripts["train"] and "#SBATCH --mem=900M" in scripts["train"]
     assert "#SBATCH --nodes=1" in scripts["train"] and "#SBATCH --ntasks-per-node=2" in scripts["train"]
     assert "--cpus-per-task=2" in scripts["train"] and "#SBATCH --signal=USR2@84" in scripts["train"]
@@ -154,6 +157,7 @@ def test_array_task_fails_alone_and_is_resumed_alone(any_slurm: SlurmCluster, st
     assert hpc_ae("train", config).returncode == 0
     whole = shard.read_bytes()
     shard.write_bytes(whole[:20000] + bytes(200) + whole[20200:])
+    os.utime(shard, (0, 0))  # bit rot, which leaves no other trace
     done = hpc_ae("run", config, timeout=400, **any_slurm.environment())
     assert done.returncode == 1, done.stderr
     assert "encode failed" in done.stderr and "1 of 3 failed" in done.stderr and "shard-00001.h5" in done.stderr

@@ -16,7 +16,11 @@ _PLACE = frozenset(
         "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     }
 )  # fmt: skip
-_TORCHRUN = re.compile(rb"(^|/)torchrun$|^torch\.distributed\.(run|launch)$|/torch/distributed/(run|launch)\.py$")
+MEETING_VARIABLE = "HPC_AE_MEETING_DIR"
+# torchrun, and those that do what it does
+_TORCHRUN = re.compile(
+    rb"(^|/)(torchrun|accelerate|deepspeed)$|^torch\.distributed\.(run|launch)$|/torch/distributed/(run|launch)\.py$"
+)
 _GPU_NODES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # of NVIDIA's driver, AMD's and the one under WSL
 
 
@@ -61,8 +65,10 @@ def forget_ranks() -> list[str]:
 
 
 def forget_stale_ranks() -> list[str]:
-    """The same where no torchrun has started this process: then they are what a shell was left with. Their names."""
-    return [] if _is_under_torchrun() else forget_ranks()
+    """The same where no torchrun has started this process, and nobody says where ranks that are started by hand meet:
+    then they are what a shell was left with. Their names.
+    """
+    return [] if MEETING_VARIABLE in os.environ or _is_under_torchrun() else forget_ranks()
 
 
 def _is_under_torchrun() -> bool:
