@@ -113,7 +113,7 @@ def test_dry_run_is_what_is_submitted(slurm: SlurmCluster, no_jobs_left: None, s
         [path] = (tmp_path / "run" / "jobs" / "logs").glob(f"{number}*_submission.sh")
         scripts[stage] = path.read_text()
         before = STAGES[STAGES.index(stage) - 1]
-        waits = f"--dependency=afterok:<job id of {before}> --kill-on-invalid-dep=yes "
+        waits = f"--parsable --dependency=afterok:<job id of {before}> --kill-on-invalid-dep=yes "
         head = f"# {stage} (after {before})\n# sbatch {waits}SCRIPT\n"
         assert ("# train\n# sbatch --parsable SCRIPT\n" if stage == "train" else head) + scripts[
             stage

@@ -224,7 +224,7 @@ def _build(command: list[str], path: Path) -> None:
 
 def _open_built(path: Path) -> int | None:
     """A descriptor of a library that this user has built, open as long as the process lives: what was looked at is what
-    is loaded. None where there is none, or one of someone else, or another than was built.
+    is loaded. None where there is none, or one of someone else, or not the one that was built.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
