@@ -115,9 +115,8 @@ def test_dry_run_is_what_is_submitted(slurm: SlurmCluster, no_jobs_left: None, s
         before = STAGES[STAGES.index(stage) - 1]
         waits = f"--parsable --dependency=afterok:<job id of {before}> --kill-on-invalid-dep=yes "
         head = f"# {stage} (after {before})\n# sbatch {waits}SCRIPT\n"
-        assert ("# train\n# sbatch --parsable SCRIPT\n" if stage == "train" else head) + scripts[
-            stage
-        ] in shown.stdout, stage
+        first = "# train\n# sbatch --parsable SCRIPT\n"
+        assert (first if stage == "train" else head) + scripts[stage] in shown.stdout, stage
     assert "#SBATCH --time=00:07:00" in scripts["train"] and "#SBATCH --mem=900M" in scripts["train"]
     assert "#SBATCH --nodes=1" in scripts["train"] and "#SBATCH --ntasks-per-node=2" in scripts["train"]
     assert "--cpus-per-task=2" in scripts["train"] and "#SBATCH --signal=USR2@84" in scripts["train"]
