@@ -95,7 +95,10 @@ def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
             refuse_other_run(config, queued, redo, parsable)
         else:
             again = stages_from(run, redo)
-            check_untouched(run, [stage for stage in run.stages if stage not in again])
+            kept = [stage for stage in run.stages if stage not in again]
+            check_untouched(run, kept)
+            for stage in kept:
+                stage.is_done(run)  # StaleError where it is of another config, while nothing is discarded yet
             refuse_problems(config, again)  # before anything is discarded
             discard(run, redo)
         left = [] if queued else stages_left(run)

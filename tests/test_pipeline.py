@@ -143,6 +143,18 @@ def test_changed_training_is_refused_and_redone(copy: Path, tmp_path: Path) -> N
     assert hpc_ae("verify", tmp_path / "run").returncode == 0
 
 
+def test_redo_with_a_forgotten_override_discards_nothing(copy: Path, tmp_path: Path) -> None:
+    """`--redo encode` where training was with another config is refused while everything is still there."""
+    run_dir = tmp_path / "run"
+    names = ("catalog", "model", "encoding", "scores", "report")
+    before = {name: files(run_dir / name) for name in names}
+    for stage in ("encode", "finalise", "postprocess"):
+        refused = hpc_ae("run", copy, "train.learning_rate=0.001", "--redo", stage)
+        assert refused.returncode == 2 and "train.learning_rate: 0.004 -> 0.001" in refused.stderr
+        assert "discarding" not in refused.stderr
+    assert {name: files(run_dir / name) for name in names} == before
+
+
 @pytest.mark.parametrize("finalised", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_encode_after_another_training_is_refused(copy: Path, tmp_path: Path, finalised: bool) -> None:
     """Encoding with a retrained model beside shards of the earlier one is status 2 and names the stale shard."""
