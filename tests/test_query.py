@@ -19,6 +19,10 @@ from numpy.testing import assert_array_equal
 from test_catalog import OpenWatch
 
 from hpc_ae.catalog.catalog import Catalog, open_catalog
+from hpc_ae.catalog.fields import field_of, split_field
+from hpc_ae.catalog.records import KINDS
+from hpc_ae.catalog.rows_text import TEXT_WRITERS
+from hpc_ae.catalog.schema import columns_of
 from hpc_ae.catalog.select import read_rows, shards_in_cone
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.catalog.sky import Cone, angular_distance
@@ -319,3 +323,34 @@ def test_closed_pipe_is_no_error(folder: Path) -> None:
     text = process.stderr.read()
     assert process.wait(60) == 0 and "Error" not in text and "hpc-ae:" not in text
     process.stderr.close()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("form", sorted(TEXT_WRITERS))
+def test_every_column_in_every_form(kind: str, form: str) -> None:
+    """Each dtype of each kind of catalog, with its largest and smallest values, in each form of text."""
+    fields, arrays = [], {}
+    for column in columns_of(kind).values():
+        field = field_of(column, ["u", "g"] if column.width else [])
+        dtype = np.dtype(field.dtype)
+        info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        values = np.array([info.min, info.max, 0, np.nan if dtype.kind == "f" else 1], dtype)
+        fields.append(field)
+        arrays[column.name] = np.stack([values, values], axis=1) if column.width else values
+    file = io.StringIO()
+    TEXT_WRITERS[form](file, fields, iter([arrays]))
+    text = file.getvalue()
+    names = [part.name for field in fields for part in split_field(field)]
+    if form == "json":
+        assert [list(row) for row in json.loads(text)] == [names] * 4
+        return
+    lines = text.splitlines()
+    assert len(lines) == 5 and all(name in lines[0] for name in names)
+    if form in ("csv", "tsv"):
+        separator = "," if form == "csv" else "\t"
+        assert lines[0].split(separator) == names
+        for field in (field for field in fields if not field.elements):
+            place = names.index(field.name)
+            texts = [line.split(separator)[place] or "nan" for line in lines[1:]]
+            read = np.array(texts if field.dtype[1] == "f" else [int(text) for text in texts]).astype(field.dtype)
+            assert_array_equal(read, arrays[field.name], err_msg=field.name)

@@ -14,7 +14,6 @@ from hpc_ae.catalog.fields import Field, split_arrays, split_field
 from hpc_ae.catalog.shard import Arrays
 
 _LARGEST_EXACT = 2**53  # of the integers that a JSON reader with doubles keeps
-_DIGITS = {"<f8": (12, ".7f"), "<f4": (10, ".4f"), "<i8": (19, "d"), "<u2": (3, "d")}
 Parts = Iterator[Arrays]
 
 
@@ -65,10 +64,20 @@ def _json_texts(values: np.ndarray) -> list[str]:
     return [f'"{value}"' if abs(value) > _LARGEST_EXACT else str(value) for value in values.tolist()]
 
 
+def _form(field: Field) -> tuple[int, str]:
+    """Width and format of a column for people: degrees to 7 decimals, magnitudes to 4, what has no unit (a probability
+    may be 1e-6) to 5 digits, integers with room for those of their type but for flags, which are few.
+    """
+    dtype = np.dtype(field.dtype)
+    if dtype.kind == "f":
+        return (12, ".7f") if dtype.itemsize == 8 else (10, ".4f") if field.unit else (11, ".5g")
+    return (3 if dtype == np.uint16 else len(str(np.iinfo(dtype).max)), "d")
+
+
 def write_table(file: TextIO, fields: Sequence[Field], parts: Parts) -> None:
-    """Aligned columns for people: degrees to 7 decimals, other floats to 4."""
+    """Aligned columns for people."""
     names = _names(fields)
-    kinds = [_DIGITS[part.dtype] for field in fields for part in split_field(field)]
+    kinds = [_form(part) for field in fields for part in split_field(field)]
     widths = [max(len(name), width) for name, (width, _) in zip(names, kinds, strict=True)]
     file.write("  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)) + "\n")
     for arrays in parts:
