@@ -29,6 +29,7 @@ from hpc_ae.layout import CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, 
 from hpc_ae.record import Record, read_record
 from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 
+_NEVER = "never starts"
 _REASONS = {
     "Dependency": "waits for the stage before it",
     "DependencyNeverSatisfied": "a stage before it failed or was cancelled",
@@ -37,14 +38,22 @@ _REASONS = {
     "BeginTime": "requeued; starts again soon",
     "NonZeroExitCode": "a task failed",
     "TimeLimit": "its time limit",
-    "PartitionTimeLimit": "never starts: its time is above the partition's limit; cancel, and lower cluster.time",
-    "PartitionNodeLimit": "never starts: more nodes than the partition has; cancel, and lower cluster.nodes",
+    "PartitionTimeLimit": f"{_NEVER}: its time is above the partition's limit; cancel, and lower cluster.time",
+    "PartitionNodeLimit": f"{_NEVER}: more nodes than the partition has; cancel, and lower cluster.nodes",
+    "PartitionConfig": f"{_NEVER}: more than the partition has (nodes, cores, memory, time); cancel, and ask for less",
+    "PartitionDown": "waits until the partition is up again",
+    "PartitionInactive": "waits until the partition takes jobs again",
+    "AccountNotAllowed": f"{_NEVER}: the partition does not take this account; cancel, and change cluster.account",
+    "QOSNotAllowed": f"{_NEVER}: the partition does not take this qos; cancel, and change cluster.qos",
+    "InvalidAccount": f"{_NEVER}: there is no such account; cancel, and change cluster.account",
+    "InvalidQOS": f"{_NEVER}: there is no such qos; cancel, and change cluster.qos",
+    "ReservationDeleted": f"{_NEVER}: its reservation is gone; cancel, and change cluster.reservation",
     "ReqNodeNotAvail": "the nodes it asks for are reserved or down",
     "JobLaunchFailure": "Slurm could not start it: its directories may not be there, or not be writable, on that node",
     "JobHeldUser": "held; scontrol release lets it start",
     "JobHeldAdmin": "held by an administrator, or as it could not be started; scontrol show job says more",
     "launch_failed_requeued_held": "held, as Slurm could not start it; scontrol release lets it try again",
-    "BadConstraints": "never starts: no node is as it asks for; cancel, and change the section cluster",
+    "BadConstraints": f"{_NEVER}: no node is as it asks for; cancel, and change the section cluster",
     "NodeDown": "a node of it went down",
     "OutOfMemory": "its memory; raise cluster.mem",
     "AssocGrpBillingMinutes": "waits: the account has used up its share",
@@ -289,6 +298,8 @@ def next_command(layout: RunLayout, stages: list[StageStatus]) -> str:
     if culprit := next((stage for stage in stages if stage.state in _CULPRITS), None):
         look = f"hpc-ae logs {run_dir} {culprit.stage}" if culprit.last_line else f"hpc-ae doctor {run_dir}"
         return f"{look}; fix what it names, then type the same hpc-ae run again"
+    if any(stage.state == "queued" and stage.why.startswith(_NEVER) for stage in stages):
+        return f"hpc-ae cancel {run_dir}; change what it asks for, then type the same hpc-ae run again"
     if any(stage.state in ("queued", "running") for stage in stages):
         return f"hpc-ae status {run_dir} --watch"
     if all(stage.state == "done" for stage in stages):

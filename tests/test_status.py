@@ -196,6 +196,15 @@ def test_newer_word_holds(
     assert training(tmp_path / "run", capsys)["state"] == state
 
 
+@pytest.mark.parametrize("reason", ["PartitionConfig", "PartitionNodeLimit", "InvalidQOS", "BadConstraints"])
+def test_job_that_never_starts(tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reason of Slurm's that does not pass by itself is called so, with what to do in place of waiting."""
+    launched(tmp_path / "run", {}, {"7": said("PENDING", reason, 1.0)})
+    assert training(tmp_path / "run", capsys)["why"].startswith("never starts: ")
+    assert run_command(["status", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["next"].startswith(f"hpc-ae cancel {tmp_path / 'run'};")
+
+
 def test_array_tasks_that_never_ran_are_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks that were cancelled in the queue are counted as that."""
     answer = {"7_0": said("COMPLETED", "None", 1.0)} | {
