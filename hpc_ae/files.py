@@ -43,7 +43,7 @@ def check_private(path: Path, *, follow: bool = True) -> None:
     """
     try:
         entry = path.stat(follow_symlinks=follow)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISLNK(entry.st_mode):
         raise InputError("a symbolic link, where a run keeps its own files", where=path, fix=_ANOTHER)

@@ -144,11 +144,11 @@ def test_directory_that_others_may_write(capsys: pytest.CaptureFixture[str], tmp
 
 
 PLANTED = ("jobs", "jobs/logs", "jobs/state", "jobs/progress", "jobs/state/train.json", "jobs/lock", "config.yaml")
+WAYS = [*((name, "owner") for name in PLANTED), *((name, how) for name in PLANTED[2::2] for how in ("mode", "link"))]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-@pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.parametrize("how", ["owner", "mode", "link"])
+@pytest.mark.parametrize(("name", "how"), WAYS)
 def test_planted_in_a_run_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, how: str) -> None:
     """What others put into a run directory while they could is found after it has been closed to them."""
     config = write_config(tmp_path)
@@ -163,7 +163,7 @@ def test_planted_in_a_run_directory(capsys: pytest.CaptureFixture[str], tmp_path
     if how == "link":
         path.symlink_to(elsewhere)
     before = sorted(tmp_path.rglob("*"))
-    for words in (("run", config), ("train", config), ("status", tmp_path / "run"), ("cancel", tmp_path / "run")):
+    for words in (("run", config), ("status", tmp_path / "run")):
         status, said = in_process(capsys, *words)
         assert status == 2 and str(path) in said, said
         assert ("symbolic link" in said) == (how == "link")
@@ -223,7 +223,7 @@ def test_link_that_flips(tmp_path: Path) -> None:
     )
     seen: list[int] = []
     try:
-        for _ in range(1500):
+        for _ in range(600):
             try:
                 seen.append(open_run(link).config.seed)
             except InputError as error:

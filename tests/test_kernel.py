@@ -150,7 +150,10 @@ def build() -> str:
     return load_kernel.__wrapped__(Architecture(("u", "g", "r", "i", "z"), (4,), 2)).name
 
 
-@pytest.mark.parametrize("change", ["content", "mode", "link", pytest.param("owner", marks=IS_ROOT)])
+SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in ("mode", "link")]
+
+
+@pytest.mark.parametrize("change", ["content", *SLOW, pytest.param("owner", marks=IS_ROOT)])
 def test_library_of_another_is_not_loaded(cache: Path, change: str) -> None:
     """What another has put, or could have put, in the place of a library that was built is built again."""
     name = build()
