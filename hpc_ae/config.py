@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from hpc_ae.cluster import ClusterSection
 from hpc_ae.errors import InputError
+from hpc_ae.files import digest_bytes
 from hpc_ae.layout import RunLayout
 from hpc_ae.secrets import shared_config
 from hpc_ae.sections import (
@@ -91,13 +92,14 @@ class RunConfig(Section):
         return self.layout.encoding_dir
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+def load_config(path: Path, overrides: list[str] | None = None, *, digest: str | None = None) -> RunConfig:
     """Read a config, apply `section.key=value` overrides, and return it with absolute paths.
 
-    InputError (exit status 2) names the file, the key, what was found, and the nearest valid keys.
+    InputError (exit status 2) names the file, the key, what was found, and the nearest valid keys; it also says where
+    the file is not the one of this `digest`.
     """
     try:
-        text = _read_text(path)
+        text = _read_text(path, digest)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
@@ -113,12 +115,20 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     return check_config(values, path)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, digest: str | None) -> str:
     """The text of a config, which may come through a pipe; OSError where it does not end."""
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise OSError(errno.EFBIG, f"more than {_MOST_BYTES:,} bytes")
+    if digest is not None and digest_bytes(data) != digest:
+        raise InputError(
+            "the config of this job was replaced after the job was submitted",
+            where=path,
+            got=digest_bytes(data),
+            expected=digest,
+            fix="find out who can write there; the same command submits the stage again",
+        )
     return data.decode("utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -19,14 +20,16 @@ from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
 
 TEMP_MARK = ".tmp-"
 _READ_BYTES = 1 << 22
-_ANOTHER = "choose a new directory: what others have put into this one stays there, whatever its mode is set to"
 _MOST_BYTES = 1 << 28  # of a record: the manifest of 100,000 shards has a quarter of it
 
 
 def make_dir(path: Path) -> Path:
-    """Create a directory (mode 0700) with its parents and return it."""
+    """Create a directory (mode 0700) with its parents (at most 0755, whatever the umask is) and return it."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = itertools.takewhile(lambda parent: not parent.exists(), path.parents)
+        for parent in reversed(list(missing)):
+            parent.mkdir(mode=0o755, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot create a directory: {error.strerror}",
@@ -35,34 +38,6 @@ def make_dir(path: Path) -> Path:
             fix="choose another directory or change its permissions",
         ) from error
     return path
-
-
-def check_private(path: Path, *, follow: bool = True) -> None:
-    """InputError where a file or directory that is there belongs to someone else, others may write into it or, without
-    `follow`, it is a link.
-    """
-    try:
-        entry = path.stat(follow_symlinks=follow)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if stat.S_ISLNK(entry.st_mode):
-        raise InputError("a symbolic link, where a run keeps its own files", where=path, fix=_ANOTHER)
-    if entry.st_uid != os.geteuid():
-        raise InputError(
-            "the directory belongs to someone else" if stat.S_ISDIR(entry.st_mode) else "the file is someone else's",
-            where=path,
-            got=f"user {entry.st_uid}",
-            expected=f"user {os.geteuid()}, yourself: the owner can replace its contents",
-            fix="choose another directory",
-        )
-    if entry.st_mode & 0o022:
-        raise InputError(
-            f"other users may write to the {'directory' if stat.S_ISDIR(entry.st_mode) else 'file'}",
-            where=path,
-            got=f"mode {entry.st_mode & 0o777:04o}",
-            expected="0700, or at most 0755",
-            fix=_ANOTHER,
-        )
 
 
 def check_outside(out: Path, directories: Iterable[Path]) -> None:

@@ -7,6 +7,7 @@ changes in it. Shape letters: N stars, B bands, L latent dimensions.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -195,11 +196,11 @@ def _read_history(path: Path | None) -> History:
         for line in file:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             for name, found in zip(_METRICS, points, strict=True) if isinstance(record, dict) else ():
                 pair = (record.get("step"), record.get(name))
-                if all(isinstance(value, int | float) and np.isfinite(value) for value in pair):
+                if all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in pair):
                     found.append(pair)
     train, validation, rate = (Curve(*np.array(found, np.float64).T) if found else None for found in points)
     return History(train, validation, rate)

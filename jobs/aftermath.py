@@ -19,9 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
-from hpc_ae.errors import HpcAeError
 from hpc_ae.files import publish_json
-from hpc_ae.jobs.launched import Launched, launched_before
+from hpc_ae.jobs.launched import Launched, await_launch
 from hpc_ae.jobs.marker import Marker, State, read_marker
 from hpc_ae.jobs.requeue import not_requeued, requeue_now
 from hpc_ae.jobs.restarts import MOST_WITHOUT_PROGRESS
@@ -38,7 +37,8 @@ def main(run_dir: str, stage: str, status: int) -> int:
     """Requeue this job where it is preempted or a node of it is lost, else say which ranks died; returns the job's
     exit status.
     """
-    launched = _this_launch(RunLayout(Path(run_dir)), stage)
+    number = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"]
+    launched = await_launch(RunLayout(Path(run_dir)), stage, number, _RECORD_SECONDS)
     if launched is None:
         return status
     paths = _my_markers(launched)
@@ -78,19 +78,6 @@ def _is_preempted(job: dict[str, str]) -> bool:
     with contextlib.suppress(ValueError):
         return datetime.fromisoformat(told) >= datetime.fromisoformat(started)
     return False
-
-
-def _this_launch(layout: RunLayout, stage: str) -> Launched | None:
-    """What `run` wrote down of this job."""
-    number = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"]
-    deadline = time.monotonic() + _RECORD_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(HpcAeError):
-            launched = launched_before(layout, stage)
-            if launched is not None and launched.job_id == number:
-                return launched
-        time.sleep(0.5)
-    return None
 
 
 def _my_markers(launched: Launched) -> dict[int, Path]:

@@ -20,6 +20,7 @@ from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.doctor_nodes import examine_nodes
 from hpc_ae.jobs.finding import Finding, Level, error_of, run_quietly
 from hpc_ae.jobs.slurm_clients import ask_slurm
+from hpc_ae.private import TRUST_VARIABLE, open_place
 
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 10.0, 4.0
 _MOST_SKEW_SECONDS = 5.0
@@ -147,6 +148,9 @@ def _writing(folder: Path, run_dir: Path) -> Finding:
     except OSError as error:
         return Finding("run directory", "fail", f"{folder}: {error.strerror}", "choose a run_dir that you may write to")
     there = "" if run_dir.is_dir() else f" (tried instead of {run_dir}, which does not exist yet)"
+    if place := open_place(run_dir):
+        fix = f"run says what to do about it; where you trust all who may write there: export {TRUST_VARIABLE}=..."
+        return Finding("run directory", "warn", f"others can replace it in {place.where} ({place.got})", fix)
     return Finding("run directory", "ok", f"{folder}{there}: write and rename work")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -13,13 +14,15 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from hpc_ae.config import RunConfig, dump_config
-from hpc_ae.errors import InputError
-from hpc_ae.files import check_private, make_dir, publish_bytes, publish_json
+from hpc_ae.errors import HpcAeError, InputError
+from hpc_ae.files import make_dir, publish_bytes, publish_json
 from hpc_ae.jobs.marker import Marker, host_name, process_table, read_marker, started_at
 from hpc_ae.layout import CONFIG_NAME, LaunchLayout, RunLayout
+from hpc_ae.private import check_place, check_private
 from hpc_ae.record import Record, read_record
 
 _MOST_RANKS = 1_000_000
+_LOOK_SECONDS = 0.05
 _Part = Annotated[int, Field(ge=0, lt=_MOST_RANKS)]
 _Name = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_-]{0,255}$")]
 LAUNCH_VARIABLE = "HPC_AE_LAUNCH"  # which launch a process on this machine was started for
@@ -148,6 +151,7 @@ def check_run_dir(layout: RunLayout) -> None:
     directories of its jobs, and what was launched. Some calls for each launch, none for a shard.
     """
     check_private(layout.run_dir)
+    check_place(layout.run_dir)
     own = (layout.config_path, layout.jobs_dir, layout.lock_path, layout.verified_path)
     for path in (*own, layout.logs_dir, layout.state_dir, layout.progress_dir):
         check_private(path, follow=False)
@@ -191,6 +195,20 @@ def launched_before(layout: RunLayout, stage: str) -> Launched | None:
     files = LaunchLayout(layout.state_dir / record.state_dir)
     known = (record.tasks, record.parts, record.local, record.host, record.processes, record.started)
     return Launched(stage, record.job_id, layout, files, *known)
+
+
+def await_launch(layout: RunLayout, stage: str, job_id: str, seconds: float) -> Launched | None:
+    """The launch that this job is of, in the job itself: it is written down just after sbatch has answered. None where
+    it is not in that time.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(HpcAeError):
+            launched = launched_before(layout, stage)
+            if launched is not None and launched.job_id == job_id:
+                return launched
+        time.sleep(_LOOK_SECONDS)
+    return None
 
 
 def copied_from(layout: RunLayout, stages: Iterable[str]) -> str | None:

@@ -22,14 +22,15 @@ from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
 from hpc_ae.interpreter import forget_safe_path, python_words, same_path
-from hpc_ae.jobs.launched import LAUNCH_VARIABLE, Launched, record_launch
+from hpc_ae.jobs.launched import LAUNCH_VARIABLE, Launched, check_run_dir, record_launch
 from hpc_ae.jobs.marker import Marker, read_marker
 from hpc_ae.jobs.resources import num_tasks
 from hpc_ae.jobs.run import Run, Stage
 from hpc_ae.jobs.scheduler import ASK_SECONDS, ask, is_alive
 from hpc_ae.jobs.slurm import slurm_executor, submission_error
 from hpc_ae.jobs.slurm_clients import is_option, scancel
-from hpc_ae.jobs.worker import PARENT_VARIABLE, SAVE_SECONDS, StageJob, kill_descendants
+from hpc_ae.jobs.start import start_words
+from hpc_ae.jobs.worker import PARENT_VARIABLE, SAVE_SECONDS, kill_descendants
 from hpc_ae.provenance import COMMAND_VARIABLE, command_line
 
 _POLL_SECONDS = 0.1
@@ -38,20 +39,36 @@ _PAYLOAD_BYTES = 1 << 16  # what a launch writes before its work: config, payloa
 _LEAKING = re.compile(r"(SLURMD|PMI|PMIX|OMPI|SUBMITIT)_|MPI_LOCAL")
 
 
+class LocalExecutor(submitit.LocalExecutor):
+    """submitit's executor on this machine, with our words for what the ranks run: no pickle. See ChainExecutor."""
+
+    words = ""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self.words
+
+    def start(self) -> Any:
+        """Start the ranks; submitit's job."""
+        return self._submit_command(self._submitit_command_str)
+
+
 def _local_executor(stage: Stage, config: RunConfig) -> Any:
-    executor = submitit.LocalExecutor(folder=config.layout.logs_dir, python=shlex.join(python_words()))
+    executor = LocalExecutor(folder=config.layout.logs_dir, python=shlex.join(python_words()))
     executor.update_parameters(
         tasks_per_node=num_tasks(config, stage.name, stage.kind)[1],
         gpus_per_node=config.cluster.of_stage(stage.name).gpus_per_node,
         timeout_min=60 * 24 * 365,
         signal_delay_s=1,
     )
+    executor.words = shlex.join(start_words(stage.name, config))
     return executor
 
 
 def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: bool = True) -> Launched:
     """Start a stage here, or submit what is left of it to Slurm. `attached`: local children die with this process."""
     config, layout = run.config, run.layout
+    check_run_dir(layout)
     make_dir(layout.logs_dir)
     _stand_somewhere(layout.run_dir)
     local = config.cluster.kind == "local"
@@ -61,18 +78,16 @@ def launch(stage: Stage, run: Run, depends_on: str | None = None, *, attached: b
     files = layout.launch(stage.name, secrets.token_hex(8))
     make_dir(files.launch_dir)
     publish_bytes(files.config_path, dump_config(config).encode())
-    num_parts = config.cluster.array_of(stage.name)[0]
-    payloads = [StageJob(stage.name, str(files.config_path), part, num_parts) for part in parts]
     nodes, tasks = num_tasks(config, stage.name, stage.kind)
     with start_environment(files.launch_dir.name, attached=attached and local, local=local), _deaf_to_interrupts(local):
         try:
-            jobs = executor.submit_array(payloads)
+            job = executor.start()
         except (submitit.core.utils.FailedJobError, FileNotFoundError, RuntimeError, OSError) as error:
             if isinstance(error, OSError) and is_full(error):
                 raise write_error(files.launch_dir, _PAYLOAD_BYTES, error) from error
             raise submission_error(stage.name, error) from error
-    job_id = str(jobs[0].job_id).partition("_")[0] if len(parts) > 1 else str(jobs[0].job_id)
-    launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, job=jobs[0]).placed_here()
+    job_id = str(job.job_id)
+    launched = Launched(stage.name, job_id, layout, files, nodes * tasks, parts, local, job=job).placed_here()
     try:
         record_launch(launched)
     except BaseException:

@@ -38,12 +38,19 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        os.ftruncate(descriptor, 0)
-        with contextlib.suppress(OSError):  # a full disk: who holds it is a courtesy
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        _sign(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    """Write down who holds the lock; not into a file that has another name elsewhere, which may be anything."""
+    if os.fstat(descriptor).st_nlink > 1:
+        return
+    with contextlib.suppress(OSError):  # a full disk: who holds it is a courtesy
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 def who_holds(run_dir: Path) -> str:

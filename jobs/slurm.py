@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.resources import num_tasks, num_workers
 from hpc_ae.jobs.run import Stage
 from hpc_ae.jobs.slurm_clients import ask_slurm, scancel
+from hpc_ae.jobs.start import start_words
 
 _MOST_SIGNAL_SECONDS = 90
-_NEVER_MINUTES = 1 << 30
 _LOOKS, _LOOK_SECONDS = 6, 2.0  # for a job that sbatch may have handed in: the controller was busy just now
 _ACCEPTED = re.compile(r"^(?:Submitted batch job )?([0-9]+)(?:;\S*)?(?: on cluster \S+)?$", re.MULTILINE)
 _DOUBT = re.compile(r"timed? ?out|contact|respon|connect|communicat", re.IGNORECASE)
@@ -41,17 +40,22 @@ class ChainExecutor(submitit.SlurmExecutor):
     - `_make_submission_command` is replaced: submitit writes a dependency into the script, which would then depend on
       what came before, and `--dry-run` could not show it. The name of the script tells a job from all others.
     - `_get_job_id_from_submission_command` is replaced: submitit wants sbatch's words, which sites change.
-    - `_internal_process_submissions` is replaced: for an array submitit makes a plain executor of its own, without the
-      dependency and without the words that start our Python. Timeouts are never counted here: a signal that comes
-      before StageJob listens requeues the job as it is.
-    - `_submit_command` and `_submitit_command_str` are called by what replaces it, as submitit does.
+    - `_submitit_command_str` is replaced: submitit writes a pickle for each job, which the job would load hours later,
+      whoever could have replaced it. What a job is to do stands in its script (jobs/start.py).
+    - `_submit_command` is called: it writes the script and hands it in. For an array submitit would make a plain
+      executor of its own, without the dependency.
     - `_make_submission_file_text` is called by `--dry-run`: the text that submitit would submit.
     - `LocalJob._process` (launcher.py) is the process that starts the ranks on this machine; submitit's own `cancel`
       prints a traceback of it, and leaves what the ranks have started.
     """
 
     depends_on: str | None = None
+    words = ""
     _script_name = ""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self.words
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         self._script_name = submission_file_path.name
@@ -65,27 +69,14 @@ class ChainExecutor(submitit.SlurmExecutor):
             raise submitit.core.utils.FailedSubmissionError(f"sbatch gave no job number, but: {text[:200]!r}")
         return found[-1]
 
-    def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
+    def start(self) -> Any:
         """Submit one job, or one array; where that does not come to its end, nothing of it stays in the queue."""
         try:
-            return self._submit(delayed_submissions)
+            return self._submit_command(self._submitit_command_str)
         except BaseException as error:
             if self._script_name and (note := take_back(self._script_name, str(error))):
                 error.add_note(note)
             raise
-
-    def _submit(self, delayed_submissions: list[Any]) -> list[Any]:
-        paths = [Path(self.folder) / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
-        for delayed, path in zip(delayed_submissions, paths, strict=True):
-            delayed.set_timeout(_NEVER_MINUTES, self.max_num_timeout)
-            delayed.dump(path)
-        first = self._submit_command(self._submitit_command_str)
-        is_array = "map_count" in self.parameters
-        ids = [f"{first.job_id}_{index}" if is_array else str(first.job_id) for index in range(len(paths))]
-        jobs: list[Any] = [submitit.SlurmJob(self.folder, job_id, list(range(first.num_tasks))) for job_id in ids]
-        for job, path in zip(jobs, paths, strict=True):
-            job.paths.move_temporary_file(path, "submitted_pickle")
-        return jobs
 
 
 class ScriptWriter(ChainExecutor):
@@ -129,7 +120,7 @@ def take_back(script_name: str, said: str) -> str:
 def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[ChainExecutor] = ChainExecutor) -> Any:
     """An executor with everything that a stage asks for; InputError where Slurm is not on this machine."""
     try:
-        executor = kind(folder=config.layout.logs_dir, python=shlex.join(python_words()))
+        executor = kind(folder=config.layout.logs_dir)
     except RuntimeError as error:  # no srun
         raise InputError(
             "Slurm is not on this machine",
@@ -137,6 +128,7 @@ def slurm_executor(stage: Stage, config: RunConfig, num_parts: int, kind: type[C
             got="no srun on PATH",
             fix="cluster.kind=local, or a login node",
         ) from error
+    executor.words = shlex.join(start_words(stage.name, config))
     executor.update_parameters(**slurm_parameters(stage, config))
     if num_parts > 1:
         executor.update_parameters(array_parallelism=config.cluster.array_of(stage.name)[1])

@@ -26,6 +26,7 @@ from hpc_ae.jobs.slurm_clients import scancel
 from hpc_ae.jobs.stages import make_run
 from hpc_ae.jobs.worker import SIGN_SECONDS
 from hpc_ae.layout import CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, SUMMARY_NAME, RunLayout
+from hpc_ae.private import check_place
 from hpc_ae.record import Record, read_record
 from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 
@@ -98,6 +99,7 @@ class RunStatus(Record):
 
 def open_run(run_dir: Path) -> Run:
     """The run of a directory; InputError where there is none, or one that others may have written."""
+    check_place(run_dir)
     where, run_dir = run_dir, run_dir.resolve()  # once: what is looked at is what is read, wherever a link leads next
     check_run_dir(RunLayout(run_dir))
     path = RunLayout(run_dir).config_path

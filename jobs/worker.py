@@ -1,8 +1,8 @@
 """What runs inside a launched process: the payload, its place among the ranks, its signals, and who says how it ended.
 
-The payload is a stage's name, the path of the resolved config and which part of an array this is, nothing else. That
-config lies in a directory of this launch alone (RUN_DIR/jobs/state/STAGE-TOKEN), and so do its markers: neither a
-reused process id nor a later command with another config can be taken for it.
+What a job is to do is words (jobs/start.py), nothing that is code. Its config lies in a directory of this launch alone
+(RUN_DIR/jobs/state/STAGE-TOKEN), and so do its markers: neither a reused process id nor a later command with another
+config can be taken for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hpc_ae.errors import HpcAeError, LostConnection
 from hpc_ae.files import make_dir, publish_json
@@ -37,21 +37,22 @@ _LOST_SECONDS = 3.0  # in which the rank that went says why, or is found dead: t
 
 @dataclass(frozen=True)
 class StageJob:
-    """A picklable callable: run one stage of one run as one task of a job, or of one of the jobs of an array."""
+    """Run one stage of one run as one task of a job, or of one of the jobs of an array."""
 
     stage: str
-    config_path: str
+    files: LaunchLayout
+    digest: str  # of its config: a job that starts hours later runs what was submitted, or nothing
     part: int = 0
     num_parts: int = 1
 
-    def __call__(self) -> str:
+    def __call__(self, stop: StopFlag) -> str:
         """Run in a process that submitit started; ends it with the exit status of the contract."""
         rank, restart = self._take_place(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        files = LaunchLayout(Path(self.config_path).parent)
+        print(f"{self.stage}: rank {rank} of {os.environ['WORLD_SIZE']} on {host_name()}", flush=True)
+        files = self.files
         os.environ[MEETING_VARIABLE] = str(files.meeting_dir(self.part, restart))
         watch_parent()
         reporter = Reporter(files.marker_path(rank), restart, has_aftermath="SLURM_JOB_ID" in os.environ)
-        stop = StopFlag()
         before = read_marker(reporter.path)
         outcome = reporter.run(lambda: self._run(files, stop, reporter, before), stop)
         if outcome == "interrupted" and "SLURM_JOB_ID" in os.environ:
@@ -79,7 +80,7 @@ class StageJob:
         from hpc_ae.jobs.stages import STAGES, make_run
         from hpc_ae.jobs.watchdog import start_watchdog
 
-        run, stage = make_run(load_config(files.config_path)), STAGES[self.stage]
+        run, stage = make_run(load_config(files.config_path, digest=self.digest)), STAGES[self.stage]
         if stage.kind != "ranks":
             stop.call_at_once(reporter.end)  # nothing in it asks whether it should stop
             return stage.run(run, stop)
@@ -95,12 +96,6 @@ class StageJob:
         """The markers of the ranks of this job."""
         first = self.part * self._tasks()
         return [files.marker_path(rank) for rank in range(first, first + self._tasks())]
-
-    def checkpoint(self) -> Any:
-        """Tell submitit that this job may be requeued as it is: all progress is in files."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
 
 
 class StopFlag:

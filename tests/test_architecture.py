@@ -25,6 +25,7 @@ GROUND = {
     "errors",
     "interpreter",
     "layout",
+    "private",
     "provenance",
     "version",
     "reading",
@@ -40,6 +41,7 @@ ROOM_ARROWS = {("readers", "catalog"), ("runtime", "model"), ("formats", "catalo
 }
 # What each file of the ground floor stands on.
 GROUND_ARROWS = {(name, "errors") for name in GROUND - {"errors"}} | {
+    ("config", "files"),
     ("config", "yaml_loader"),
     ("config", "cluster"),
     ("config", "layout"),

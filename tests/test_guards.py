@@ -75,6 +75,18 @@ def test_second_command_is_told_who_holds_the_run(tmp_path: Path) -> None:
         pass
 
 
+def test_lock_with_another_name(tmp_path: Path) -> None:
+    """A lock that is a further name of another file of the user's holds, and nothing is written into that."""
+    own = tmp_path / "precious"
+    own.write_text("all my work")
+    (tmp_path / "run" / "jobs").mkdir(parents=True)
+    (tmp_path / "run" / "jobs" / "lock").hardlink_to(own)
+    with run_lock(tmp_path / "run"):
+        assert own.read_text() == "all my work"
+        with pytest.raises(InputError, match="another hpc-ae works"), run_lock(tmp_path / "run"):
+            pass
+
+
 def test_ids_that_are_no_ids_do_not_decide_the_split(tmp_path: Path) -> None:
     """All stars with one id: about 5 % are held out all the same, and `run` prints what was flagged."""
     write_stars(tmp_path / "stars.csv", np.full(4000, 10), num_bad=7)

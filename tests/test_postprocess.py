@@ -29,11 +29,14 @@ ALL_FILES = [
 
 
 def write_metrics(path: Path) -> Path:
-    """A metrics.jsonl as training leaves it: keys absent, null, not finite, and a last line cut short."""
+    """A metrics.jsonl as training leaves it: keys absent, null, not finite, and a last line cut short; and a line that
+    is nested without end.
+    """
     lines = [{"step": step, "epoch": step / 10, "train_mse_mag2": 1 / (1 + step)} for step in range(50)]
     lines += [{"step": 50, "train_mse_mag2": None, "validation_mse_mag2": 0.1, "learning_rate": 0.001}]
     lines += [{"step": 60, "validation_mse_mag2": float("nan")}, {"epoch": 3}]
-    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n[1]\n{"step": 61, "tra')
+    lines += [{"step": 61, "train_mse_mag2": 10**400}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + f'\n{"[" * 100_000}\n[1]\n{{"step": 61, "tra')
     return path
 
 

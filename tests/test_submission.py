@@ -17,6 +17,7 @@ from commands import REPOSITORY, hpc_ae, write_config
 from packaging.specifiers import SpecifierSet
 from slurm_cluster import wait_until
 
+from hpc_ae.files import digest_file
 from hpc_ae.jobs.launched import Launched
 from hpc_ae.jobs.launcher import cancel
 from hpc_ae.jobs.slurm import ChainExecutor
@@ -63,20 +64,22 @@ def test_private_names_are_there() -> None:
     """The methods that are replaced or called have the parameters that they are given."""
     executor = submitit.SlurmExecutor
     assert parameters(executor._make_submission_command) == ["self", "submission_file_path"]
-    assert parameters(executor._internal_process_submissions) == ["self", "delayed_submissions"]
     assert parameters(executor._submit_command) == ["self", "command"]
     assert parameters(executor._make_submission_file_text) == ["self", "command", "uid"]
     assert isinstance(inspect.getattr_static(executor, "_submitit_command_str"), property)
     assert {"setup", "teardown", "srun_args", "wckey", "array_parallelism"} <= executor._valid_parameters()
     assert "python" in parameters(executor) and "python" in parameters(submitit.LocalExecutor)
     assert parameters(executor._get_job_id_from_submission_command) == ["string"]
-    replaced = {"_make_submission_command", "_internal_process_submissions", "_get_job_id_from_submission_command"}
+    replaced = {"_submitit_command_str", "_make_submission_command", "_get_job_id_from_submission_command"}
     assert replaced <= vars(ChainExecutor).keys()
+    assert parameters(submitit.LocalExecutor._submit_command) == ["self", "command"]
+    assert isinstance(inspect.getattr_static(submitit.LocalExecutor, "_submitit_command_str"), property)
 
 
 def test_a_chain_is_submitted_as_shown(slurm_without_nodes: dict[str, str], tmp_path: Path) -> None:
-    """sbatch gets each dependency on its command line, an array's too, and the very scripts that `--dry-run` shows; a
-    task of the array finds its own payload. The user's PYTHONPATH reaches the scripts as it is.
+    """sbatch gets each dependency on its command line, an array's too, the very scripts that `--dry-run` shows, and
+    what each job is to do, by words in its script: there is no pickle. The user's PYTHONPATH reaches the scripts as it
+    is.
     """
     config = write_config(tmp_path, cluster=SLURM)
     variables = {**slurm_without_nodes, "PYTHONPATH": f"{REPOSITORY}:/nowhere"}
@@ -90,13 +93,15 @@ def test_a_chain_is_submitted_as_shown(slurm_without_nodes: dict[str, str], tmp_
         assert (kept / f"{number}.sh").read_text() == script
         waits = [f"--dependency=afterok:{number - 1}", "--kill-on-invalid-dep=yes"] if number > 41 else []
         assert (kept / f"{number}.words").read_text().splitlines()[:-1] == ["--parsable", *waits]
+        [path] = (tmp_path / "run" / "jobs" / "state").glob(f"{STAGES[number - 41]}-*/config.yaml")
+        words = ["hpc_ae.jobs.start", STAGES[number - 41], digest_file(path), "3" if number == 43 else "1"]
+        assert " ".join([*words, str(tmp_path / "run")]) in script
         found = (kept / f"{number}.env").read_text().splitlines()
         assert f"PYTHONPATH={variables['PYTHONPATH']}" in found
         assert not [line for line in found if line.startswith(("PYTHONSAFEPATH=", "HPC_AE_PYTHONPATH="))]
     assert "#SBATCH --array=0-2%3" in scripts[2]
     logs = tmp_path / "run" / "jobs" / "logs"
-    names = {f"43_{part}_submitted.pkl" for part in range(3)} | {f"{job}_submitted.pkl" for job in (41, 42, 44, 45)}
-    assert {path.name for path in logs.glob("*.pkl")} == names
+    assert {path.suffix for path in logs.iterdir()} == {".sh"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import numpy as np
 from hpc_ae.errors import WorkError
 from hpc_ae.files import digest_bytes, publish_bytes
 from hpc_ae.model.architecture import Architecture
+from hpc_ae.private import open_place
 
 if TYPE_CHECKING:
     from hpc_ae.model.noise import Noise
@@ -32,7 +33,6 @@ _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _BUILD_SECONDS = 300
 CACHE_VARIABLE = "HPC_AE_CACHE_DIR"
-_NOBODY = 65534  # in a container, the owner of what lies outside of it: root's /
 _MOST_LIBRARY_BYTES, _DIGEST_BYTES = 1 << 26, len(digest_bytes(b""))
 _ELSEWHERE = f"set {CACHE_VARIABLE} to a directory of your own, on a file system that is not mounted noexec"
 
@@ -240,19 +240,16 @@ def _open_built(path: Path) -> int | None:
     return None
 
 
-def _check_ancestors(path: Path) -> None:
+def _check_place(path: Path) -> None:
     """WorkError where others could put another directory in the place of this one, or of one that it lies in."""
-    for parent in path.resolve().parents:
-        entry = parent.stat()
-        closed = not entry.st_mode & 0o022 or entry.st_mode & stat.S_ISVTX
-        if entry.st_uid not in (0, os.geteuid(), _NOBODY) or not closed:
-            raise WorkError(
-                "the cache directory of the fused kernel lies where others may replace it",
-                where=parent,
-                got=f"user {entry.st_uid}, mode {entry.st_mode & 0o7777:04o}",
-                expected="yours or root's, and not writable by others unless it is sticky",
-                fix=_ELSEWHERE,
-            )
+    if place := open_place(path):
+        raise WorkError(
+            "the cache directory of the fused kernel lies where others may replace it",
+            where=place.where,
+            got=place.got,
+            expected=place.expected,
+            fix=_ELSEWHERE,
+        )
 
 
 def cache_dir() -> Path:
@@ -271,7 +268,7 @@ def cache_dir() -> Path:
             where=path,
             fix=_ELSEWHERE,
         )
-    _check_ancestors(path)
+    _check_place(path)
     return path
 
 

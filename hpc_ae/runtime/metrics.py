@@ -83,7 +83,7 @@ def _lines_until(path: Path, last_step: int) -> bytes:
         try:
             if line.endswith(b"\n") and json.loads(line)["step"] <= last_step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a line that a killed writer left half done
     return b"".join(kept)
 
