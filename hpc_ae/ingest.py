@@ -30,7 +30,7 @@ from hpc_ae.catalog.identity import (
 )
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
 from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.records import Inputs, ShardRecord, StarManifest, summed
+from hpc_ae.catalog.records import Inputs, RawRecord, ShardRecord, StarManifest, summed
 from hpc_ae.catalog.schema import (
     DEFAULT_BANDS,
     DEFAULT_SHARD_ROWS,
@@ -46,6 +46,7 @@ from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
 from hpc_ae.provenance import Fingerprint, Provenance
+from hpc_ae.readers.batches import scan_all
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.mapping import check_mapping
 from hpc_ae.readers.names import ERROR_PREFIX
@@ -54,6 +55,8 @@ from hpc_ae.readers.raw_file import FORMATS, Piece, RawFile, Scan, cut_pieces
 from hpc_ae.readers.star_rows import StarRows
 from hpc_ae.readers.tally import (
     REMOVED,
+    TURNED,
+    Noted,
     Part,
     bad_rows,
     count_files,
@@ -62,7 +65,6 @@ from hpc_ae.readers.tally import (
     describe_notes,
     recount,
 )
-from hpc_ae.readers.text import count_rows, count_tasks, scan_text
 from hpc_ae.readers.tree import NUM_THREADS, check_schemas, expand_dirs
 from hpc_ae.reading import Reading
 from hpc_ae.runtime.executor import Mapper, open_mapper
@@ -184,7 +186,10 @@ def ingest(
                 records = _close_gaps(out_dir, [shard.record for shard in shards if shard.record is not None])
                 if settings.order == SKY_ORDER:
                     records = _sorted(mapper, plan, records, progress_path)
-                _finish(plan, scans, shards, records, _digests(raw_paths, hashing, stats))
+                digests = _digests(raw_paths, hashing, stats)
+                by_path = dict(zip(raw_paths, digests, strict=True))
+                files = count_files(scans, [part for shard in shards for part in shard.parts], by_path)
+                _finish(plan, scans, files, records, settings.fingerprint(digests))
             finally:
                 for future in hashing:
                     future.cancel()
@@ -199,7 +204,7 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     if not path.exists():
         return False
     manifest = read_manifest(out_dir, StarManifest)
-    files = manifest.inputs.raw or ()
+    files = _files_of(manifest)
     if manifest.fingerprint != settings.fingerprint([file.digest for file in files]):
         return False
     if not any(raw.exists() for raw in raw_paths):
@@ -209,6 +214,15 @@ def looks_ingested(raw_paths: list[Path], out_dir: Path, settings: IngestSetting
     made = path.stat().st_mtime_ns
     sizes = [file.num_bytes for file in files]
     return [stat.st_size for stat in stats] == sizes and all(stat.st_mtime_ns < made for stat in stats)
+
+
+def _files_of(manifest: StarManifest) -> list[RawRecord]:
+    """The raw files of a catalog: the first of the tables of each."""
+    files: list[RawRecord] = []
+    for raw in manifest.inputs.raw or ():
+        if not (files and raw.table and files[-1].table and files[-1].digest == raw.digest):
+            files.append(raw)
+    return files
 
 
 def _digests(raw_paths: list[Path], hashing: list[Future[str]], stats: list[os.stat_result]) -> list[str]:
@@ -232,36 +246,22 @@ def _scan(
     for _ in mapper.map(_unpack, jobs):
         pass
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        raws = list(pool.map(partial(_open, settings), range(len(raw_paths)), raw_paths, data_paths))
-    for line in describe_notes(raws):
+        opened = pool.map(partial(_open, settings), range(len(raw_paths)), raw_paths, data_paths)
+        raws = [raw for tables in opened for raw in tables]
+    for line in describe_notes([Noted(raw.path.name, raw.notes) for raw in raws]):
         print(f"ingest: {line}", file=sys.stderr)
-    scans = _count(mapper, raws)
+    scans = scan_all(raws, mapper.map)
+    if not any(scan.num_rows for scan in scans):
+        raise InputError("the raw files hold no stars", where=", ".join(str(raw.path) for raw in raws), got="0 rows")
     return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
 
 
-def _open(settings: IngestSettings, index: int, path: Path, data_path: Path) -> RawFile:
+def _open(settings: IngestSettings, index: int, path: Path, data_path: Path) -> list[RawFile]:
     return open_raw(path, data_path, settings.mapping, settings.reading, notice=index < _NOTICED_FILES)
 
 
 def _unpack(job: tuple[Path, Path]) -> None:
     unpack(*job)
-
-
-def _count(mapper: Mapper, raws: list[RawFile]) -> list[Scan]:
-    """Count the rows of all files, in parallel also within a file."""
-    tasks = {index: count_tasks(raw) for index, raw in enumerate(raws) if raw.num_rows < 0}
-    counts = mapper.map(count_rows, [task for index in tasks for task in tasks[index]])
-    scans = []
-    for index, raw in enumerate(raws):
-        if raw.num_rows >= 0:
-            scans.append(Scan(raw, raw.num_rows))
-        else:
-            scans.append(scan_text(raw, [num for _ in tasks[index] for num in next(counts)]))
-    for _ in counts:  # let the mapper finish
-        pass
-    if not any(scan.num_rows for scan in scans):
-        raise InputError("the raw files hold no stars", where=", ".join(str(raw.path) for raw in raws), got="0 rows")
-    return scans
 
 
 def _write_shards(mapper: Mapper, scans: list[Scan], plan: _Plan, progress_path: Path | None) -> list[_Shard]:
@@ -296,7 +296,7 @@ def _write_one(plan: _Plan, task: _Rows) -> _Shard:
     if plan.settings.bad == "stop" and (bad & rows.kept).any():
         raise bad_rows(task.pieces, rows.magnitude, np.where(rows.kept, arrays["quality"], 0))
     keep = rows.kept & ~bad if plan.settings.bad == "drop" else rows.kept
-    parts = count_parts(task.pieces, {**arrays, **removed}, rows.kept, keep)
+    parts = count_parts(task.pieces, {**arrays, **removed, TURNED: rows.turned}, rows.kept, keep)
     if not keep.all():
         arrays = {name: values[keep] for name, values in arrays.items()}
     index = task.start // plan.settings.shard_rows
@@ -351,10 +351,9 @@ def _sorted(mapper: Mapper, plan: _Plan, records: list[ShardRecord], progress_pa
 
 
 def _finish(
-    plan: _Plan, scans: list[Scan], shards: list[_Shard], records: list[ShardRecord], digests: list[str]
+    plan: _Plan, scans: list[Scan], files: list[RawRecord], records: list[ShardRecord], fingerprint: Fingerprint
 ) -> None:
     """Check that no row was lost, write the manifest, print the counts."""
-    files = count_files(scans, [part for shard in shards for part in shard.parts], digests)
     num_rows, num_stars = sum(file.num_rows for file in files), sum(file.num_stars for file in files)
     num_dropped, num_not_kept = sum(file.num_dropped for file in files), sum(file.num_not_kept for file in files)
     written = sum(record.num_stars for record in records)
@@ -365,7 +364,6 @@ def _finish(
     if not written:
         got = f"{num_rows:,} rows: {num_not_kept:,} not kept by --keep and --cuts, {num_dropped:,} dropped as unusable"
         raise InputError("no star is left", where=plan.out_dir, got=got)
-    fingerprint = plan.settings.fingerprint(digests)
     manifest = StarManifest(
         **summed(STAR_FORMAT, records),
         objid="column" if "objid" in plan.names else "generated",
@@ -381,8 +379,9 @@ def _finish(
         statistics=band_statistics(DEFAULT_BANDS, records),
     )
     write_manifest(plan.out_dir, manifest)
-    for file in files:
-        print(f"ingest: {describe_counts(file)}", file=sys.stderr)
+    found = [Noted(file.name, file.notes[len(scan.raw.notes) :]) for file, scan in zip(files, scans, strict=True)]
+    for line in [*describe_notes(found), *map(describe_counts, files)]:
+        print(f"ingest: {line}", file=sys.stderr)
     not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
     ids = "" if "objid" in plan.names else "; no column of ids: they are row numbers"
     counts = f"{num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}{ids}"

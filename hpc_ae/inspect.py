@@ -23,7 +23,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.first_rows import first_piece
 from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
-from hpc_ae.readers.open_raw import choose_table, compression_name, is_called, is_packed, open_tables, read_piece
+from hpc_ae.readers.open_raw import choose_tables, compression_name, is_called, is_packed, open_tables, read_piece
 from hpc_ae.readers.raw_file import RawFile, check_types
 from hpc_ae.readers.sample import ColumnSample, Dialect, dialect_of, sample_columns, unpack_head
 from hpc_ae.readers.star_rows import StarRows
@@ -140,7 +140,7 @@ def _inspect(path: Path, mapping: Mapping[str, str], reading: Reading, num_rows:
             dialect=dialect_of(raw),
             num_rows_looked_at=samples[0].num_rows if samples else 0,
             columns=tuple(_column(raw, index, sample) for index, sample in enumerate(samples)),
-            notes=(*raw.notes, *_absences(raw)),
+            notes=raw.notes,
             counts=counts,
             question=question,
         )
@@ -166,7 +166,7 @@ def _column(raw: RawFile, index: int, sample: ColumnSample) -> ColumnFinding:
 def _choose(tables: list[RawFile], mapping: Mapping[str, str], reading: Reading) -> tuple[RawFile, str]:
     """The one table that an ingest would take; else the first that could be meant, and what an ingest would ask."""
     try:
-        return choose_table(tables, mapping, reading), ""
+        return choose_tables(tables, mapping, reading)[0], ""
     except InputError as error:
         named = [table for table in tables if not reading.table or is_called(table, reading.table)]
         return (named or tables)[0], str(error)
@@ -188,15 +188,6 @@ def _serves(raw: RawFile, index: int) -> _Serves:
     return _Serves(why="a reddening: --deredden makes extinctions of it" if name in REDDENINGS else "")
 
 
-def _absences(raw: RawFile) -> list[str]:
-    """What the star catalog will not have."""
-    if not raw.wanted:
-        return []
-    found = [] if "objid" in raw.wanted else ["no column of ids: they will be row numbers"]
-    found += [] if {"ra", "dec"} <= raw.wanted.keys() else ["no column of ra and dec: positions will be missing"]
-    return found + ([] if "err_u" in raw.wanted else ["no errors of all five bands: there will be none"])
-
-
 def _count(raw: RawFile, num_rows: int) -> dict[str, int]:
     """Stars by flag among the first rows, as an ingest would count them, and rows that would not be kept."""
     piece = first_piece(raw, num_rows)
@@ -210,6 +201,7 @@ def _count(raw: RawFile, num_rows: int) -> dict[str, int]:
         caution[kept] = _repeated(rows.objid[kept], caution[kept])
     flags = {"quality": flag_magnitudes(rows.magnitude, rows.missing)[kept], "caution": caution[kept]}
     counts = {"not_kept": len(kept) - int(kept.sum()), **count_flags(flags, STAR_FORMAT)}
+    counts["ra taken modulo 360"] = int(rows.turned[kept].sum())
     if len(rows.magnitude_error):
         counts["magnitude_error without value"] = int(drop_errors(rows.magnitude_error)[kept].sum())
     if "redshift" in raw.wanted:

@@ -60,7 +60,7 @@ CELLS = [
     *(Cell(text, ID, Caution.ID_DAMAGED) for text in ("1.23765E+18", "99999999999999999999", "12.5")),
     *(Cell(text, ID) for text in ("SDSS J1234", "1237648720142401611L")),
     *(Cell(text, DEC, Caution.POSITION_OUTSIDE) for text in ("91", "-90.0001", "inf")),
-    *(Cell(text, RA, Caution.POSITION_OUTSIDE) for text in ("361", "-0.5")),
+    *(Cell(text, RA, Caution.POSITION_OUTSIDE) for text in ("361", "-180.5")),
     *(Cell(text, (1, 2), Caution.POSITION_MISSING) for text in ("", "NaN")),
     Cell("12:34:56.7", (1, 2)),
 ]

@@ -73,10 +73,11 @@ def test_a_fill_value_is_no_value(as_file: AsFile, tmp_path: Path) -> None:
 
 @FORMATS
 def test_without_it_the_number_is_a_number(as_file: AsFile, tmp_path: Path) -> None:
-    """What nobody said stays as the file has it."""
+    """What nobody said stays as the file has it, but where it can be no redshift and no error at all."""
     catalog = run(tmp_path, as_file(tmp_path / "raw", columns()))
     assert catalog["quality"][1] == Quality.OUT_OF_RANGE and catalog["magnitude"][1][1] == np.float32(FILL)
-    assert catalog["redshift"][3] == np.float32(FILL) and not np.isnan(catalog["magnitude_error"][2][2])
+    assert np.isnan(catalog["redshift"][3]) and np.isnan(catalog["magnitude_error"][2][2])
+    assert catalog.manifest.inputs.raw[0].removed == {"magnitude_error": 1, "redshift": 1}
     assert catalog["ra"][4] == FILL and catalog["caution"][4] == Caution.POSITION_OUTSIDE
     assert "fill_value" not in catalog.manifest.fingerprint
 

@@ -208,7 +208,8 @@ def test_pytables(tmp_path: Path) -> None:
                 table.row.append()
             table.flush()
             table.cols.objid.create_index()
-    assert "numpy does not have" in refused(tmp_path, tmp_path / "b.h5", mapping=dict.fromkeys(BANDS, "psfmag"))
+    mapping = {"u": "psfmag", "g": "type", "r": "clean", "i": "when", "z": "objid", "objid": ""}
+    assert "numpy does not have" in refused(tmp_path, tmp_path / "b.h5", mapping=mapping)
     kept = run(tmp_path, tmp_path / "a.h5", reading=reading("clean=1", "type=0"))
     assert kept["objid"][:].tolist() == STARS["objid"][::6].tolist()
     assert_array_equal(kept["magnitude"][:], STARS["magnitude"][::6], strict=True)

@@ -84,7 +84,7 @@ def aligned(content: str, width: int = 25) -> str:
         ("".join(f"{line},\n" for line in CSV.splitlines()), "CSV"),
         (CSV + "   \n", "CSV"),
         (
-            "Name,OBJID,Ra,DEC,U,g,R,i,Z\n" + "".join(f'"a ""b"", c",{row}\r\n' for row in STARS),
+            "Name,OBJID,Ra,DEC,U,G,R,I,Z\n" + "".join(f'"a ""b"", c",{row}\r\n' for row in STARS),
             "CSV",
         ),
         (f'name {BLANKS.splitlines()[0]}\n"a  b" ' + '\n"c d" '.join(BLANKS.splitlines()[1:]), "whitespace-separated"),

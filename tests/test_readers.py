@@ -219,7 +219,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.Monk
             file.write(STARS[0] + "\n")
         return original(*arguments)
 
-    monkeypatch.setattr("hpc_ae.ingest.scan_text", grow)
+    monkeypatch.setattr("hpc_ae.readers.batches.scan_text", grow)
     assert "changed while" in refused(tmp_path, path)
 
 

@@ -11,6 +11,8 @@ from hpc_ae.catalog.schema import MAGNITUDE_RANGE, SENTINELS, Caution, Quality
 
 MOST_ERROR = 1.0
 """What a magnitude error counts at most, in mag: beyond, it says that the star was not seen in that band."""
+_MOST_REDSHIFT = 100.0  # beyond is no redshift of anything, but 1e20, 9.97e36 and the like, which stand for no value
+_LEAST_FILL = 1e6  # the same of a magnitude error; below, Pogson's law makes large ones of fluxes near zero
 _LEAST_SENTINEL = min(value for value in SENTINELS if value > 0)
 
 
@@ -69,12 +71,12 @@ def find_sentinels(values: np.ndarray) -> np.ndarray:
 
 
 def drop_errors(error: np.ndarray) -> np.ndarray:
-    """Make NaN in place what is no error (N, B) in mag: a sentinel, infinite or not positive.
+    """Make NaN in place what is no error (N, B) in mag: a sentinel, infinite, a fill value (1e20), not positive.
 
     Returns how many of each star's errors were dropped, int64 (N,); those that were NaN already are not counted.
     """
     with np.errstate(invalid="ignore"):
-        good = (error > 0) & (error < np.inf)
+        good = (error > 0) & (error < _LEAST_FILL)
     suspects = error >= _LEAST_SENTINEL
     if suspects.any():
         good &= ~(suspects & find_sentinels(error))
@@ -84,8 +86,11 @@ def drop_errors(error: np.ndarray) -> np.ndarray:
 
 
 def drop_redshifts(redshift: np.ndarray) -> np.ndarray:
-    """Make NaN in place what is no redshift (N,): a sentinel, infinite, or below -1. Returns which: int64 (N,)."""
-    wrong = (redshift < -1) | np.isinf(redshift) | find_sentinels(redshift)
+    """Make NaN in place what is no redshift (N,): a sentinel, -1 and below, or beyond what a redshift can be. Returns
+    which: int64 (N,).
+    """
+    with np.errstate(invalid="ignore"):
+        wrong = (redshift <= -1) | (redshift > _MOST_REDSHIFT) | find_sentinels(redshift)
     redshift[wrong] = np.nan
     return np.asarray(wrong, np.int64)
 

@@ -110,9 +110,12 @@ class Link(Record):
 
 
 class RawRecord(Record):
-    """One raw file of an ingest: how it was understood, and what became of its rows."""
+    """One raw file of an ingest: how it was understood, and what became of its rows; one of its tables, by `table`,
+    where several were taken.
+    """
 
     name: str
+    table: str | None = None
     num_bytes: Count
     digest: str
     mapping: dict[str, str] = Field(default_factory=dict)

@@ -34,13 +34,13 @@ class Cone:
 
     def check(self) -> None:
         """InputError where this is no cone."""
-        inside = 0 <= self.ra_deg <= 360 and abs(self.dec_deg) <= 90
+        inside = -180 <= self.ra_deg <= 360 and abs(self.dec_deg) <= 90
         if not inside or not 0 <= self.radius_arcmin <= MAX_RADIUS_ARCMIN:
             raise InputError(
                 "not a cone",
                 where="--cone RA DEC RADIUS_ARCMIN",
                 got=f"{self.ra_deg:g} {self.dec_deg:g} {self.radius_arcmin:g}",
-                expected="0 to 360 deg, -90 to 90 deg, 0 to 10800 arcmin",
+                expected="0 to 360 deg (or -180 to 0), -90 to 90 deg, 0 to 10800 arcmin",
             )
 
     @property

@@ -50,9 +50,9 @@ def _find_errors(given: Given, bands: Bands) -> dict[str, Taken]:
     wanted = [target for target in ERRORS if target not in given.mapping]
     inverse = inverse_variance_patterns(bands.pattern) if bands.zero_points else ()
     for name in (*error_patterns(bands.pattern, bands.family), *inverse):
-        if wanted and all(name.format(b=band) in given.columns for band in DEFAULT_BANDS):
-            why = f"errors of {bands.family.label}"
-            return {target: Taken(given.columns.find(name.format(b=target[-1]), target), why) for target in wanted}
+        if wanted and given.columns.cases(name, DEFAULT_BANDS):
+            why, find = f"errors of {bands.family.label}", given.columns.find_band
+            return {target: Taken(find(name, target[-1], target, DEFAULT_BANDS), why) for target in wanted}
     return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns, Given, Taken
 from hpc_ae.readers.flux import ZERO_POINTS, flux_unit, magnitude_factor
-from hpc_ae.readers.names import BARE, FAMILIES, NAMES, REDSHIFT_COMPANY, Family
+from hpc_ae.readers.names import BARE, FAMILIES, FOREIGN, NAMES, REDSHIFT_COMPANY, Family
 from hpc_ae.reading import Reading
 
 
@@ -47,13 +48,28 @@ def choose_bands(given: Given) -> Bands:
     """The five bands. InputError where one is missing, or what a column holds is unclear."""
     open_bands = [band for band in DEFAULT_BANDS if band not in given.by_hand]
     naming = _choose_family(given, open_bands) if open_bands else _family_of_mapped(given.mapping)
-    taken = {band: given.by_hand.get(band) or _take(given, naming, band) for band in DEFAULT_BANDS}
+    taken = {band: given.by_hand.get(band) or _take(given, naming, band, open_bands) for band in DEFAULT_BANDS}
     scale = _find_scale(given, naming.family, taken)
-    return Bands(naming.family, naming.pattern, taken, scale.zero_points, (*naming.notes, *scale.notes))
+    notes = (*naming.notes, *_foreign_notes(given, naming.pattern, taken), *scale.notes)
+    return Bands(naming.family, naming.pattern, taken, scale.zero_points, notes)
 
 
-def _take(given: Given, naming: _Naming, band: str) -> Taken:
-    index = given.columns.find(naming.pattern.format(b=band), band)
+def _foreign_notes(given: Given, pattern: str, taken: Mapping[str, Taken]) -> list[str]:
+    """What a user should know where columns look as if they were bands of another survey than SDSS."""
+    notes, columns = [], given.columns
+    if pattern.format(b="y") in columns and not (pattern == BARE and "x" in columns):  # x and y are places on a chip
+        name = columns.names[columns.places(pattern.format(b="y"))[0]]
+        notes.append(f"column {name} is there too: bands of Pan-STARRS, LSST and DES are not quite those of SDSS")
+    for band, column in taken.items():
+        name = given.name(column)
+        survey = next((one for one, word in FOREIGN if re.search(word, name.lower())), "")
+        if survey and band in given.by_hand:
+            notes.append(f"column {name}, mapped to {band}, is a band of {survey} by its name, not SDSS's {band}")
+    return notes
+
+
+def _take(given: Given, naming: _Naming, band: str, bands: Sequence[str]) -> Taken:
+    index = given.columns.find_band(naming.pattern, band, band, bands)
     is_trap = naming.pattern == BARE and band == "z"
     return Taken(index, "z beside u, g, r and i is the band" if is_trap else f"family {naming.family.label}")
 
@@ -74,18 +90,37 @@ def _choose_family(given: Given, bands: Sequence[str]) -> _Naming:
     whole = [(family, pattern) for family, pattern in candidates if len(found[pattern]) == len(bands)]
     if not whole:
         raise _no_family(given, bands, found)
+    of_one_kind = [one for one in whole if columns.cases(one[1], bands)]
+    if not of_one_kind:
+        raise _mixed_cases(given, whole[0][1], bands)
+    whole = of_one_kind
     family, pattern = whole[0]
     if pattern == BARE and "z" in bands:
         _check_bare_z(columns, found, "redshift" in given.mapping)
     others = list(dict.fromkeys(other.label for other, _ in whole[1:] if other.label != family.label))
     if not others:
         return _Naming(family, pattern)
-    names = ", ".join(columns.names[columns.find(pattern.format(b=band), band)] for band in bands)
+    names = ", ".join(columns.names[columns.find_band(pattern, band, band, bands)] for band in bands)
     note = (
         f"the bands are the columns {names} ({family.label}); also there: {', '.join(others)}, "
         f"choose them with --magnitudes {others[0]}"
     )
     return _Naming(family, pattern, (note,))
+
+
+def _mixed_cases(given: Given, pattern: str, bands: Sequence[str]) -> InputError:
+    """The error for U beside g, r, i and z, which asks about those that are fewer."""
+    columns = given.columns
+    upper = [band for band in bands if columns.cases(pattern, [band]) == [True]]
+    odd = upper if 2 * len(upper) <= len(bands) else [band for band in bands if band not in upper]
+    names = [columns.names[columns.find(pattern.format(b=band), band)] for band in odd]
+    mapped = " ".join(f"--map {band}={name}" for band, name in zip(odd, names, strict=True))
+    return columns.error(
+        "the letters of the bands are of mixed case",
+        ",".join(odd),
+        f"five bands of one system: {', '.join(names)} beside the others may be Johnson's, nearly a magnitude off",
+        f"name the right columns with --map, such as {mapped} if they are SDSS's",
+    )
 
 
 def _family_of_mapped(mapping: Mapping[str, str]) -> _Naming:

@@ -68,6 +68,22 @@ class Columns:
             raise self.error(what, target, expected, f"choose with --map {target}=COLUMN, or by its number: {numbers}")
         return same[0]
 
+    def cases(self, pattern: str, bands: Sequence[str]) -> list[bool]:
+        """The cases (True: upper) in which the letters of all these bands stand in columns that follow a pattern; none
+        where some are of one and some of the other: U beside g, r, i and z is Johnson's.
+        """
+        found = [{self._is_upper(pattern, index) for index in self.places(pattern.format(b=band))} for band in bands]
+        return [case for case in (False, True) if all(case in one for one in found)]
+
+    def _is_upper(self, pattern: str, index: int) -> bool:
+        return self.names[index].strip()[pattern.index("{b}")].isupper()
+
+    def find_band(self, pattern: str, band: str, target: str, bands: Sequence[str]) -> int:
+        """Index of the column of a band of a pattern, of the case that all `bands` have. InputError as of `find`."""
+        cases = self.cases(pattern, bands)
+        places = [one for one in self.places(pattern.format(b=band)) if self._is_upper(pattern, one) in cases]
+        return places[0] if len(cases) == len(places) == 1 else self.find(pattern.format(b=band), target)
+
     def shown(self) -> str:
         """The names, for messages."""
         return ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")

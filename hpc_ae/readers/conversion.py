@@ -18,6 +18,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.flux import SOFTENING, error_of_inverse_variance, to_asinh, to_pogson
 from hpc_ae.readers.names import FAMILIES, RAW_PREFIX
 from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
+from hpc_ae.readers.sexagesimal import read_angles
 from hpc_ae.readers.star_rows import StarRows, clean_text, is_text
 from hpc_ae.reading import Reading
 
@@ -71,6 +72,11 @@ class Conversion:
     error_factors: tuple[float, ...] = ()  # (B,): error = factor * the file's value; () is 1
     extinction_factors: tuple[float, ...] = ()  # (B,): extinction = factor * the file's value; () is no correction
     conditions: tuple[Condition, ...] = ()
+    sexagesimal: frozenset[str] = frozenset()  # of ra and dec, those that are text such as 12:34:56
+
+    def readable(self, batch: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+        """The columns with numbers in the place of text such as 12:34:56. BadValue where it is no angle."""
+        return {name: read_angles(name, one) if name in self.sexagesimal else one for name, one in batch.items()}
 
     def numbers(self, column: pa.ChunkedArray) -> np.ndarray:
         """A column before it is converted: float64 (N,), NaN for what is no number or stands for no value."""
@@ -89,6 +95,7 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
     if conversion.ra_factor != 1.0 or conversion.dec_factor != 1.0:
         rows.ra[part] *= conversion.ra_factor
         rows.dec[part] *= conversion.dec_factor
+    _turn(rows.ra[part], rows.dec[part], rows.turned[part])
     if conversion.error_factors:
         errors = rows.magnitude_error[part]
         np.multiply(errors, np.array(conversion.error_factors, np.float32), out=errors, where=~find_sentinels(errors))
@@ -102,9 +109,16 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
             column = batch[condition.column]
         else:  # what the star catalog gets, not what the file says
             values = rows.values(condition.column)[part]
-            absent = values == -1 if condition.column == "objid" else filled.get(condition.column)
-            column = pa.chunked_array([pa.array(values, mask=absent)])
+            absent = values == -1 if condition.column == "objid" else find_sentinels(values) | np.isinf(values)
+            column = pa.chunked_array([pa.array(values, mask=absent | filled.get(condition.column, False))])
         rows.kept[part] &= fulfils(condition, column)
+
+
+def _turn(ra: np.ndarray, dec: np.ndarray, turned: np.ndarray) -> None:
+    """Right ascensions from -180 to 0 modulo 360 in place, where they are of a position; `turned` (n,) says which."""
+    with np.errstate(invalid="ignore"):
+        turned[:] = (ra < 0) & (ra >= -180) & (np.abs(dec) <= 90) & ~find_sentinels(ra)
+    ra[turned] = np.mod(ra[turned], 360.0) % 360.0  # the smallest ones are 360 at first
 
 
 def _drop_filled(

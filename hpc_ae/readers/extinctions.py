@@ -36,9 +36,12 @@ def choose_extinctions(given: Given, bands: Bands) -> Extinctions:
             fix="leave --deredden out, or choose others with --magnitudes",
         )
     for pattern in EXTINCTIONS:
-        names = [pattern.format(b=band) for band in DEFAULT_BANDS]
-        if all(name in columns for name in names):
-            found = [Taken(columns.find(name, name), f"named {name}") for name in names]
+        if columns.cases(pattern, DEFAULT_BANDS):
+            names = {band: pattern.format(b=band) for band in DEFAULT_BANDS}
+            found = [
+                Taken(columns.find_band(pattern, band, name, DEFAULT_BANDS), f"named {name}")
+                for band, name in names.items()
+            ]
             return Extinctions(_by_band(found), tuple(_mag_of_one(given, one) for one in found))
     for name in REDDENINGS:
         if name in columns:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 
 from hpc_ae.readers.arrays import bit_array, number_array, text_array, type_of
+from hpc_ae.readers.astropy_notes import find_masks, named_elements
 from hpc_ae.readers.raw_file import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -53,9 +55,16 @@ class FitsColumn:
     zero: float = 0.0
     null: int | str | None = None
     decimals: int = 0  # of a number in a text table
+    mask: FitsColumn | None = None  # astropy's companion that says where there is no value
 
     def read(self, records: np.ndarray) -> pa.Array:
-        """The values (n,) of this column in `records` (n,)."""
+        """The values (n,) of this column in `records` (n,), null where its mask says so."""
+        values = self._read(records)
+        if self.mask is None:
+            return values
+        return pc.if_else(self.mask.read(records).fill_null(True), pa.scalar(None, values.type), values)
+
+    def _read(self, records: np.ndarray) -> pa.Array:
         values = records[self.field]
         if self.letter == "X":
             return bit_array(values, self.element or 0)
@@ -206,6 +215,7 @@ def _open_table(path: Path, data_path: Path, header: Header, data_start: int, hd
     layout = _Layout(header, row_bytes)
     for number in range(1, num_fields + 1):
         (layout.add_text if is_text else layout.add_binary)(number)
+    layout.tie_masks()
     dtype = layout.dtype(is_text)
     named = f"{hdu} ({str(header['EXTNAME']).strip()})" if header.get("EXTNAME") else hdu
     return RawFile(
@@ -262,7 +272,7 @@ class _Layout:
             elements = element_names(self._name(number), 1) if size and not is_array else []
             kind = f"S{size}"
         else:
-            elements = element_names(self._name(number), repeat) if repeat and letter not in _SIZES else []
+            elements = named_elements(self._name(number), repeat, ()) if repeat and letter not in _SIZES else []
             if letter == "X" and len(elements) > 1:  # five bits are no bands
                 elements = [f"{self._name(number)}_{bit + 1}" for bit in range(repeat)]
             kind = ("u1", (size,)) if letter == "X" else kind if repeat == 1 else (kind, (repeat,))
@@ -299,6 +309,21 @@ class _Layout:
         letter = "A" if found[1] == "A" else "text"
         column = FitsColumn(f"f{number}", None, letter, null=null or None, decimals=int(found[3] or 0))
         self._add(number, [self._name(number)], [column], "")
+
+    def tie_masks(self) -> None:
+        """Take astropy's mask columns away and tie each to its column, which is not read where it is no truth value."""
+        masks, unfit, every = find_masks(self.names, self.types)
+        for place, at in masks.items():
+            column = self.columns[place]
+            self.columns[place] = None if column is None else replace(column, mask=self.columns[at])
+        for place, at in unfit.items():
+            self.columns[place] = None
+            self.types[place] = f"masked by {self.names[at]}, which is {self.types[at]}"
+        kept = [index for index in range(len(self.names)) if index not in every]
+        self.names, self.types, self.units = (
+            [values[index] for index in kept] for values in (self.names, self.types, self.units)
+        )
+        self.columns = [self.columns[index] for index in kept]
 
     def _add(self, number: int, elements: list[str], made: list[FitsColumn], type_name: str) -> None:
         """Note the elements of a column, or that it cannot be read."""

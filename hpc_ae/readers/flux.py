@@ -19,6 +19,7 @@ SOFTENING = (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)  # b of SDSS u, g, r, 
 # Extinction in u, g, r, i, z (mag) for a reddening E(B-V) of 1 mag on the scale of Schlegel, Finkbeiner & Davis (1998):
 # Schlafly & Finkbeiner 2011, ApJ 737, 103, table 6, R_V = 3.1, SDSS.
 EXTINCTION_OF_REDDENING = (4.239, 3.303, 2.285, 1.698, 1.263)
+_LEAST_FILL = 1e19  # what numpy's filled() (1e20), netCDF (9.97e36) and IRAF (1.6e38) write for no value
 # The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0.
 ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
 
@@ -49,10 +50,12 @@ def to_asinh(
 
 
 def error_of_inverse_variance(inverse_variance: np.ndarray) -> np.ndarray:
-    """Standard deviations 1 / sqrt(iv) of inverse variances, float64; NaN where the variance is unknown (iv <= 0)."""
+    """Standard deviations 1 / sqrt(iv) of inverse variances, float64; NaN where the variance is unknown (iv <= 0, or a
+    fill value such as 1e20, which would be an error of nearly nothing).
+    """
     values = np.asarray(inverse_variance, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(values > 0, 1.0 / np.sqrt(values), np.nan)
+        return np.where((values > 0) & (values < _LEAST_FILL), 1.0 / np.sqrt(values), np.nan)
 
 
 def angle_factor(unit: str) -> float | None:

@@ -5,6 +5,7 @@ A file is opened without trust: see catalog/trust.py. Its rows are read in hdf5_
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.trust import find_outward_link, is_elsewhere
 from hpc_ae.readers.astropy_notes import MASK, column_notes, named_elements, said_elements
 from hpc_ae.readers.hdf5_columns import H5Column, H5Table, danger_of, dtype_of, with_masks
+from hpc_ae.readers.hdf5_fill import fill_values
 from hpc_ae.readers.hdf5_pandas import fixed_frame, frame_names, is_fixed_frame
 from hpc_ae.readers.hdf5_rows import HDF5_ERRORS
+from hpc_ae.readers.hdf5_vaex import add_vaex_column, vaex_place
 from hpc_ae.readers.names import NAMES
 from hpc_ae.readers.raw_file import BATCH_BYTES, RawFile, unreadable
 
@@ -71,7 +74,13 @@ def _text(value: object) -> str:
 def _find_tables(path: Path, file: h5py.File) -> Iterator[H5Table]:
     """Every compound dataset, and in every group the datasets of one length."""
     own = _text(file.attrs.get("format", "")) == STAR_FORMAT
+    vaex: dict[str, H5Table] = {}
     for group, datasets in _walk(path, file):
+        if place := vaex_place(group, datasets):
+            num_rows = len(datasets["data"]) if datasets["data"].shape else 0
+            table = vaex.setdefault(place, H5Table(f"vaex table {posixpath.dirname(place)}", num_rows))
+            add_vaex_column(table, group, datasets)
+            continue
         if is_fixed_frame(group):
             yield fixed_frame(group, datasets)
             continue
@@ -88,6 +97,7 @@ def _find_tables(path: Path, file: h5py.File) -> Iterator[H5Table]:
             _add_dataset(table, name, dataset, own and group.name == "/")
         _add_strangers(list(by_length.values()))
         yield from (with_masks(table) for table in by_length.values())
+    yield from vaex.values()
 
 
 def _add_strangers(tables: list[H5Table]) -> None:
@@ -168,9 +178,10 @@ def _add_dataset(table: H5Table, name: str, dataset: h5py.Dataset, own: bool) ->
     if own and len(bands) == width and (prefix := {"magnitude": "", "magnitude_error": "err_"}.get(name)) is not None:
         elements = [prefix + band for band in bands]
     flagged = own and name in ("magnitude", "objid")
-    column = H5Column(dataset.name, None, 0 if dataset.shape[1:] == (1,) else None, None, flagged)
-    first = len(table.names)
-    table.add(name, column, dtype_of(dataset), elements, danger_of(dataset))
+    dtype, first = dtype_of(dataset), len(table.names)
+    element = 0 if dataset.shape[1:] == (1,) else None
+    column = H5Column(dataset.name, None, element, None, flagged, fill_values(dataset, dtype))
+    table.add(name, column, dtype, elements, danger_of(dataset))
     table.elements |= set(elements) if width > 1 and not bands else set()
     unit = _text(dataset.attrs.get("unit", dataset.attrs.get("units", "")))
     table.units |= dict.fromkeys(table.names[first:], unit)

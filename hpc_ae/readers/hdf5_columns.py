@@ -20,7 +20,8 @@ _PACKED = ("scale_factor", "add_offset")  # netCDF: the values are others than t
 class H5Column:
     """One column: a dataset ("" where its values are not read), a field of a compound one, an element of an array.
 
-    `mask` names what is missing; `flagged` says that a shard of our own has more to say of it than the values.
+    `mask` names what is missing, `fills` are numbers that stand for no value; `flagged` says that a shard of our own
+    has more to say of it than the values.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class H5Column:
     element: int | None = None
     mask: H5Column | None = None
     flagged: bool = False
+    fills: tuple[int | float, ...] = ()
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pyarrow as pa
 from hpc_ae.catalog.schema import Caution, Quality
 from hpc_ae.readers.arrays import number_array, text_array
 from hpc_ae.readers.hdf5_columns import H5Column, chunk_bytes
+from hpc_ae.readers.hdf5_fill import find_filled
 from hpc_ae.readers.raw_file import BATCH_BYTES, BATCH_ROWS, Batches, Piece, unreadable, wrong_count
 
 _CACHE_BYTES = 1 << 24  # of each dataset
@@ -73,6 +74,9 @@ class _Rows:
             return pa.nulls(self.rows.stop - self.rows.start)
         values = self._values(column)
         missing = self._values(column.mask).astype(bool) if column.mask else None
+        if column.fills:
+            filled = find_filled(values, column.fills)
+            missing = filled if missing is None else missing | filled
         if column.flagged:
             if column.dataset == "/objid":
                 return self._own_ids(values)

@@ -20,7 +20,7 @@ from hpc_ae.readers.columns import Columns, Given, Taken
 from hpc_ae.readers.conversion import Conversion, conditions_of
 from hpc_ae.readers.extinctions import Extinctions, choose_extinctions
 from hpc_ae.readers.names import NAMES, RAW_PREFIX, REDSHIFT_COMPANY, TARGETS, WITHIN_FIELD
-from hpc_ae.readers.positions import FirstValues, choose_positions, measure_positions
+from hpc_ae.readers.positions import FirstValues, IsSexagesimal, choose_positions, measure_positions
 from hpc_ae.readers.selection import Condition
 from hpc_ae.reading import Reading
 
@@ -61,7 +61,13 @@ class _Conditions:
 
 
 def understand(
-    columns: Columns, mapping: Mapping[str, str], reading: Reading, first: FirstValues, *, notice: bool = True
+    columns: Columns,
+    mapping: Mapping[str, str],
+    reading: Reading,
+    first: FirstValues,
+    is_sexagesimal: IsSexagesimal = lambda _: False,
+    *,
+    notice: bool = True,
 ) -> Understanding:
     """Decide what the columns of a raw file are; only the five bands must be there. `first` reads the first values.
 
@@ -78,7 +84,7 @@ def understand(
     taken = {**bands.taken, **objid.taken, **places, **redshift.taken, **errors.taken}
     _check_redshift_unit(given, redshift)
     _check_taken_once(given, taken)
-    positions = measure_positions(given, places, first, notice=notice)
+    positions = measure_positions(given, places, first, is_sexagesimal, notice=notice)
     extinctions = choose_extinctions(given, bands) if reading.deredden else Extinctions()
     taken = {**taken, **positions.taken, **extinctions.taken}
     conditions = _resolve_all(given, taken)
@@ -94,6 +100,7 @@ def understand(
             errors.factors,
             extinctions.factors,
             conditions.resolved,
+            positions.sexagesimal,
         ),
         {name: column.why for name, column in taken.items()},
         (*_band_notes(given, bands, errors), *objid.notes, *redshift.notes, *positions.notes, *extinctions.notes),
@@ -143,7 +150,7 @@ def _choose_redshift(given: Given, bands: Bands) -> _Choice:
     found = _find_named(given, "redshift")
     if found is not None or "z" in given.mapping or "z" not in columns:
         return _Choice("redshift", found)
-    index = columns.find("z", "redshift")
+    index = columns.find("z", "z")
     if index == bands.taken["z"].index:
         return _Choice("redshift", None)
     band = given.name(bands.taken["z"])
@@ -170,7 +177,8 @@ def _check_taken_once(given: Given, taken: Mapping[str, Taken]) -> None:
         if target not in taken:
             continue
         other = first.setdefault(taken[target].index, target)
-        if other != target and not (other in given.by_hand and target in given.by_hand):
+        both_by_hand = other in given.by_hand and target in given.by_hand
+        if other != target and not (both_by_hand and not {other, target} <= set(DEFAULT_BANDS)):
             name = target if other in given.by_hand else other
             what = f"column {given.name(taken[target])} is taken for {other} and for {target}"
             raise given.columns.error(what, name, f"a column for {other} and another one for {target}")

@@ -73,7 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "SDSS",
-        ("sdss_{b}", "{b}_sdss", "sdss_{b}_mag", "sdss_mag_{b}", "{b}_mag_sdss", "{b}mag_sdss"),
+        ("sdss_{b}", "{b}_sdss", "sdss_{b}_mag", "sdss_mag_{b}", "{b}_sdss_mag", "{b}_mag_sdss", "{b}mag_sdss"),
         ("sdss_err_{b}", "err_{b}"),
     ),
     Family("petroMag", ("petromag_{b}", "petro_mag_{b}", "{b}_petromag")),
@@ -109,6 +109,15 @@ RADIANS = ("ra_rad", "rarad", "ra_radians", "alpha_rad", "dec_rad", "decrad", "d
 EITHER_ANGLE = ("coord_ra", "coord_dec")  # radians in files of the LSST pipelines, degrees in tables made of them
 EXTINCTIONS = ("extinction_{b}", "a_{b}", "a{b}", "{b}_extinction", "ext_{b}", "a_sdss_{b}")
 REDDENINGS = ("ebv", "e_bv", "e(b-v)", "ebmv", "ebv_sfd", "sfd_ebv", "ebv_sfd98")
+# Surveys whose bands are not SDSS's, and what is in the names of their columns, of which one may be mapped by hand.
+FOREIGN = (
+    ("Gaia", r"phot_(g|bp|rp)|^(g|bp|rp)mag$|_jkc_"),
+    ("Pan-STARRS", r"mean(psf|kron|ap)mag|_ps1_|^ps1?_"),
+    ("DES", r"wavg_mag|mag_auto|_des_"),
+    ("2MASS", r"^(j|h|ks?)_?m(ag)?$"),
+    ("WISE", r"^w[1-4](mag|mpro|$)"),
+    ("GALEX", r"[fn]uv"),
+)
 # A column z that has one of these beside it, and no error columns of four other bands, may be a redshift.
 REDSHIFT_COMPANY = ("zerr", "z_err", "zwarning", "z_warning", "zwarn", "z_conf", "zconf")
 # Shown by inspect and useful with --keep; a star catalog does not hold them.

@@ -30,15 +30,19 @@ from hpc_ae.readers.raw_file import (
     unreadable,
     wrong_count,
 )
+from hpc_ae.readers.sexagesimal import is_sexagesimal
 from hpc_ae.readers.star_rows import BadValue, StarRows
 from hpc_ae.readers.text_header import open_text
-from hpc_ae.readers.votable import convert_votable, converted_paths
+from hpc_ae.readers.votable import convert_votable, converted_paths, is_cut_short
 from hpc_ae.reading import Reading
 
 _HEAD_BYTES = 1 << 16
 _FITS = b"SIMPLE  ="
 _PARQUET = b"PAR1"
 _VOTABLE = re.compile(rb"<(\w+:)?VOTABLE[\s>]")
+_OVERFLOW = "the service says that it cut its answer short (OVERFLOW): there are more rows than these"
+ALL_TABLES = "all"
+_MAYBE_TEXT = ("", "string", "large_string", "string_view", "binary", "large_binary")
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or spreadsheet",
     b"\x1f\x9d": "a file of the old program compress (.Z)",
@@ -110,7 +114,8 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
             raise unreadable(path, what, "convert it to CSV or Parquet")
     if head.startswith(_PARQUET):
         parts = converted_paths(data_path) if data_path != path else [data_path]
-        return [open_parquet(path, part) for part in parts]
+        notes = (_OVERFLOW,) if data_path != path and is_cut_short(data_path) else ()
+        return [replace(open_parquet(path, part), notes=notes) for part in parts]
     if head.startswith(_FITS):
         return open_fits(path, data_path)
     if is_hdf5(head):
@@ -119,20 +124,37 @@ def open_tables(path: Path, data_path: Path) -> list[RawFile]:
 
 
 def open_raw(
-    path: Path,
-    data_path: Path,
-    mapping: Mapping[str, str],
-    reading: Reading | None = None,
-    *,
-    notice: bool = True,
-) -> RawFile:
-    """Recognise a raw file by its content, choose the table that has the bands, and map its columns.
+    path: Path, data_path: Path, mapping: Mapping[str, str], reading: Reading, *, notice: bool = True
+) -> list[RawFile]:
+    """Recognise a raw file by its content, choose the table that has the bands, and map its columns; several tables
+    where the user wants all of them.
 
     InputError where it is no table, a band is missing, or several of its tables have them.
     """
-    raw = choose_table(open_tables(path, data_path), mapping, reading or Reading(), notice=notice)
-    check_types(raw)
-    return raw
+    tables = choose_tables(open_tables(path, data_path), mapping, reading, notice=notice)
+    for table in tables:
+        check_types(table)
+    return tables
+
+
+def choose_tables(
+    tables: Sequence[RawFile], mapping: Mapping[str, str], reading: Reading, *, notice: bool = True
+) -> list[RawFile]:
+    """The table that `choose_table` takes; with `--table all` each of those whose columns are understood."""
+    if (reading.table or "").lower() != ALL_TABLES:
+        return [choose_table(tables, mapping, reading, notice=notice)]
+    found, left_out, errors = [], [], []
+    for table in tables:
+        try:
+            found.append(_map_columns(table, mapping, reading, notice=notice))
+        except InputError as error:
+            left_out.append(table.table)
+            errors.append(error)
+    if not found:
+        raise errors[0] if len(errors) == 1 else _no_choice(tables, 0, reading)
+    note = f"{len(found)} tables are taken, one behind the other: {', '.join(table.table for table in found[:20])}"
+    notes = [note, *([f"tables without the bands are left out: {', '.join(left_out[:20])}"] if left_out else [])]
+    return [replace(found[0], notes=(*notes, *found[0].notes)), *found[1:]]
 
 
 def choose_table(
@@ -162,9 +184,20 @@ def _map_columns(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, 
     def first(indices: list[int]) -> list[np.ndarray]:
         return [Conversion(reading).numbers(values) for values in read_first(raw, indices)]
 
-    found = understand(Columns(raw.path, raw.columns, raw.units), mapping, reading, first, notice=notice)
-    notes = [*_array_note(raw, found.wanted), *found.notes]
+    def is_text_angle(index: int) -> bool:
+        return raw.dtypes[index] in _MAYBE_TEXT and is_sexagesimal(read_first(raw, [index])[0])
+
+    columns = Columns(raw.path, raw.columns, raw.units)
+    found = understand(columns, mapping, reading, first, is_text_angle, notice=notice)
+    notes = [*raw.notes, *_array_note(raw, found.wanted), *found.notes, *_absences(found.wanted)]
     return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=tuple(notes))
+
+
+def _absences(wanted: Mapping[str, int]) -> list[str]:
+    """What the star catalog will not have."""
+    found = [] if "objid" in wanted else ["no column of ids: they will be row numbers"]
+    found += [] if {"ra", "dec"} <= wanted.keys() else ["no column of ra and dec: positions will be missing"]
+    return found + ([] if "err_u" in wanted else ["no errors of all five bands: there will be none"])
 
 
 def _array_note(raw: RawFile, wanted: Mapping[str, int]) -> list[str]:
@@ -190,12 +223,13 @@ def _no_choice(tables: Sequence[RawFile], num_found: int, reading: Reading) -> I
     """The error of a file of several tables, none or more than one of which is meant; it lists them."""
     listed = [f"{table.table} with {', '.join(table.columns[:12])}" for table in tables]
     named = f" called {reading.table}" if reading.table else ""
+    more = f", all of them with --table {ALL_TABLES}" if num_found > 1 else ""
     return InputError(
         f"{num_found} of the {len(tables)} tables of a file{named} have the five bands",
         where=tables[0].path,
         got="; ".join(listed[:20])[:2000],
         expected="one table with the bands",
-        fix="choose with --table NAME, or with --map NAME=COLUMN a column that only one of them has",
+        fix=f"choose with --table NAME{more}, or with --map NAME=COLUMN a column that only one of them has",
     )
 
 
@@ -210,6 +244,7 @@ def read_piece(piece: Piece, rows: StarRows, at: int) -> int:
         if num_rows + length > piece.stop - piece.start:
             raise wrong_count(piece.raw, piece.start + num_rows + length, piece.stop)
         try:
+            batch = piece.raw.conversion.readable(batch)
             rows.fill(at + num_rows, batch)
             convert(piece.raw.conversion, rows, slice(at + num_rows, at + num_rows + length), batch)
             num_rows += length

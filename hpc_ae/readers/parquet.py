@@ -211,9 +211,20 @@ def _values(batch: pa.RecordBatch, place: _Place, at: dict[int, int]) -> pa.Arra
         column = column.dictionary_decode()
     if place.element is not None:
         column = pc.list_element(column, place.element)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        column = _as_text(column)
     if place.mask is not None:
         column = pc.if_else(_values(batch, place.mask, at), pa.scalar(None, column.type), column)
     return column
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Bytes as the text that they are to some writers; what is no UTF-8 gets the replacement character."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [None if value is None else value.decode(errors="replace") for value in column.to_pylist()]
+        return pa.array(texts, pa.string())
 
 
 def _is_text(kind: pa.DataType) -> bool:

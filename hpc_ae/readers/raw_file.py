@@ -26,10 +26,10 @@ FORMATS = "CSV, TSV, whitespace-separated text, FITS, VOTable, HDF5 or Parquet"
 _MOST_ELEMENTS = 32  # a wider array column is a spectrum or a profile, nothing that a star has five of
 _ANYONES = re.compile(r"(?i)(mag(nitude)?s?|flux(es)?)(_?(err(or)?s?|sigma|ivar))?")
 _VALUE_TYPE = re.compile(
-    r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?string(_view)?"
-    r"|dictionary<values=(u?int\d+|float|double|(large_)?string(_view)?),.*>"
+    r"u?int\d+|halffloat|float|double|decimal\d*\(.*\)|null|(large_)?(string(_view)?|binary)"
+    r"|dictionary<values=(u?int\d+|float|double|(large_)?(string(_view)?|binary)),.*>"
 )
-_CONDITION_TYPE = re.compile(r"bool|(large_)?binary|dictionary<values=(bool|(large_)?binary),.*>")
+_CONDITION_TYPE = re.compile(r"bool|dictionary<values=bool,.*>")
 
 
 @dataclass(frozen=True)

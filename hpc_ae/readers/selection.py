@@ -85,8 +85,6 @@ def fulfils(condition: Condition, column: pa.ChunkedArray) -> np.ndarray:
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        column = column.cast(pa.string())
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
     if is_text(column.type):

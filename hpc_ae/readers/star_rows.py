@@ -17,7 +17,8 @@ from hpc_ae.readers.names import ERROR_PREFIX, EXTINCTION_PREFIX, RAW_PREFIX
 NULL_WORDS = ("", "null", "NULL", "Null", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "--", "\\N")
 _NUMBER = r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^(?i:nan|[+-]?inf|[+-]?infinity)$"
 _INTEGER = r"^-?[0-9]+$"
-_EXACT_FLOAT = 2.0**53
+_POINT_ZERO = r"^(-?[0-9]+)\.0*$"
+_EXACT_DIGITS = {"halffloat": 11, "float": 24}  # bits of a whole number that a float holds, of a double 53
 _INT64_LIMIT = 2.0**63
 
 
@@ -43,6 +44,7 @@ class StarRows:
         self.missing = np.zeros(self.magnitude.shape, bool)
         self.magnitude_error = self._per_band(ERROR_PREFIX)
         self.extinction = self._per_band(EXTINCTION_PREFIX)
+        self.turned = np.zeros(num_rows, bool)  # whether ra was negative in the file
         self.kept = np.ones(num_rows, bool)  # whether the row is one of those asked for
 
     def _per_band(self, prefix: str) -> np.ndarray:
@@ -93,10 +95,13 @@ def read_numbers(name: str, column: pa.ChunkedArray, dtype: np.dtype) -> tuple[n
 
 def read_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Ids int64 (N,), -1 where there is none, and which of them lost digits, bool (N,)."""
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.string())
     if is_text(column.type):
         return _ids_of_text(column)
     if pa.types.is_floating(column.type):
-        return _ids_of_floats(_plain(column, np.nan).astype(np.float64))
+        limit = 2.0 ** _EXACT_DIGITS.get(str(column.type), 53)
+        return _ids_of_floats(_plain(column, np.nan).astype(np.float64), limit)
     if pa.types.is_unsigned_integer(column.type):
         values = _plain(column.cast(pa.uint64()), np.uint64(2**64 - 1))
         beyond = (values >= np.uint64(2**63)) & ~_nulls(column)
@@ -106,10 +111,10 @@ def read_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ids_of_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Integers exactly; float text such as 1.24E+18 as the integer that it says, damaged."""
-    text = _clean("objid", column)
+    """Integers exactly, with .0 behind them too; float text such as 1.24E+18 as the integer that it says, damaged."""
+    text = pc.replace_substring_regex(_clean("objid", column), _POINT_ZERO, r"\1")
     floats = _plain(text.cast(pa.float64()), np.nan)
-    values, damaged = _ids_of_floats(floats)
+    values, damaged = _ids_of_floats(floats, 2.0**53)
     whole = pc.match_substring_regex(text, _INTEGER).fill_null(False).to_numpy()
     damaged |= pc.match_substring_regex(text, "[eE]").fill_null(False).to_numpy()
     fits = whole & (values != -1)
@@ -123,13 +128,15 @@ def _ids_of_text(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return values, damaged
 
 
-def _ids_of_floats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers up to 2^53 are exact in a float64; beyond, digits are lost. What no int64 holds becomes -1."""
+def _ids_of_floats(values: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers below `limit` (2^53 of a float64) are exact; from it on, digits are lost: 2^53 may have been one
+    more. What no int64 holds becomes -1.
+    """
     known = np.isfinite(values)
     inside = known & (np.abs(values) < _INT64_LIMIT)
     ids = np.where(inside, values, -1.0).astype(np.int64)
     with np.errstate(invalid="ignore"):
-        damaged = known & ((np.abs(values) > _EXACT_FLOAT) | (values != np.trunc(values)))
+        damaged = known & ((np.abs(values) >= limit) | (values != np.trunc(values)))
     return ids, damaged
 
 

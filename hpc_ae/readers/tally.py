@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +15,12 @@ from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, 
 from hpc_ae.catalog.shard import Arrays, count_flags
 from hpc_ae.errors import InputError
 from hpc_ae.readers.names import RAW_PREFIX
-from hpc_ae.readers.raw_file import Piece, RawFile, Scan
+from hpc_ae.readers.raw_file import Piece, Scan
 
 _REPEATED = flag_name(Caution.ID_REPEATED)
 _FLAGS = (*Quality, *Caution)
 _NAMED_ROWS = 5
+TURNED = "ra_turned"  # rows whose ra was negative
 REMOVED = ("magnitude_error", "redshift")  # columns whose sentinels and impossible values become NaN
 
 
@@ -34,6 +36,7 @@ class Part:
     num_stars: int
     counts: dict[str, int]
     removed: dict[str, int]
+    num_turned: int
 
 
 def count_parts(pieces: list[Piece], arrays: Arrays, asked: np.ndarray, keep: np.ndarray) -> list[Part]:
@@ -51,7 +54,8 @@ def count_parts(pieces: list[Piece], arrays: Arrays, asked: np.ndarray, keep: np
         num_not_kept = len(mine) - int(mine.sum())
         first = rows.stop
         counts = count_flags(flags, STAR_FORMAT)
-        parts.append(Part(piece.index, len(mine), num_not_kept, int(keep[rows].sum()), counts, removed))
+        num_turned = int(arrays[TURNED][rows][mine].sum())
+        parts.append(Part(piece.index, len(mine), num_not_kept, int(keep[rows].sum()), counts, removed, num_turned))
     return parts
 
 
@@ -67,9 +71,14 @@ def recount(parts: list[Part], repeated: np.ndarray) -> list[Part]:
     return counted
 
 
-def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[str]) -> list[RawRecord]:
-    """One entry for each raw file: name, size, digest, columns used, rows, stars, stars by flag."""
+def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Mapping[Path, str]) -> list[RawRecord]:
+    """One entry for each raw file: name, size, digest, columns used, rows, stars, stars by flag; one for each table of
+    a file of which several were taken.
+    """
     entries = []
+    tables: dict[Path, set[str]] = {}
+    for scan in scans:
+        tables.setdefault(scan.raw.path, set()).add(scan.raw.table)
     for index, scan in enumerate(scans):
         own = [part for part in parts if part.file == index]
         counts: Counter[str] = Counter()
@@ -83,14 +92,15 @@ def count_files(scans: Sequence[Scan], parts: Sequence[Part], digests: Sequence[
         entries.append(
             RawRecord(
                 name=scan.raw.name,
+                table=scan.raw.table if len(tables[scan.raw.path]) > 1 else None,
                 num_bytes=scan.raw.path.stat().st_size,
-                digest=digests[index],
+                digest=digests[scan.raw.path],
                 mapping={
                     name: scan.raw.columns[column]
                     for name, column in scan.raw.wanted.items()
                     if not name.startswith(RAW_PREFIX)
                 },
-                notes=tuple(scan.raw.notes),
+                notes=(*scan.raw.notes, *note_turned(sum(part.num_turned for part in own))),
                 num_rows=num_rows,
                 num_stars=num_stars,
                 num_dropped=num_rows - num_not_kept - num_stars,
@@ -107,18 +117,32 @@ def describe_counts(raw: RawRecord) -> str:
     parts = [f"{name} {num:,}" for name, num in raw.counts.items()]
     parts += [f"{name} without value {num:,}" for name, num in raw.removed.items()]
     not_kept = f", {raw.num_not_kept:,} not kept" if raw.num_not_kept else ""
-    return f"{raw.name}: {raw.num_rows:,} rows{not_kept}; {', '.join(parts) or 'nothing to remark'}"
+    name = f"{raw.name}, {raw.table}" if raw.table else raw.name
+    return f"{name}: {raw.num_rows:,} rows{not_kept}; {', '.join(parts) or 'nothing to remark'}"
 
 
-def describe_notes(raws: Sequence[RawFile]) -> list[str]:
-    """What a user should know of how raw files were understood: a line each, once for files of the same kind."""
-    files: dict[str, list[str]] = {}
-    for raw in raws:
-        for note in raw.notes:
-            files.setdefault(note, []).append(raw.path.name)
+def note_turned(num_rows: int) -> tuple[str, ...]:
+    """What a user should know of negative right ascensions."""
+    return (f"ra is negative in {num_rows:,} rows, and taken modulo 360",) if num_rows else ()
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The name of a raw file, and what a user should know of how it was understood."""
+
+    name: str
+    notes: tuple[str, ...]
+
+
+def describe_notes(files: Sequence[Noted]) -> list[str]:
+    """A line for each note, once for files of the same kind."""
+    names_of: dict[str, list[str]] = {}
+    for file in files:
+        for note in file.notes:
+            names_of.setdefault(note, []).append(file.name)
     return [
         f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {note}"
-        for note, names in files.items()
+        for note, names in names_of.items()
     ]
 
 

@@ -18,6 +18,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.names import RAW_PREFIX
 from hpc_ae.readers.raw_file import Batches, Mark, Piece, RawFile, Scan, bad_value, unreadable, wrong_count
 from hpc_ae.readers.star_rows import NULL_WORDS
+from hpc_ae.readers.text_fixed import tabs_for_columns
 from hpc_ae.readers.text_header import BLANK, read_at
 
 SEGMENT_BYTES = 1 << 20  # a mark each: what a shard must search to find its first row
@@ -124,11 +125,25 @@ def read_text(piece: Piece) -> Batches:
             data = pa.py_buffer(chunk).slice(0, size)
             if piece.raw.delimiter == BLANK:
                 _refuse_blank_lines(piece.raw, chunk[:size], row)
-                data = squeeze_blanks(chunk[:size])
+                data = _fixed(piece.raw, chunk[:size], row) if piece.raw.layout else squeeze_blanks(chunk[:size])
             table = parser.parse(data, row)
             yield row, {name: _valid(table.column(str(index))) for name, index in piece.raw.wanted.items()}
             row += table.num_rows
             position += size
+
+
+def _fixed(raw: RawFile, lines: bytes, first_row: int) -> pa.Buffer:
+    """Lines of fixed width as tabs; InputError for a value that stands between the columns."""
+    data, misfit = tabs_for_columns(lines, raw.layout)
+    if misfit is not None:
+        raise InputError(
+            "a value does not stand under the dashes of its column",
+            where=f"{raw.path}, row {first_row + misfit + 1:,}",
+            got=data.decode(errors="replace").splitlines()[misfit].replace("\t", " | ")[:200],
+            expected="every value within its column, as in the rows before",
+            fix="correct the row, or remove the line of dashes where every field has a value without blanks",
+        )
+    return pa.py_buffer(data)
 
 
 def _refuse_blank_lines(raw: RawFile, lines: bytes, first_row: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import yaml
 
 from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
+from hpc_ae.readers.astropy_notes import MASK
 from hpc_ae.readers.raw_file import RawFile, unreadable
+from hpc_ae.readers.text_fixed import bounds_of, cut_line
 
 BLANK = " "  # stands for any run of blanks and tabs
 _HEAD_BYTES = 1 << 20
@@ -24,9 +27,12 @@ _WORDS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |", BLANK: 
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.eE+-]*")
 _BLANK_LINES = re.compile(rb"(?:[ \t]*\r?\n)+")
 _COMMENT = (b"#", b"%", b"!")
+_SEPARATOR_LINE = re.compile(rb'"?sep=[,;|\t]"?\r?\n', re.IGNORECASE)  # as Excel writes it before all else
 _ECSV = re.compile(rb"# %ECSV ")
 _YAML_LIST = re.compile(r"^datatype:\n((?:[- ].*\n)+)", re.MULTILINE)
 _RULE = re.compile(r"[-\s|;,]*-{2,}[-\s|;,]*")  # the dashes under VizieR's names and units
+
+_DASHES = re.compile(r"-+")
 
 
 def open_text(path: Path, data_path: Path) -> RawFile:
@@ -35,29 +41,34 @@ def open_text(path: Path, data_path: Path) -> RawFile:
         head = file.read(_HEAD_BYTES)
         data_stop = file.seek(0, os.SEEK_END)
     start = 3 if head.startswith(b"\xef\xbb\xbf") else 0
+    start = found.end() if (found := _SEPARATOR_LINE.match(head, start)) else start
     _check_is_text(path, head, start)
     line, units_line, data_start = _find_header(head, start)
     text = line.decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
     if "\r" in text or (data_start == len(head) < data_stop):
         raise unreadable(path, "no line feed after the header", "convert the line ends to LF or CRLF")
-    if not units_line:
-        units_line, data_start = _skip_units(head, data_start, len(_fields(line)))
-    first_row = _line_at(head, data_start)
-    delimiter = _choose_delimiter(path, text, first_row)
+    below = _Below(units_line, data_start) if units_line else _skip_units(head, data_start, len(_fields(line)))
+    units_line, data_start = below.units, below.data_start
+    names = line.decode(errors="replace").strip("\r\n")
+    bounds = bounds_of(below.rule, names, _whole_lines(head, data_start))
+    delimiter = BLANK if bounds else _choose_delimiter(path, text, _line_at(head, data_start))
     if delimiter == BLANK and (found := _BLANK_LINES.match(head, data_start)):
         data_start = found.end()
-    columns = tuple(name.strip() for name in split_line(text, delimiter))
+    columns = tuple(cut_line(names, bounds) if bounds else (name.strip() for name in split_line(text, delimiter)))
     if 2 * sum(_NUMBER.fullmatch(name) is not None for name in columns) > len(columns):
         fix = "put a line of names before the first star, which would be lost otherwise"
         raise unreadable(path, f"numbers where the names of the columns should be: {text[:120]!r}", fix)
     units = tuple(unit.strip() for unit in split_line(units_line, delimiter)) if units_line else ()
+    units = tuple(cut_line(units_line, bounds)) if bounds and units_line else units
+    if masks := [name for name in columns if name.removesuffix(MASK) in {*columns} - {name}]:
+        fix = "write it with astropy's own choice for text, where a masked value is empty"
+        raise unreadable(path, f"column {masks[0]}, which says where another one has no value", fix)
     is_ecsv = _ECSV.match(head, start) is not None
     if is_ecsv:
         said = _ecsv_units(path, head[start:data_start])
         units = tuple(said.get(name, "") for name in columns)
-        if masks := [name for name in columns if name.removesuffix(".mask") in said.keys() - {name}]:
-            fix = "write it with astropy's own choice for ECSV, where a masked value is empty"
-            raise unreadable(path, f"column {masks[0]}, which says where another one has no value", fix)
+    words = "table of fixed width" if bounds else _WORDS[delimiter]
+    data_stop = _before_comments(data_path, data_start, data_stop, len(columns), delimiter)
     return RawFile(
         path,
         data_path,
@@ -65,10 +76,28 @@ def open_text(path: Path, data_path: Path) -> RawFile:
         columns,
         delimiter=delimiter,
         data_start=data_start,
-        data_stop=_before_comments(data_path, data_start, data_stop, len(columns), delimiter),
+        data_stop=data_stop,
         units=units if len(units) == len(columns) else (),
-        dialect=f"ECSV, {_WORDS[delimiter]}" if is_ecsv else _WORDS[delimiter],
+        dialect=f"ECSV, {words}" if is_ecsv else words,
+        layout=bounds or None,
+        notes=_cut_short(data_path, data_start, data_stop),
     )
+
+
+def _cut_short(path: Path, start: int, stop: int) -> tuple[str, ...]:
+    """A note where the last line has no end: the file may be cut short in the middle of a value."""
+    with path.open("rb", buffering=0) as file:
+        tail = read_at(file.fileno(), max(start, stop - _TAIL_BYTES), stop)
+    if not tail or tail.endswith(b"\n"):
+        return ()
+    row = tail.rpartition(b"\n")[2].decode(errors="replace")[:120]
+    return (f"the last row has no line end, so it may be cut short: {row}",)
+
+
+def _whole_lines(head: bytes, start: int) -> list[str]:
+    """Some lines from `start` on, as far as they are whole."""
+    lines = head[start : start + _TAIL_BYTES].decode(errors="replace").split("\n")
+    return [line.rstrip("\r") for line in lines[:-1]]
 
 
 def _check_is_text(path: Path, head: bytes, start: int) -> None:
@@ -118,11 +147,17 @@ def _line_at(head: bytes, start: int) -> str:
     return rest.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
 
 
-def _skip_units(head: bytes, start: int, num_columns: int) -> tuple[str, int]:
-    """What stands between names and data: the line of units, "" for none, and where the data begin.
+@dataclass(frozen=True)
+class _Below:
+    """What stands between names and data: the line of units, where the data begin, and a rule of dashes."""
 
-    A line of dashes with or without units above it, as VizieR writes them, or lines behind # that hold no number.
-    """
+    units: str
+    data_start: int
+    rule: str = ""
+
+
+def _skip_units(head: bytes, start: int, num_columns: int) -> _Below:
+    """A line of dashes with or without units above it, as VizieR writes them, or lines behind # that hold no number."""
     units = ""
     at = start
     for _ in range(2):
@@ -130,8 +165,8 @@ def _skip_units(head: bytes, start: int, num_columns: int) -> tuple[str, int]:
         line = head[at:stop].decode(errors="replace").strip("\r\n")
         if not stop:
             break
-        if _RULE.fullmatch(line):
-            return units, stop
+        if _is_rule(line):
+            return _Below(units, stop, line)
         units, at = line, stop
     units, at = "", start
     while head.startswith(b"#", at) and (stop := head.find(b"\n", at) + 1):
@@ -141,7 +176,12 @@ def _skip_units(head: bytes, start: int, num_columns: int) -> tuple[str, int]:
                 break
             units = head[at:stop].decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
         at = stop
-    return units, at
+    return _Below(units, at)
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line is of dashes alone; where each field is `--` it is a star without any value."""
+    return _RULE.fullmatch(line) is not None and any(len(run) != len("--") for run in _DASHES.findall(line))
 
 
 def _ecsv_units(path: Path, head: bytes) -> dict[str, str]:
@@ -217,7 +257,7 @@ def _fields(line: bytes) -> list[str]:
     """The fields of a line whose delimiter is not known yet; blanks separate where nothing else does."""
     text = line.decode(errors="replace").strip("\r\n").lstrip("#%!").strip(" ")
     parts = re.split(r"[,\t;|]", text)
-    return [part.strip() for part in parts] if len(parts) > 1 else text.split()
+    return [part.strip().strip('"') for part in (parts if len(parts) > 1 else text.split())]
 
 
 def _has_number(line: bytes) -> bool:

@@ -6,7 +6,6 @@ through expat a MiB at a time, whatever a table's size. Declared entities are re
 
 from __future__ import annotations
 
-import sys
 import xml.parsers.expat
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,15 @@ def converted_paths(data_path: Path) -> list[Path]:
     while (more := _table_path(data_path, len(paths))).exists():
         paths.append(more)
     return paths
+
+
+def is_cut_short(data_path: Path) -> bool:
+    """Whether the service said that there are more rows than it gave (OVERFLOW)."""
+    return _cut_mark(data_path).exists()
+
+
+def _cut_mark(target_path: Path) -> Path:
+    return target_path.with_name(f"{target_path.name}-overflow")
 
 
 def _table_path(target_path: Path, index: int) -> Path:
@@ -81,6 +89,7 @@ class _Reader:
         self.texts: list[str] = []
         self.error: str | None = None
         self.remark = ""
+        self.is_cut_short = False  # as the service says, before or after the tables
         self.num_rows = 0
         self.starts: dict[str, Callable[[dict[str, str]], None]] = {
             "INFO": self._info,
@@ -120,6 +129,8 @@ class _Reader:
             raise self._service_error(self.remark)
         if not self.num_tables:
             raise unreadable(self.path, "a VOTable without a table", "fetch the data again")
+        if self.is_cut_short:
+            _cut_mark(self.target_path).touch(0o600)
 
     def close(self) -> None:
         """Close the table that an error left open."""
@@ -196,7 +207,7 @@ class _Reader:
             self.error = "an error"
             self._collect()
         elif attributes.get("name") == "QUERY_STATUS" and attributes.get("value", "").upper() == "OVERFLOW":
-            print(f"{self.path}: the service says that it cut its answer short (OVERFLOW)", file=sys.stderr)
+            self.is_cut_short = True
         elif attributes.get("name", "").lower() == "error":  # before there was QUERY_STATUS
             self.remark = attributes.get("value", "") or "an error"
             self._collect()
