@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_ae.catalog.catalog import Catalog, JoinedCatalog, open_catalog
-from hpc_ae.catalog.fields import Field, flag_lines, split_arrays, split_field
+from hpc_ae.catalog.fields import Field, flag_lines, no_such_column, split_arrays, split_field
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays
 from hpc_ae.errors import DamageError, InputError, WorkError
@@ -134,8 +134,8 @@ def _choose_fields(catalog: Catalog, settings: ExportSettings) -> tuple[list[Fie
             read.append(elements[name][0])
             written.append(elements[name][1])
         else:
-            expected = f"one of {', '.join(every)}" + (", or magnitude_u and the like" if settings.split else "")
-            raise InputError("no such column", where="--columns", got=name, expected=expected)
+            more = ", or magnitude_u and the like" if settings.split else ""
+            raise no_such_column("--columns", name, list(every.values()), more)
     return list(dict.fromkeys(read)), written
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog, JoinedCatalog, open_catalog, open_stars
-from hpc_ae.catalog.fields import Field
+from hpc_ae.catalog.fields import Field, no_such_column, split_arrays, split_field
 from hpc_ae.catalog.identity import NO_ID
 from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.select import InCone, WithIds, read_rows
@@ -61,7 +61,8 @@ class Query:
 
     catalog: Catalog
     search: InCone | WithIds
-    fields: list[Field]
+    fields: list[Field]  # what is given
+    sources: list[Field]  # what is read for it: of an element such as magnitude_u the vector
     shards: list[int]
     num_found: int = 0
     missing: set[int] = field(default_factory=set)
@@ -73,7 +74,7 @@ class Query:
 
     def parts(self, mapper: Mapper) -> Iterator[Arrays]:
         """The columns of the stars that are found, a part at a time, in the order of the catalog."""
-        names = list(dict.fromkeys(["objid", *(one.name for one in self.fields)]))
+        names = list(dict.fromkeys(["objid", *(one.name for one in self.sources)]))
         total = sum(self.catalog.shards[index].num_stars for index in self.shards)
         with Progress("query", total, "stars", quiet=len(self.shards) <= _FEW_SHARDS) as progress:
             for index, rows in zip(self.shards, mapper.map(self.search.rows, self.shards), strict=True):
@@ -81,7 +82,7 @@ class Query:
                     arrays = read_rows(self.catalog, index, names, rows[start : start + _PART_ROWS])
                     self.num_found += len(arrays["objid"])
                     self.missing.difference_update(arrays["objid"].tolist() if self.missing else ())
-                    yield arrays
+                    yield {**arrays, **split_arrays(self.sources, arrays)}
                 progress.update(progress.done + self.catalog.shards[index].num_stars)
 
 
@@ -96,7 +97,7 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
     encoded = catalog.format != STAR_FORMAT
     if selection.join and not encoded:
         raise InputError("--join is for encodings", where=directory, fix="query the encoding catalog of these stars")
-    foreign = set(selection.columns) - set(catalog.columns)
+    foreign = set(selection.columns) - set(catalog.columns) - {part.name for part in _parts(catalog)}
     stars = open_stars(catalog, star_dir) if encoded and (selection.cone or selection.join or foreign) else None
     search: InCone | WithIds
     if selection.cone is not None:
@@ -105,8 +106,27 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
         search = WithIds(catalog, np.unique(np.array(selection.objids, np.int64)))
     joined = catalog if stars is None else JoinedCatalog(catalog, stars)
     shown = joined if selection.join or foreign else catalog
-    fields = shown.fields(list(dict.fromkeys(selection.columns)) or None)
-    return Query(joined, search, fields, search.shards(), 0, set(selection.objids))
+    fields, sources = _choose_fields(shown, selection.columns)
+    return Query(joined, search, fields, sources, search.shards(), 0, set(selection.objids))
+
+
+def _parts(catalog: Catalog) -> dict[Field, Field]:
+    """The elements of a catalog's vectors, as fields of their own, with the vectors' fields."""
+    return {part: field for field in catalog.fields() if field.elements for part in split_field(field)}
+
+
+def _choose_fields(catalog: Catalog, columns: Sequence[str]) -> tuple[list[Field], list[Field]]:
+    """The fields that are asked for, all without `columns`, and those to read for them; InputError where one is not
+    there.
+    """
+    every, parts = {one.name: one for one in catalog.fields()}, _parts(catalog)
+    vectors = {part.name: vector for part, vector in parts.items()}
+    known = every | {part.name: part for part in parts}
+    names = list(dict.fromkeys(columns)) or list(every)
+    if unknown := [name for name in names if name not in known]:
+        raise no_such_column("--columns", unknown[0], list(every.values()), ", or magnitude_u and the like")
+    sources = list(dict.fromkeys(vectors.get(name, known[name]) for name in names))
+    return [known[name] for name in names], sources
 
 
 def run_query(query: Query, write: Writer, num_workers: int = 1) -> bool:

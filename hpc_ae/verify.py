@@ -37,9 +37,11 @@ from hpc_ae.layout import (
 )
 from hpc_ae.model.check import check_checkpoint, check_model
 from hpc_ae.model.exact import load_decoder
+from hpc_ae.provenance import differences
 from hpc_ae.record import Record
 from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.training.settings import TrainSettings
 
 STAR_CATALOG, ENCODING_CATALOG, MODEL, RUN = "star catalog", "encoding catalog", "model", "run"
 COMPRESSED_CATALOG = "compressed catalog"
@@ -104,11 +106,14 @@ class Verification:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the config of a run asks for: whether there is to be a star catalog, where it is, which model encodes."""
+    """What the config of a run asks for: whether there is to be a star catalog, where it is, which model encodes, and
+    how its own is trained.
+    """
 
     stars: bool
     star_dir: Path
     model_dir: Path
+    training: TrainSettings
 
 
 def verify(directory: Path, *, stars: Path | None = None, num_workers: int = 1) -> Verification:
@@ -263,6 +268,8 @@ def _verify_run(result: Verification, stars: Path | None, mapper: Mapper) -> Non
     files = RunLayout(result.directory)
     wanted = _read_config(result, files)
     star_dir = stars or (wanted.star_dir if wanted else files.catalog_dir)
+    if wanted:
+        result.add(_check_config(wanted, files))
     if _has_catalog(star_dir):
         result.num_stars = _verify_catalog(result, star_dir, stars, mapper)
     elif wanted and (stars or wanted.stars):
@@ -293,6 +300,20 @@ def _verify_scores(result: Verification, files: RunLayout, stars: Path | None, m
             result.add([_absent("score catalog", files.scores_dir)])
 
 
+def _check_config(wanted: _Wanted, files: RunLayout) -> list[HpcAeError]:
+    """Whether the config is the one that trained the run's own model."""
+    if wanted.model_dir != files.model_dir or not files.model_record_path.is_file():
+        return []
+    record, _ = inspect_json(files.model_record_path)
+    made_from = (record or {}).get("fingerprint")
+    if not isinstance(made_from, dict):
+        return []
+    says = wanted.training.fingerprint(str(made_from.get("catalog")))
+    changed = differences(made_from, says)
+    what = "the config is not the one that trained this model"
+    return [DamageError(what, where=files.config_path, got="; ".join(changed[:5]))] if changed else []
+
+
 def _read_config(result: Verification, files: RunLayout) -> _Wanted | None:
     """What the config asks for; None, and a finding, where it cannot be read: nobody knows then what is missing."""
     try:
@@ -307,7 +328,8 @@ def _read_config(result: Verification, files: RunLayout) -> _Wanted | None:
             links = read_manifest(files.encoding_dir, EncodingManifest).inputs
             star_dir = _moved(star_dir, files.encoding_dir, links.catalog, MANIFEST_NAME)
             model_dir = _moved(model_dir, files.encoding_dir, links.model, MODEL_NAME)
-    return _Wanted(bool(config.catalog.path or config.catalog.source), star_dir, model_dir)
+    training = TrainSettings(config.seed, config.model, config.train, config.shared)
+    return _Wanted(bool(config.catalog.path or config.catalog.source), star_dir, model_dir, training)
 
 
 def _moved(named: Path, encoding_dir: Path, link: Link | None, name: str) -> Path:

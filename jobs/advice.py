@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterable
 
 from hpc_ae.cluster import limit_seconds
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import HpcAeError
+from hpc_ae.jobs.finding import mpi_version
 from hpc_ae.jobs.plan import StagePlan, count_shards, count_stars, disk_gb, memory_gib
 from hpc_ae.jobs.resources import num_processes, num_tasks
 from hpc_ae.jobs.run import Run, Stage
-from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME
+from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, RunLayout
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # sbatch --mem counts in megabytes
 
@@ -32,7 +34,7 @@ def sure_problems_of(config: RunConfig, *, keeps_catalog: bool = True) -> list[s
         found.append(f"{ranks} ranks of train, but train.partitions is {train.partitions}: set it to {ranks} or more")
     if config.encode.model and not (config.model_path / MODEL_NAME).exists():
         found.append(f"encode.model {config.model_path} is not a model directory: it has no {MODEL_NAME}")
-    return found + (_error_problems(config) if keeps_catalog else []) + _source_problems(config)
+    return found + (_error_problems(config) if keeps_catalog else []) + _source_problems(config, keeps=keeps_catalog)
 
 
 def _error_problems(config: RunConfig) -> list[str]:
@@ -56,19 +58,28 @@ def _error_problems(config: RunConfig) -> list[str]:
     return []
 
 
-def _source_problems(config: RunConfig) -> list[str]:
-    """What is wrong with how raw files are to be read."""
-    source = config.catalog.source
+def _source_problems(config: RunConfig, *, keeps: bool) -> list[str]:
+    """Where there are no stars, or what is wrong with how raw files are to be read."""
+    source, is_there = config.catalog.source, (config.catalog_path / MANIFEST_NAME).exists()
+    if source is None and config.catalog.path and not is_there:
+        inner = RunLayout(config.catalog_path).catalog_dir
+        hint = f"; the stars of that run are in {inner}" if inner.is_dir() else ""
+        return [f"catalog.path {config.catalog_path} is not a catalog: it has no {MANIFEST_NAME}{hint}"]
     if source is None or not source.raw:
         return []
+    from hpc_ae.jobs.stages import expand_paths
     from hpc_ae.readers.conversion import check_reading
     from hpc_ae.readers.mapping import check_mapping
 
     try:
+        gone = [] if is_there and keeps else [path for path in expand_paths(source.raw) if not path.exists()]
+        if gone:
+            return [f"catalog.source.raw: there is no file {gone[0]}"]
         check_mapping(source.columns)
         check_reading(source.reading)
     except HpcAeError as error:
-        return [f"catalog.source: {error.what}: got {error.got}, expected {error.expected}"]
+        said = f"got {error.got}, expected {error.expected}" if error.got else str(error.where)
+        return [f"catalog.source: {error.what}: {said}"]
     return []
 
 
@@ -91,6 +102,7 @@ def warnings_of(run: Run, plans: list[StagePlan] | None = None) -> list[str]:
     found = _array_warnings(config) + _disk_warnings(run)
     for stage in run.stages:
         found += _stage_warnings(config, stage)
+    found += mpi_warnings(config, run.stages)
     if config.cluster.kind == "slurm":
         for plan in plans or []:
             limit = config.cluster.of_stage(plan.stage).time
@@ -125,6 +137,17 @@ def _stage_warnings(config: RunConfig, stage: Stage) -> list[str]:
     if stage.kind == "ranks" and gpus and tasks != gpus:
         found.append(f"{stage.name}: {tasks} ranks share {gpus} GPUs of a node: one each is usual")
     return found
+
+
+def mpi_warnings(config: RunConfig, stages: Iterable[Stage]) -> list[str]:
+    """Where stages of several tasks need MPI, none can be loaded here, and no module or line of setup brings one."""
+    cluster = config.cluster
+    if cluster.kind == "local" or cluster.modules or cluster.setup:
+        return []
+    wanted = [one.name for one in stages if one.kind == "mapped" and sum(num_tasks(config, one.name, one.kind)) > 2]
+    if not wanted or mpi_version():
+        return []
+    return [f"{', '.join(wanted)} of several tasks need MPI, and no library can be loaded: see cluster.modules"]
 
 
 def _array_warnings(config: RunConfig) -> list[str]:

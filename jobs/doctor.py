@@ -16,9 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hpc_ae.errors import HpcAeError
-from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.doctor_nodes import examine_nodes
-from hpc_ae.jobs.finding import Finding, Level, error_of, run_quietly
+from hpc_ae.jobs.finding import Finding, Level, error_of, mpi_version, run_quietly
 from hpc_ae.jobs.slurm_clients import ask_slurm
 from hpc_ae.private import TRUST_VARIABLE, open_place
 
@@ -85,10 +84,8 @@ def _hdf5() -> Finding:
 
 
 def _mpi() -> Finding:
-    """In a process of its own: a library that does not start must not end this one."""
-    done = run_quietly(*python_words("mpi4py", "--mpi-lib-version"))
-    if done is not None and done.returncode == 0:
-        return Finding("mpi", "ok", done.stdout.splitlines()[0].strip()[:80])
+    if version := mpi_version():
+        return Finding("mpi", "ok", version)
     fix = (
         "python -m pip install 'hpc_ae[mpich]', or load your site's MPI module; needed for catalogs over several nodes"
     )

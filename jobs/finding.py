@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
+from hpc_ae.interpreter import python_words
+
 Level = Literal["ok", "warn", "fail"]
 _COMMAND_SECONDS = 30
 
@@ -30,6 +32,14 @@ def run_quietly(
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def mpi_version() -> str:
+    """The first line of what the MPI library says of itself, "" where none can be loaded; asked in a process of its
+    own, as a library that does not start must not end this one.
+    """
+    done = run_quietly(*python_words("mpi4py", "--mpi-lib-version"))
+    return done.stdout.splitlines()[0].strip()[:80] if done is not None and done.returncode == 0 else ""
 
 
 def error_of(done: subprocess.CompletedProcess[str] | None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from hpc_ae.config import RunConfig, dump_config
-from hpc_ae.errors import InputError, StaleError, WorkError
+from hpc_ae.config import RunConfig, dump_config, load_config
+from hpc_ae.errors import HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.files import make_dir
 from hpc_ae.interpreter import python_words
-from hpc_ae.jobs.advice import sure_problems_of
+from hpc_ae.jobs.advice import mpi_warnings, sure_problems_of
+from hpc_ae.jobs.aside import aside_path, remove_replaced, set_aside
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import await_saving, cancel, launch, parts_left, say, start_environment, wait
 from hpc_ae.jobs.lock import run_lock, who_holds
@@ -31,7 +32,8 @@ from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, FINALISE, INGEST, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
-from hpc_ae.layout import SHARD_PATTERN, RunLayout
+from hpc_ae.layout import PAGE_NAME, SHARD_PATTERN, RunLayout
+from hpc_ae.provenance import differences
 from hpc_ae.runtime.streams import report
 
 _START_SECONDS = 60.0
@@ -39,14 +41,14 @@ _ENDING_SECONDS = 3.0
 
 
 def discard(run: Run, names: list[str]) -> None:
-    """Remove the outputs of the named stages and of every stage after the first of them."""
+    """Set the outputs of the named stages, and of every stage after the first of them, aside."""
     for stage in stages_from(run, names):
         for path in stage.outputs(run):
             if path.exists() and stage.keeps(run, path):
                 say(f"keeping {path}: it does not depend on what was changed")
             elif path.exists():
-                say(f"discarding {path}")
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                say(f"discarding {path}: it is {aside_path(path).name} until a new one is whole")
+                set_aside(path)
 
 
 def stages_from(run: Run, names: list[str]) -> tuple[Stage, ...]:
@@ -101,6 +103,7 @@ def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
                 stage.is_done(run)  # StaleError where it is of another config, while nothing is discarded yet
             refuse_problems(config, again)  # before anything is discarded
             discard(run, redo)
+            _remove_replaced(run)
         left = [] if queued else stages_left(run)
         refuse_problems(config, left)
         prepare_run(config)
@@ -115,10 +118,17 @@ def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
             _follow_chain(run, launched)
         elif not slurm and not no_wait:
             _run_locally(run, left)
+        if not no_wait:
+            _remove_replaced(run)
     if no_wait:
         return 0 if slurm or not left else start_detached(run.layout)
     say_result(run.layout, time.monotonic() - started, checked=bool(queued) or FINALISE in left)
     return 0
+
+
+def _remove_replaced(run: Run) -> None:
+    if removed := remove_replaced(run):
+        say(f"removed, as new ones are whole: {', '.join(path.name for path in removed)}")
 
 
 def refuse_problems(config: RunConfig, left: Sequence[Stage]) -> None:
@@ -154,6 +164,14 @@ def _has_ended(job: Launched) -> bool:
     return not job.open_ranks(job.markers())
 
 
+def _what_differs(path: Path, config: RunConfig) -> list[str]:
+    """The keys in which a config differs from that of the queued jobs."""
+    with contextlib.suppress(HpcAeError):
+        queued, wanted = (one.model_dump(mode="json") for one in (load_config(path), config))
+        return differences(queued, wanted)[:5]
+    return []
+
+
 def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str], parsable: bool) -> None:
     """InputError where what is asked for is not what the queued jobs do; else say that they are followed."""
     ids = " ".join(job.job_id for job in queued)
@@ -162,7 +180,7 @@ def refuse_other_run(config: RunConfig, queued: list[Launched], redo: list[str],
         raise InputError(
             "Slurm jobs of this run directory are still queued or running, with another config",
             where=config.run_path,
-            got=f"jobs {ids}",
+            got="; ".join([f"jobs {ids}", *(f"--redo {stage}" for stage in redo), *_what_differs(path, config)]),
             fix=f"wait for them, or end them with: hpc-ae cancel {shlex.quote(config.run_dir)}",
         )
     say(f"already submitted: jobs {ids}")
@@ -197,6 +215,15 @@ def describe(stage: Stage, config: RunConfig) -> str:
     return f"1 process with {num_workers(config, stage.name)} workers on this machine"
 
 
+def check_stages_before(run: Run, stage: Stage) -> None:
+    """StaleError where what is there of an earlier stage is of another config: RUN_DIR/config.yaml, which is about to
+    be written, would say of it what it was not made from.
+    """
+    for before in itertools.takewhile(lambda one: one is not stage, run.stages):
+        if any(path.exists() for path in before.outputs(run)):
+            before.is_done(run)
+
+
 def run_stage_here(run: Run, stage: Stage) -> None:
     """One stage on this machine, whatever cluster.kind says."""
     from hpc_ae.jobs.lost import check_untouched
@@ -209,6 +236,7 @@ def run_stage_here(run: Run, stage: Stage) -> None:
         if stage is TRAIN and (shards := stale_shards(run.layout)):
             where = run.layout.encoding_dir
             say(f"note: {len(shards)} shards in {where} are of an earlier model; encode will refuse them")
+        check_stages_before(run, stage)
         prepare_run(run.config)
         _run_locally(run.on_this_machine(), [stage])
 
@@ -274,6 +302,8 @@ def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched
     launched: list[Launched] = []
     if ignored := ignored_options(os.environ):
         say(f"note: ignored, as the section cluster says what jobs ask for: {', '.join(ignored)}")
+    for warning in mpi_warnings(run.config, stages):
+        say(f"warning: {warning}")
     try:
         for stage in stages:
             run.layout.progress_path(stage.name).unlink(missing_ok=True)
@@ -354,4 +384,4 @@ def say_result(layout: RunLayout, seconds: float, *, checked: bool) -> None:
         say(f"verified: {counts}, every row, id and digest checked")
     else:
         say(f"complete: {counts}, every file is there; to check every row: hpc-ae verify {run_dir}")
-    say(f"done in {seconds:.1f} s: report {layout.report_dir}, encoding {layout.encoding_dir}")
+    say(f"done in {seconds:.1f} s: report {layout.report_dir / PAGE_NAME}, encoding {layout.encoding_dir}")

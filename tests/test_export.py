@@ -110,7 +110,7 @@ def expected_columns(catalog: Catalog, rows: Any = slice(None)) -> dict[str, np.
     columns = {}
     for name in catalog.columns:
         values = catalog[name][:][rows]
-        parts = catalog.bands if name.startswith(("magnitude", "reconstruction")) else ["0", "1"]
+        parts = catalog.bands if name.startswith(("magnitude", "reconstruction")) else ["1", "2"]
         if values.ndim == 1:
             columns[name] = values
         else:

@@ -139,6 +139,7 @@ def test_changed_training_is_refused_and_redone(copy: Path, tmp_path: Path) -> N
     done = hpc_ae("run", copy, "train.learning_rate=0.001", "--redo", "train")
     assert done.returncode == 0, done.stderr
     assert f"discarding {tmp_path / 'run' / 'encoding'}" in done.stderr
+    assert "removed, as new ones are whole" in done.stderr and not list((tmp_path / "run").glob("*.before-redo"))
     assert encoding_model(tmp_path / "run") == model_digest(tmp_path / "run") != old
     assert hpc_ae("verify", tmp_path / "run").returncode == 0
 
@@ -153,6 +154,42 @@ def test_redo_with_a_forgotten_override_discards_nothing(copy: Path, tmp_path: P
         assert refused.returncode == 2 and "train.learning_rate: 0.004 -> 0.001" in refused.stderr
         assert "discarding" not in refused.stderr
     assert {name: files(run_dir / name) for name in names} == before
+
+
+def test_redo_that_fails_can_be_taken_back(copy: Path, tmp_path: Path) -> None:
+    """What a redo discards is there until its stage has ended well, whatever is done in between."""
+    run_dir = tmp_path / "run"
+    names = ("model", "encoding", "scores", "report")
+    before = {name: list(files(run_dir / name).values()) for name in names}
+    for _ in range(2):  # the second finds what the first has begun
+        failed = hpc_ae("run", copy, "train.learning_rate=1e30", "--redo", "train")
+        assert failed.returncode == 1 and "diverged" in failed.stderr, failed.stderr
+        assert {name: list(files(run_dir / f"{name}.before-redo").values()) for name in names} == before
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    (run_dir / "metrics.jsonl").unlink()
+    for path in run_dir.glob("*.before-redo"):
+        path.rename(path.with_name(path.name.removesuffix(".before-redo")))
+    again = hpc_ae("run", copy)
+    assert again.returncode == 0 and "already done: simulate, train, encode" in again.stderr, again.stderr
+    assert {name: list(files(run_dir / name).values()) for name in names} == before
+
+
+def test_single_stage_keeps_the_config_of_the_run(copy: Path, tmp_path: Path) -> None:
+    """`postprocess` with another training in its config is refused: the run's own config stays what made it. `verify`
+    notices a config that did not.
+    """
+    run_dir = tmp_path / "run"
+    before = (run_dir / "config.yaml").read_bytes()
+    shutil.rmtree(run_dir / "report")
+    refused = hpc_ae("postprocess", copy, "train.learning_rate=0.001", "postprocess.anomalies=7")
+    assert refused.returncode == 2 and "train.learning_rate: 0.004 -> 0.001" in refused.stderr, refused.stderr
+    assert (run_dir / "config.yaml").read_bytes() == before
+    assert hpc_ae("postprocess", copy, "postprocess.anomalies=7").returncode == 0
+    assert hpc_ae("verify", run_dir).returncode == 0
+    (run_dir / "config.yaml").write_bytes(before.replace(b"learning_rate: 0.004", b"learning_rate: 0.001"))
+    found = hpc_ae("verify", run_dir)
+    assert found.returncode == 1 and "not the one that trained this model" in found.stdout
+    assert "train.learning_rate: 0.004 -> 0.001" in found.stdout
 
 
 @pytest.mark.parametrize("finalised", [True, pytest.param(False, marks=pytest.mark.slow)])

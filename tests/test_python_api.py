@@ -165,8 +165,21 @@ def test_arrow_is_exact(encoding: Catalog) -> None:
     }
     assert_array_equal(table["latent"].combine_chunks().flatten().to_numpy().reshape(-1, 2), both["latent"][:])
     split = both.to_arrow(["latent"], slice(10, 20), split=True)
-    assert split.column_names == ["latent_0", "latent_1"]
-    assert_array_equal(split["latent_1"].to_numpy(), both["latent"][10:20][:, 1])
+    assert split.column_names == ["latent_1", "latent_2"]
+    assert_array_equal(split["latent_2"].to_numpy(), both["latent"][10:20][:, 1])
+
+
+def test_what_numpy_users_type(encoding: Catalog) -> None:
+    """Masks, lists of rows and comparisons work; an element of a vector says how it is read."""
+    good = encoding["quality"] == 0
+    assert_array_equal(good, encoding["quality"][:] == 0)
+    assert_array_equal(encoding.take(good, ["objid"])["objid"], encoding["objid"][:][good])
+    assert_array_equal(encoding[good]["objid"], encoding["objid"][:][good])
+    assert encoding[[1, -2]]["objid"].tolist() == encoding["objid"][:][[1, -2]].tolist()
+    assert_array_equal((encoding["chi2"] > 2) | (encoding["chi2"] <= 2), ~np.isnan(encoding["chi2"][:]))
+    for name, said in (("latent_2", "\\['latent'\\]\\[:\\]\\[:, 1\\]"), ("latent_0", "numbered from 1")):
+        with pytest.raises(InputError, match=said):
+            encoding[name]
 
 
 def test_table_of_no_rows_has_its_columns(encoding: Catalog) -> None:

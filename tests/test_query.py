@@ -261,7 +261,7 @@ def test_formats_read_back_bit_by_bit(folder: Path, tmp_path: Path) -> None:
     errors = encoding["reconstruction_error"][:][rows]
     assert np.isnan(errors).any()
     assert_array_equal(np.float32([row["reconstruction_error"] or "nan" for row in found]), errors)
-    assert_array_equal(np.float32([row["latent_1"] or "nan" for row in found]), encoding["latent"][:][rows][:, 1])
+    assert_array_equal(np.float32([row["latent_2"] or "nan" for row in found]), encoding["latent"][:][rows][:, 1])
     assert {"magnitude_u", "magnitude_error_z", "reconstruction_r", "ra", "chi2"} <= set(found[0])
     assert rows_of(hpc_ae(*words, "--to", "tsv").stdout, "\t") == found
     records = json.loads(hpc_ae(*words, "--json").stdout)
@@ -272,6 +272,19 @@ def test_formats_read_back_bit_by_bit(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and rows_of((tmp_path / "stars.csv").read_text()) == found
     assert list(tmp_path.iterdir()) == [tmp_path / "stars.csv"] and done.stdout == ""
     assert hpc_ae(*words, "--out", "/dev/stdout").returncode == 2
+
+
+def test_elements_of_vectors(folder: Path) -> None:
+    """Single bands and latents can be asked for, of the encoding and of its stars, in the order that was said."""
+    words = ("query", folder / "encoding", "--cone", 180, 30, 300, "--columns")
+    whole = rows_of(hpc_ae(*words[:-1], "--join").stdout)
+    for names in (["latent_2", "objid"], ["magnitude_g", "latent_1", "magnitude_u"]):
+        found = rows_of(hpc_ae(*words, ",".join(names)).stdout)
+        assert list(found[0]) == names and found == [{name: row[name] for name in names} for row in whole]
+    refused = hpc_ae(*words, "latent_0")
+    assert refused.returncode == 2 and "numbered from 1" in refused.stderr
+    wrong = hpc_ae("query", folder, "--objid", 5)
+    assert wrong.returncode == 2 and f"name {folder / 'encoding'}" in wrong.stderr
 
 
 def test_an_answer_replaces_no_part_of_the_catalog(folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_ae.catalog.schema import Column, flag_meaning, flag_name
 from hpc_ae.catalog.shard import Arrays
+from hpc_ae.errors import InputError
 
 # The part of the spectrum of each band, as VizieR and UCD1+ have it for SDSS: their list knows no g and no z.
 _BAND_UCDS = {"u": "em.opt.U", "g": "em.opt.B", "r": "em.opt.R", "i": "em.opt.I", "z": "em.opt.I"}
@@ -63,6 +64,19 @@ def _describe(column: Column, elements: Sequence[str]) -> str:
     return f"{text}; elements: {', '.join(elements)}" if elements else text
 
 
+def no_such_column(where: object, name: str, fields: Sequence[Field], more: str) -> InputError:
+    """The error for a column that is not there; `more` says what else than `fields` could be asked for."""
+    parts = {part.name: (field, at) for field in fields for at, part in enumerate(split_field(field)) if field.elements}
+    fix = ""
+    if name in parts:
+        vector, at = parts[name]
+        fix = f"read the vector: ['{vector.name}'][:][:, {at}]"
+    if name == "latent_0" and "latent_1" in parts:
+        fix = "latents are numbered from 1, as on the page: latent_0 is latent_1 now, and latent_1 is latent_2"
+    expected = f"one of {', '.join(field.name for field in fields)}{more}"
+    return InputError("no such column", where=where, got=name, expected=expected, fix=fix)
+
+
 def flag_lines(columns: Iterable[Column]) -> list[str]:
     """What every bit of the flag columns means, a line each: `quality bit 1 missing: a band has no value`."""
     return [
@@ -73,7 +87,7 @@ def flag_lines(columns: Iterable[Column]) -> list[str]:
 
 
 def split_field(field: Field) -> list[Field]:
-    """A vector's elements as fields of their own: `magnitude_u`, `latent_0`; a field without elements as it is."""
+    """A vector's elements as fields of their own: `magnitude_u`, `latent_1`; a field without elements as it is."""
     if not field.elements:
         return [field]
     text = field.description.partition("; elements")[0]

@@ -25,7 +25,7 @@ from hpc_ae.catalog.records import (
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, columns_of
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import Written, make_dir, missing_files, publish_json, read_json, remove_debris, seal
-from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN
+from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, RunLayout
 from hpc_ae.provenance import Fingerprint, check_fingerprint
 
 
@@ -67,12 +67,15 @@ def read_manifest(directory: Path, kind: type[M]) -> M:
     """
     path = directory / MANIFEST_NAME
     if not path.is_file():
+        run = RunLayout(directory)
+        inner = [str(one) for one in (run.encoding_dir, run.catalog_dir) if (one / MANIFEST_NAME).is_file()]
+        make = "make one with hpc-ae simulate or hpc-ae ingest; an unfinished one is completed by the same command"
         raise InputError(
             "not a catalog",
             where=directory,
             got="no directory" if not directory.is_dir() else f"no {MANIFEST_NAME}",
             expected=f"a directory with {MANIFEST_NAME} and shards",
-            fix="make one with hpc-ae simulate or hpc-ae ingest; an unfinished one is completed by the same command",
+            fix=f"this is a run directory: name {' or '.join(inner)}" if inner else make,
         )
     return of_kind(parse_manifest(path, read_json(path, sealed=True)), kind, directory)
 

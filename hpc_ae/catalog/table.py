@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from hpc_ae.catalog.fields import Field, field_of, split_arrays, split_field
+from hpc_ae.catalog.fields import Field, field_of, no_such_column, split_arrays, split_field
 from hpc_ae.catalog.manifest import of_kind
 from hpc_ae.catalog.records import M, Manifest
 from hpc_ae.catalog.schema import Column, columns_of
@@ -75,7 +75,7 @@ class ShardTable:
     def fields(self, names: Sequence[str] | None = None) -> list[Field]:
         """Name, type, elements, unit, UCD and description of columns (all by default)."""
         num_latent = min(self.manifest.num_latent, _MOST_LATENT)
-        elements = {"": (), "B": tuple(self.bands), "L": tuple(str(index) for index in range(num_latent))}
+        elements = {"": (), "B": tuple(self.bands), "L": tuple(str(index + 1) for index in range(num_latent))}
         known = [self.schema[name] for name in self._chosen(names)]
         return [field_of(column, elements[column.width]) for column in known]
 
@@ -84,8 +84,7 @@ class ShardTable:
         chosen = self.columns if names is None else [names] if isinstance(names, str) else list(names)
         for name in chosen:
             if name not in self._columns:
-                expected = f"one of {', '.join(self._columns)}"
-                raise InputError("no such column", where=self.directory, got=name, expected=expected)
+                raise no_such_column(self.directory, name, self.fields(), "")
         return chosen
 
     def select(self, columns: Sequence[str]) -> Self:
@@ -158,8 +157,12 @@ class ShardTable:
         return {field.name: np.empty((0, *field.shape), field.dtype) for field in self.fields(names)}
 
     def take(self, rows: np.ndarray | Sequence[int], columns: Sequence[str] | None = None) -> Arrays:
-        """Columns (all by default) of single stars by row number (n,), in the order given; IndexError outside."""
+        """Columns (all by default) of single stars by row number (n,), in that order, or by a mask (N,); IndexError
+        outside.
+        """
         names, numbers = self._chosen(columns), np.asarray(rows)
+        if numbers.dtype == bool and len(numbers) == self.num_stars:
+            numbers = np.flatnonzero(numbers)
         if numbers.size and numbers.dtype.kind not in "iu":
             raise IndexError(f"rows by numbers of type {numbers.dtype}, not whole ones")
         wanted = numbers.astype(np.int64)
@@ -182,11 +185,17 @@ class ShardTable:
     def __getitem__(self, key: slice | int) -> Arrays: ...
     @overload
     def __getitem__(self, key: list[str] | tuple[str, ...]) -> Self: ...
-    def __getitem__(self, key: str | slice | int | list[str] | tuple[str, ...]) -> CatalogColumn | Arrays | Self:
+    @overload
+    def __getitem__(self, key: list[int] | np.ndarray) -> Arrays: ...
+    def __getitem__(
+        self, key: str | slice | int | list[str] | list[int] | tuple[str, ...] | np.ndarray
+    ) -> CatalogColumn | Arrays | Self:
         if isinstance(key, str):
             return CatalogColumn(self, self._chosen([key])[0])
-        if isinstance(key, list | tuple):
-            return self.select(key)
+        if isinstance(key, list | tuple) and all(isinstance(name, str) for name in key):
+            return self.select([str(name) for name in key])
+        if isinstance(key, list | tuple | np.ndarray):
+            return self.take(np.asarray(key))
         if isinstance(key, slice):
             return self.read(self._columns, key)
         return {name: values[0] for name, values in self.take([key]).items()}
@@ -220,7 +229,11 @@ class ShardTable:
 
 
 class CatalogColumn:
-    """One column of a catalog; slicing reads just those rows, an array of row numbers or a mask (N,) those."""
+    """One column of a catalog; slicing reads just those rows, an array of row numbers or a mask (N,) those. Compared
+    with a number it is read whole: `catalog["quality"] == 0` is a mask (N,).
+    """
+
+    __hash__ = object.__hash__
 
     def __init__(self, catalog: ShardTable, name: str) -> None:
         self.catalog = catalog
@@ -242,6 +255,24 @@ class CatalogColumn:
             wanted = np.flatnonzero(wanted)
         values = self.catalog.take(np.atleast_1d(wanted), [self.name])[self.name]
         return values if wanted.ndim else np.asarray(values[0])
+
+    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return np.asarray(self[:] == other)
+
+    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return np.asarray(self[:] != other)
+
+    def __lt__(self, other: Any) -> np.ndarray:
+        return np.asarray(self[:] < other)
+
+    def __le__(self, other: Any) -> np.ndarray:
+        return np.asarray(self[:] <= other)
+
+    def __gt__(self, other: Any) -> np.ndarray:
+        return np.asarray(self[:] > other)
+
+    def __ge__(self, other: Any) -> np.ndarray:
+        return np.asarray(self[:] >= other)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for chunk in self.catalog.iter_chunks([self.name]):

@@ -131,9 +131,16 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _mpi_mapper(launched: int) -> Iterator[Mapper | None]:
-    from mpi4py import MPI
-    from mpi4py.futures import MPICommExecutor
-
+    try:
+        from mpi4py import MPI
+        from mpi4py.futures import MPICommExecutor
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            "no MPI library can be loaded, by which the tasks of several nodes share this work",
+            got=" ".join(str(error).split())[:200],
+            fix="load the site's MPI (cluster.modules); or have this stage on one node with one task: "
+            "cluster.stages.STAGE.nodes=1 and ranks_per_node=1",
+        ) from error
     if launched != MPI.COMM_WORLD.size:
         raise InputError(
             "the MPI library does not see the tasks that were launched",

@@ -1,0 +1,57 @@
+"""Outputs that --redo sets aside: they can be had back until the stage has made new ones that are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hpc_ae.errors import HpcAeError
+from hpc_ae.jobs.run import Run, Stage
+
+_MARK = ".before-redo"
+
+
+def aside_path(path: Path) -> Path:
+    """Where an output is set aside: beside it."""
+    return path.with_name(path.name + _MARK)
+
+
+def set_aside(path: Path) -> None:
+    """Give an output another name. Where one is set aside already, of a redo that came to no end, that one stays, and
+    what the redo has begun is removed.
+    """
+    if aside_path(path).exists():
+        _remove(path)
+    else:
+        path.rename(aside_path(path))
+
+
+def find_aside(run: Run, stage: Stage) -> list[Path]:
+    """What is set aside of a stage's outputs."""
+    return [aside for path in stage.outputs(run) if (aside := aside_path(path)).exists()]
+
+
+def remove_replaced(run: Run) -> list[Path]:
+    """Remove what is set aside of the stages that are done again; what was removed."""
+    removed: list[Path] = []
+    for stage in run.stages:
+        found = find_aside(run, stage)
+        if found and _is_done(run, stage):
+            for path in found:
+                _remove(path)
+            removed += found
+    return removed
+
+
+def _is_done(run: Run, stage: Stage) -> bool:
+    try:
+        return stage.is_done(run)
+    except HpcAeError:  # of another config, or damaged: then the old one may be wanted
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
