@@ -27,12 +27,13 @@ from hpc_ae.jobs.launcher import await_saving, cancel, launch, parts_left, say, 
 from hpc_ae.jobs.lock import run_lock, who_holds
 from hpc_ae.jobs.resources import num_workers, ranks_per_node, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage
+from hpc_ae.jobs.said import say_result, say_stage
 from hpc_ae.jobs.scheduler import ask, ending_jobs, is_alive
 from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
-from hpc_ae.jobs.stages import ENCODE, FINALISE, INGEST, STAGES, TRAIN
+from hpc_ae.jobs.stages import ENCODE, FINALISE, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
-from hpc_ae.layout import PAGE_NAME, SHARD_PATTERN, RunLayout
+from hpc_ae.layout import SHARD_PATTERN, RunLayout
 from hpc_ae.provenance import differences
 from hpc_ae.runtime.streams import report
 
@@ -280,21 +281,7 @@ def _run_stage_locally(run: Run, stage: Stage) -> None:
         finally:
             cancel(launched)
         raise
-    _say_counts(run.config, stage.name)
-
-
-def _say_counts(config: RunConfig, stage: str) -> None:
-    """After an ingest: what it flagged, and why, by file."""
-    if stage != INGEST.name:
-        return
-    from hpc_ae.catalog.manifest import read_manifest
-    from hpc_ae.catalog.records import StarManifest
-    from hpc_ae.readers.tally import describe_counts
-
-    for raw in read_manifest(config.catalog_path, StarManifest).inputs.raw or ():
-        for note in raw.notes:
-            say(f"  {raw.name}: {note}")
-        say(f"  {describe_counts(raw)}")
+    say_stage(run.config, stage.name)
 
 
 def submit_chain(run: Run, stages: list[Stage], parsable: bool) -> list[Launched]:
@@ -343,7 +330,7 @@ def _follow_chain(run: Run, launched: list[Launched]) -> None:
         for job in launched:
             with LiveView(run.layout.progress_path(job.stage)) as view:
                 wait(job, view.refresh)
-            _say_counts(run.config, job.stage)
+            say_stage(run.config, job.stage)
     except KeyboardInterrupt:
         say("the Slurm jobs continue; the same command follows them to the end, `hpc-ae cancel` or scancel ends them:")
         say("scancel " + " ".join(job.job_id for job in launched))
@@ -369,19 +356,3 @@ def start_detached(layout: RunLayout) -> int:
     if process.poll() not in (None, 0):
         raise WorkError("the run ended at once", where=log_path, got=log_path.read_text(errors="replace")[-500:])
     return 0
-
-
-def say_result(layout: RunLayout, seconds: float, *, checked: bool) -> None:
-    """The last lines of a run: what was checked just now, and where everything is."""
-    from hpc_ae.catalog.manifest import read_manifest
-    from hpc_ae.catalog.records import EncodingManifest
-
-    manifest = read_manifest(layout.encoding_dir, EncodingManifest)
-    num_stars, num_good = manifest.num_stars, manifest.num_good
-    run_dir = shlex.quote(str(layout.run_dir))
-    counts = f"{num_stars:,} stars in, {num_stars:,} out ({num_good:,} good)"
-    if checked:
-        say(f"verified: {counts}, every row, id and digest checked")
-    else:
-        say(f"complete: {counts}, every file is there; to check every row: hpc-ae verify {run_dir}")
-    say(f"done in {seconds:.1f} s: report {layout.report_dir / PAGE_NAME}, encoding {layout.encoding_dir}")

@@ -16,6 +16,7 @@ from hpc_ae.analysis.histogram import (
     count_against,
     quantiles,
 )
+from hpc_ae.analysis.linear import linear_error
 from hpc_ae.analysis.maps import MEAN_CELLS, LatentMaps, fine_indices, pooled
 from hpc_ae.analysis.pack import npz_bytes, pack, read_npz, unpack
 from hpc_ae.analysis.statistics import Moments, worst
@@ -184,3 +185,15 @@ def test_json_forms() -> None:
     assert json_id(np.int64(2**53)) == 2**53 and json_id(2**53 + 1) == "9007199254740993"
     assert json_id(1237645879553248800) == "1237645879553248800"
     assert json_number(float("nan")) is None and json_number(np.inf) is None and json_number(0.25) == 0.25
+
+
+@pytest.mark.parametrize("num_components", [0, 1, 2, 4, 5, 7])
+def test_what_principal_components_leave(num_components: int) -> None:
+    """The same as a projection by the singular vectors of numpy leaves."""
+    generator = np.random.default_rng(4)
+    stars = (generator.normal(0, 1, (3000, 2)) @ generator.normal(0, 2, (2, 5)) + 18).astype(np.float32)
+    stars += generator.normal(0, 0.1, stars.shape).astype(np.float32)
+    centred = stars.astype(np.float64) - stars.mean(0, dtype=np.float64)
+    basis = np.linalg.svd(centred, full_matrices=False)[2][:num_components]
+    left = centred - centred @ basis.T @ basis
+    assert linear_error(stars, num_components) == pytest.approx((left**2).mean(), rel=1e-6, abs=1e-12)

@@ -139,6 +139,8 @@ def test_changed_training_is_refused_and_redone(copy: Path, tmp_path: Path) -> N
     done = hpc_ae("run", copy, "train.learning_rate=0.001", "--redo", "train")
     assert done.returncode == 0, done.stderr
     assert f"discarding {tmp_path / 'run' / 'encoding'}" in done.stderr
+    assert re.search(r"held-out error 0\.\d+ mag .* principal components leave 0\.\d+ mag", done.stderr)
+    assert "report/index.html, encoding" in done.stderr.splitlines()[-1]
     assert "removed, as new ones are whole" in done.stderr and not list((tmp_path / "run").glob("*.before-redo"))
     assert encoding_model(tmp_path / "run") == model_digest(tmp_path / "run") != old
     assert hpc_ae("verify", tmp_path / "run").returncode == 0

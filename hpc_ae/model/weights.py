@@ -37,6 +37,7 @@ class Trained(Record):
     validation_mse_mag2: float | None
     num_training_stars: int
     num_validation_stars: int
+    linear_mse_mag2: float | None = None  # what as many principal components leave of the held-out stars
     world_size: int
     compute: str
     torch: str

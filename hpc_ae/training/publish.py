@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hpc_ae.analysis.denoising import fit_uncertainty
+from hpc_ae.analysis.linear import linear_error
 from hpc_ae.files import remove_debris
 from hpc_ae.model.files import load_autoencoder, write_model
 from hpc_ae.model.jacobian import reconstruct
@@ -19,14 +20,15 @@ from hpc_ae.training.data import TrainingData
 from hpc_ae.training.job import TrainJob
 from hpc_ae.training.position import Position
 
-_UNCERTAINTY_STARS = 100_000
+_HELD_OUT_STARS = 100_000
 
 
 def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position: Position) -> None:
     """Rank 0 writes the model directory, when all ranks have given their held-out stars."""
     tensors = position.best or stepper.weights()
-    uncertainty = _measure_uncertainty(job, data, tensors)
+    held_out = _gather_held_out(job, data)
     if job.group.is_lead:
+        num_bands, latent = len(job.catalog.bands), job.architecture.latent
         training = Trained(
             catalog_digest=job.catalog.digest,
             steps=position.step,
@@ -34,6 +36,7 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
             validation_mse_mag2=position.best_mse if position.best else None,
             num_training_stars=data.plan.num_rows,
             num_validation_stars=data.num_held_out,
+            linear_mse_mag2=linear_error(held_out[:, :num_bands], latent) if len(held_out) else None,
             world_size=job.group.ranks.world_size,
             compute=stepper.objective.name,
             torch=torch.__version__,
@@ -42,21 +45,29 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
             training=training,
             fingerprint=job.fingerprint,
             provenance=Provenance.now(job.settings.config),
-            uncertainty=uncertainty,
+            uncertainty=_measure_uncertainty(job, held_out, tensors),
         )
         remove_debris(job.layout.model_dir)
         write_model(job.layout.model_dir, job.architecture, tensors, origin)
     job.group.barrier()
 
 
-def _measure_uncertainty(job: TrainJob, data: TrainingData, tensors: dict[str, Tensor]) -> dict[str, list[Any]] | None:
-    """How uncertain the reconstructions are, of the held-out stars of all ranks; None where that is not known."""
+def _gather_held_out(job: TrainJob, data: TrainingData) -> np.ndarray:
+    """Held-out stars of all ranks on rank 0, in an order that does not depend on which rank held them: magnitudes and,
+    where there are such, their errors.
+    """
+    gathered = job.group.gather_rows(data.held_out[:: 1 + data.num_held_out // _HELD_OUT_STARS])
+    return gathered[np.lexsort(gathered.T)] if job.group.is_lead else gathered
+
+
+def _measure_uncertainty(
+    job: TrainJob, held_out: np.ndarray, tensors: dict[str, Tensor]
+) -> dict[str, list[Any]] | None:
+    """How uncertain the reconstructions of held-out stars are; None where that is not known."""
     num_bands = len(job.catalog.bands)
-    gathered = job.group.gather_rows(data.held_out[:: 1 + data.num_held_out // _UNCERTAINTY_STARS])
-    if not job.group.is_lead or gathered.shape[1] == num_bands:
+    if held_out.shape[1] == num_bands:
         return None
-    gathered = gathered[np.lexsort(gathered.T)]  # whichever rank held them
-    magnitude, errors = gathered[:, :num_bands], gathered[:, num_bands:]
+    magnitude, errors = held_out[:, :num_bands], held_out[:, num_bands:]
     model = load_autoencoder(job.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
     table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
     return None if table is None else table.record()
