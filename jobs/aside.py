@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hpc_ae.errors import HpcAeError
 from hpc_ae.jobs.run import Run, Stage
 
 _MARK = ".before-redo"
+_NUMBERED = re.compile(r"(shard|step|part)-\d+.*|\..*")
 
 
 def aside_path(path: Path) -> Path:
@@ -37,10 +39,23 @@ def remove_replaced(run: Run) -> list[Path]:
     for stage in run.stages:
         found = find_aside(run, stage)
         if found and _is_done(run, stage):
-            for path in found:
+            ours = [path for path in found if not strangers(path)]
+            for path in ours:
                 _remove(path)
-            removed += found
+            removed += ours
     return removed
+
+
+def strangers(aside: Path) -> list[str]:
+    """Files in what is set aside that are none of a stage's making: the new output has none of that name, and they are
+    not called as shards and checkpoints are, of which there may be fewer now. They are the user's.
+    """
+    new = aside.with_name(aside.name.removesuffix(_MARK))
+    if not aside.is_dir() or aside.is_symlink():
+        return []
+    return sorted(
+        path.name for path in aside.iterdir() if not (new / path.name).exists() and not _NUMBERED.fullmatch(path.name)
+    )
 
 
 def _is_done(run: Run, stage: Stage) -> bool:

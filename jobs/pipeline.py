@@ -21,7 +21,7 @@ from hpc_ae.errors import HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.files import make_dir
 from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.advice import mpi_warnings, sure_problems_of
-from hpc_ae.jobs.aside import aside_path, remove_replaced, set_aside
+from hpc_ae.jobs.aside import aside_path, find_aside, remove_replaced, set_aside, strangers
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import await_saving, cancel, launch, parts_left, say, start_environment, wait
 from hpc_ae.jobs.lock import run_lock, who_holds
@@ -130,6 +130,8 @@ def run_all(run: Run, redo: list[str], *, no_wait: bool, parsable: bool) -> int:
 def _remove_replaced(run: Run) -> None:
     if removed := remove_replaced(run):
         say(f"removed, as new ones are whole: {', '.join(path.name for path in removed)}")
+    for path in (path for stage in run.stages for path in find_aside(run, stage) if strangers(path)):
+        say(f"note: {path} is kept: it contains files that no stage has made: {', '.join(strangers(path)[:5])}")
 
 
 def refuse_problems(config: RunConfig, left: Sequence[Stage]) -> None:

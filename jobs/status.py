@@ -33,7 +33,7 @@ from hpc_ae.runtime.progress import NOTHING_YET, ProgressRecord
 _NEVER = "never starts"
 _REASONS = {
     "Dependency": "waits for the stage before it",
-    "DependencyNeverSatisfied": "a stage before it failed or was cancelled",
+    "DependencyNeverSatisfied": "not started: an earlier stage failed or was cancelled",
     "Resources": "waits for free nodes",
     "Priority": "waits for its turn",
     "BeginTime": "requeued; starts again soon",

@@ -75,6 +75,23 @@ def test_second_command_is_told_who_holds_the_run(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("verb", ["ingest", "simulate", "order"])
+def test_shards_of_something_else(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str) -> None:
+    """A directory of other software's files that are called as shards is refused, and they stay."""
+    write_stars(tmp_path / "stars.csv", np.arange(10))
+    simulate(tmp_path / "sky", SimulateSettings(100))
+    words = {"ingest": [tmp_path / "stars.csv", "--out"], "simulate": [], "order": [tmp_path / "sky", "--out"]}[verb]
+    more = ["--stars", 50] if verb == "simulate" else []
+    (tmp_path / "out").mkdir()
+    with h5py.File(tmp_path / "out" / "shard-00000.h5", "w") as file:
+        file["photons"] = np.arange(9)
+    (tmp_path / "out" / "shard-best.h5").write_bytes(b"all my work")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    status, said = in_process(capsys, verb, *words, tmp_path / "out", *more)
+    assert status == 2 and "contains something else" in said and "shard-00000.h5" in said, said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_lock_with_another_name(tmp_path: Path) -> None:
     """A lock that is a further name of another file of the user's holds, and nothing is written into that."""
     own = tmp_path / "precious"

@@ -176,6 +176,16 @@ def test_redo_that_fails_can_be_taken_back(copy: Path, tmp_path: Path) -> None:
     assert {name: list(files(run_dir / name).values()) for name in names} == before
 
 
+def test_redo_keeps_files_of_the_user(copy: Path, tmp_path: Path) -> None:
+    """What somebody has put into an output is not removed with it: the old one stays, and it is said why."""
+    run_dir = tmp_path / "run"
+    (run_dir / "report" / "notes.txt").write_text("my findings")
+    done = hpc_ae("run", copy, "--redo", "postprocess")
+    assert done.returncode == 0 and "files that no stage has made: notes.txt" in done.stderr, done.stderr
+    assert (run_dir / "report.before-redo" / "notes.txt").read_text() == "my findings"
+    assert not list(run_dir.glob("scores*.before-redo"))
+
+
 def test_single_stage_keeps_the_config_of_the_run(copy: Path, tmp_path: Path) -> None:
     """`postprocess` with another training in its config is refused: the run's own config stays what made it. `verify`
     notices a config that did not.

@@ -22,10 +22,10 @@ from hpc_ae.catalog.records import (
     StarManifest,
     catalog_digest,
 )
-from hpc_ae.catalog.schema import COMPRESSED_FORMAT, columns_of
-from hpc_ae.errors import DamageError, InputError
+from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT, columns_of
+from hpc_ae.errors import DamageError, HpcAeError, InputError
 from hpc_ae.files import Written, make_dir, missing_files, publish_json, read_json, remove_debris, seal
-from hpc_ae.layout import MANIFEST_NAME, SHARD_PATTERN, RunLayout
+from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, SHARD_PATTERN, RunLayout
 from hpc_ae.provenance import Fingerprint, check_fingerprint
 
 
@@ -151,6 +151,7 @@ def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool
         (out_dir / MANIFEST_NAME).unlink()
     make_dir(out_dir)
     foreign = [path.name for path in out_dir.iterdir() if not path.name.lstrip(".").startswith(("shard-", "manifest"))]
+    foreign += [path.name for path in out_dir.glob(SHARD_PATTERN) if not _is_of_killed_run(path)]
     if foreign:
         raise InputError(
             "the directory contains something else",
@@ -160,6 +161,16 @@ def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool
         )
     remove_debris(out_dir)
     return False
+
+
+def _is_of_killed_run(path: Path) -> bool:
+    """Whether a file called as a shard is one of a star catalog, which may be removed: others have such names too."""
+    from hpc_ae.catalog.shard import read_notes
+
+    try:
+        return bool(SHARD_NAME.fullmatch(path.name) and read_notes(path, STAR_FORMAT))
+    except HpcAeError:
+        return False
 
 
 @contextmanager
