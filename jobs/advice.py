@@ -71,16 +71,18 @@ def _source_problems(config: RunConfig, *, keeps: bool) -> list[str]:
     from hpc_ae.readers.conversion import check_reading
     from hpc_ae.readers.mapping import check_mapping
 
+    found = []
     try:
         gone = [] if is_there and keeps else [path for path in expand_paths(source.raw) if not path.exists()]
-        if gone:
-            return [f"catalog.source.raw: there is no file {gone[0]}"]
+        found += [f"catalog.source.raw: there is no file {path}" for path in gone[:1]]
+    except HpcAeError as error:
+        found.append(f"catalog.source.raw: {error.what}: {error.where}")
+    try:
         check_mapping(source.columns)
         check_reading(source.reading)
     except HpcAeError as error:
-        said = f"got {error.got}, expected {error.expected}" if error.got else str(error.where)
-        return [f"catalog.source: {error.what}: {said}"]
-    return []
+        found.append(f"catalog.source: {error.what}: got {error.got}, expected {error.expected}")
+    return found
 
 
 def problems_of(config: RunConfig) -> list[str]:

@@ -33,7 +33,8 @@ from hpc_ae.jobs.slurm import batch_script, sbatch_options
 from hpc_ae.jobs.slurm_clients import ignored_options
 from hpc_ae.jobs.stages import ENCODE, FINALISE, STAGES, TRAIN
 from hpc_ae.jobs.watch import LiveView
-from hpc_ae.layout import SHARD_PATTERN, RunLayout
+from hpc_ae.layout import MODEL_NAME, SHARD_PATTERN, RunLayout
+from hpc_ae.model.weights import read_model_record
 from hpc_ae.provenance import differences
 from hpc_ae.runtime.streams import report
 
@@ -223,8 +224,14 @@ def check_stages_before(run: Run, stage: Stage) -> None:
     be written, would say of it what it was not made from.
     """
     for before in itertools.takewhile(lambda one: one is not stage, run.stages):
-        if any(path.exists() for path in before.outputs(run)):
+        is_own = before is not TRAIN or not _is_from_elsewhere(run.layout.model_dir)
+        if is_own and any(path.exists() for path in before.outputs(run)):
             before.is_done(run)
+
+
+def _is_from_elsewhere(model_dir: Path) -> bool:
+    """Whether a model is there that no training of ours has made, but somebody put there."""
+    return (model_dir / MODEL_NAME).is_file() and not read_model_record(model_dir).fingerprint
 
 
 def run_stage_here(run: Run, stage: Stage) -> None:

@@ -120,7 +120,7 @@ def test_stars_without_a_position_have_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "cone", [(-1, 0, 1), (0, 91, 1), (0, 0, -1), (0, 0, 10801), (float("nan"), 0, 1), (0, 0, np.nan)]
+    "cone", [(-181, 0, 1), (361, 0, 1), (0, 91, 1), (0, 0, -1), (0, 0, 10801), (float("nan"), 0, 1), (0, 0, np.nan)]
 )
 def test_what_is_no_cone(cone: tuple[float, float, float]) -> None:
     """Centres outside the sphere and radii that are none are wrong input."""

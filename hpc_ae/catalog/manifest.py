@@ -23,7 +23,7 @@ from hpc_ae.catalog.records import (
     catalog_digest,
 )
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT, columns_of
-from hpc_ae.errors import DamageError, HpcAeError, InputError
+from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import Written, make_dir, missing_files, publish_json, read_json, remove_debris, seal
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, SHARD_PATTERN, RunLayout
 from hpc_ae.provenance import Fingerprint, check_fingerprint
@@ -164,13 +164,19 @@ def prepare_catalog(out_dir: Path, fingerprint: Fingerprint, stage: str) -> bool
 
 
 def _is_of_killed_run(path: Path) -> bool:
-    """Whether a file called as a shard is one of a star catalog, which may be removed: others have such names too."""
-    from hpc_ae.catalog.shard import read_notes
+    """Whether a file called as a shard may be removed: it is one of a star catalog, or no HDF5 at all. Other software
+    has such names too.
+    """
+    import h5py
 
-    try:
-        return bool(SHARD_NAME.fullmatch(path.name) and read_notes(path, STAR_FORMAT))
-    except HpcAeError:
+    if not SHARD_NAME.fullmatch(path.name) or path.is_symlink():
         return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            said = file.attrs.get("format")
+            return (said.decode(errors="replace") if isinstance(said, bytes) else said) == STAR_FORMAT
+    except (OSError, RuntimeError):
+        return True
 
 
 @contextmanager
