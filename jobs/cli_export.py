@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
+from hpc_ae.errors import InputError
 from hpc_ae.jobs.cli_compress import (
     CompressOptions,
     LatentBits,
@@ -24,6 +25,26 @@ from hpc_ae.jobs.cli_compress import (
 Format = Literal["fits", "parquet", "votable", "hdf5-table", "hats", "compressed", "catalog"]
 
 
+_ENDS: dict[str, Format] = {
+    **{".fits": "fits", ".fit": "fits", ".parquet": "parquet", ".pq": "parquet", ".vot": "votable"},
+    **{".votable": "votable", ".xml": "votable", ".h5": "hdf5-table", ".hdf5": "hdf5-table"},
+}
+
+
+def _format_of(out: Path) -> Format:
+    """The format that a file's name says; InputError where it says none."""
+    found = _ENDS.get(out.suffix.lower())
+    if found is None:
+        query = "; hpc-ae query writes CSV" if out.suffix.lower() in (".csv", ".tsv") else ""
+        raise InputError(
+            "the format of an export is not known by its name",
+            where=out,
+            expected=f"a name that ends in {', '.join(_ENDS)}, or --to",
+            fix=f"--to {', '.join(get_args(Format))}{query}",
+        )
+    return found
+
+
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A star, encoding or compressed catalog.")],
     out: Annotated[
@@ -31,12 +52,12 @@ def export(
         typer.Argument(metavar="OUT", help="The file to write; a directory for HATS, --files, compressed and catalog."),
     ],
     to: Annotated[
-        Format,
+        Format | None,
         typer.Option(
             help="FITS, Parquet, VOTable, HDF5 for astropy, HATS for lsdb; compressed: an encoding with bounded error; "
-            "catalog: a compressed one back to a star catalog."
+            "catalog: a compressed one back to a star catalog. By default by OUT's name (.fits, .parquet, .vot, .h5)."
         ),
-    ],
+    ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="These columns only, in this order; magnitude_u works too.")
     ] = None,
@@ -61,6 +82,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a catalog for astropy, TOPCAT, pandas or lsdb, or compressed; it is read back and compared."""
+    to = to or _format_of(out)
     chosen = column_names(columns)
     of_tables = TableOptions(good, join, files, drop_unplaced)
     compressing = CompressOptions(chosen, stars, max_error, latent_bits, model)

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import in_process
 from survey_factory import NUM_STARS, SHARD_ROWS, make_encoding, make_stars
 
 from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.catalog.records import KINDS
+from hpc_ae.catalog.schema import columns_of
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.export import ExportSettings, export
 from hpc_ae.files import publish_json, read_json, seal
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.layout import shard_name
@@ -319,3 +323,29 @@ def test_throughput_of_a_resumed_stage() -> None:
     idle = speed.model_copy(update={"what": "train", "first": 100, "rate": 0.0})
     table = throughput_table([speed, idle])
     assert table is not None and table.rows == (("encode", 40, 4.0, 10.0),)
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.fits", b"SIMPLE"), ("a.PARQUET", b"PAR1"), ("a.vot", b"<?xml")])
+def test_export_by_the_name(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, begins: bytes
+) -> None:
+    """The end of a file's name is its format; another one is asked for, CSV with where it is."""
+    assert in_process(capsys, "export", made / "scores", tmp_path / name)[0] == 0
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    for wrong, said in (("a.csv", "hpc-ae query writes CSV"), ("a", "--to fits")):
+        status, message = in_process(capsys, "export", made / "scores", tmp_path / wrong)
+        assert status == 2 and said in message and not (tmp_path / wrong).exists()
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("to", ["fits", "parquet", "votable", "hdf5-table"])
+def test_every_column_in_every_export(made: Path, tmp_path: Path, to: str, *, split: bool) -> None:
+    """Stars, encoding and scores, all of whose types are there, in each format of `export`, which reads every row back
+    before the file appears.
+    """
+    for name in ("stars", "encoding", "scores"):
+        catalog = open_catalog(made / name)
+        done = export(made / name, tmp_path / name, ExportSettings(to, split=split))
+        assert done.num_rows == catalog.num_stars == NUM_STARS
+    types = {column.dtype for name in ("stars", "encoding", "scores") for column in open_catalog(made / name).fields()}
+    assert types == {one.dtype for kind in KINDS for one in columns_of(kind).values()}

@@ -13,7 +13,7 @@ MOST_ERROR = 1.0
 """What a magnitude error counts at most, in mag: beyond, it says that the star was not seen in that band."""
 _MOST_REDSHIFT = 100.0  # beyond is no redshift of anything, but 1e20, 9.97e36 and the like, which stand for no value
 _LEAST_FILL = 1e6  # the same of a magnitude error; below, Pogson's law makes large ones of fluxes near zero
-_LEAST_SENTINEL = min(value for value in SENTINELS if value > 0)
+_LEAST_SENTINEL = min(map(abs, SENTINELS))
 
 
 def flag_magnitudes(magnitude: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
@@ -67,7 +67,12 @@ def flag_zeros(magnitude: np.ndarray) -> np.ndarray:
 
 def find_sentinels(values: np.ndarray) -> np.ndarray:
     """Which values are one of `SENTINELS`, compared in the precision of the values: bool, of their shape."""
-    return np.asarray(np.isin(values, np.array(SENTINELS, values.dtype)))
+    found = np.zeros(np.shape(values), bool)
+    with np.errstate(invalid="ignore"):
+        suspects = np.abs(values) >= _LEAST_SENTINEL  # few, and most often none
+    if suspects.any():
+        found[suspects] = np.isin(values[suspects], np.array(SENTINELS, values.dtype))
+    return found
 
 
 def drop_errors(error: np.ndarray) -> np.ndarray:

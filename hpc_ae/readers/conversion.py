@@ -117,7 +117,9 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
 def _turn(ra: np.ndarray, dec: np.ndarray, turned: np.ndarray) -> None:
     """Right ascensions from -180 to 0 modulo 360 in place, where they are of a position; `turned` (n,) says which."""
     with np.errstate(invalid="ignore"):
-        turned[:] = (ra < 0) & (ra >= -180) & (np.abs(dec) <= 90) & ~find_sentinels(ra)
+        turned[:] = (ra < 0) & (ra >= -180) & (np.abs(dec) <= 90)
+    if turned.any():
+        turned &= ~find_sentinels(ra)
     ra[turned] = np.mod(ra[turned], 360.0) % 360.0  # the smallest ones are 360 at first
 
 
