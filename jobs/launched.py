@@ -201,13 +201,14 @@ def await_launch(layout: RunLayout, stage: str, job_id: str, seconds: float) -> 
     """The launch that this job is of, in the job itself: it is written down just after sbatch has answered. None where
     it is not in that time.
     """
-    deadline = time.monotonic() + seconds
+    deadline, delay = time.monotonic() + seconds, _LOOK_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(HpcAeError):
             launched = launched_before(layout, stage)
             if launched is not None and launched.job_id == job_id:
                 return launched
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(delay)
+        delay = min(1.0, 1.5 * delay)  # a thousand ranks may ask
     return None
 
 

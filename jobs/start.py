@@ -18,7 +18,7 @@ from hpc_ae.jobs.launched import await_launch
 from hpc_ae.jobs.worker import StageJob, StopFlag
 from hpc_ae.layout import RunLayout
 
-_RECORD_SECONDS = 60.0  # the file systems of some clusters show a new file that late
+_RECORD_SECONDS = 120.0  # the file systems of some clusters show a new file that late
 
 
 def start_words(stage: str, config: RunConfig) -> list[str]:
