@@ -82,8 +82,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a catalog for astropy, TOPCAT, pandas or lsdb, or compressed; it is read back and compared."""
-    to = to or _format_of(out)
-    chosen = column_names(columns)
+    to, chosen = to or _format_of(out), column_names(columns)
     of_tables = TableOptions(good, join, files, drop_unplaced)
     compressing = CompressOptions(chosen, stars, max_error, latent_bits, model)
     target = Target(directory, out, workers, overwrite)
