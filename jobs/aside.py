@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,24 +16,19 @@ _MARK = ".before-redo"
 _NUMBERED = re.compile(r"(shard|step|part)-\d+.*|\..*")
 
 
-def aside_path(path: Path) -> Path:
-    """Where an output is set aside: beside it."""
-    return path.with_name(path.name + _MARK)
-
-
-def set_aside(path: Path) -> None:
-    """Give an output another name. Where one is set aside already, of a redo that came to no end, that one stays, and
-    what the redo has begun is removed.
-    """
-    if aside_path(path).exists():
-        _remove(path)
-    else:
-        path.rename(aside_path(path))
+def set_aside(path: Path) -> Path:
+    """Give an output another name, beside it, and return that: a new one where there are some already."""
+    names = (path.name + _MARK + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    return path.rename(next(aside for name in names if not os.path.lexists(aside := path.with_name(name))))
 
 
 def find_aside(run: Run, stage: Stage) -> list[Path]:
     """What is set aside of a stage's outputs."""
-    return [aside for path in stage.outputs(run) if (aside := aside_path(path)).exists()]
+    return [aside for path in stage.outputs(run) for aside in _asides_of(path)]
+
+
+def _asides_of(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.name + _MARK)}*"))
 
 
 def remove_replaced(run: Run) -> list[Path]:
@@ -50,7 +48,7 @@ def strangers(aside: Path) -> list[str]:
     """Files in what is set aside that are none of a stage's making: the new output has none of that name, and they are
     not called as shards and checkpoints are, of which there may be fewer now. They are the user's.
     """
-    new = aside.with_name(aside.name.removesuffix(_MARK))
+    new = aside.with_name(aside.name.partition(_MARK)[0])
     if not aside.is_dir() or aside.is_symlink():
         return []
     return sorted(

@@ -21,7 +21,7 @@ from hpc_ae.errors import HpcAeError, InputError, StaleError, WorkError
 from hpc_ae.files import make_dir
 from hpc_ae.interpreter import python_words
 from hpc_ae.jobs.advice import mpi_warnings, sure_problems_of
-from hpc_ae.jobs.aside import aside_path, find_aside, remove_replaced, set_aside, strangers
+from hpc_ae.jobs.aside import find_aside, remove_replaced, set_aside, strangers
 from hpc_ae.jobs.launched import Launched, launched_before, prepare_run
 from hpc_ae.jobs.launcher import await_saving, cancel, launch, parts_left, say, start_environment, wait
 from hpc_ae.jobs.lock import run_lock, who_holds
@@ -49,8 +49,7 @@ def discard(run: Run, names: list[str]) -> None:
             if path.exists() and stage.keeps(run, path):
                 say(f"keeping {path}: it does not depend on what was changed")
             elif path.exists():
-                say(f"discarding {path}: it is {aside_path(path).name} until a new one is whole")
-                set_aside(path)
+                say(f"discarding {path}: it is {set_aside(path).name} until a new one is whole")
 
 
 def stages_from(run: Run, names: list[str]) -> tuple[Stage, ...]:

@@ -182,7 +182,10 @@ def test_redo_keeps_files_of_the_user(copy: Path, tmp_path: Path) -> None:
     (run_dir / "report" / "notes.txt").write_text("my findings")
     done = hpc_ae("run", copy, "--redo", "postprocess")
     assert done.returncode == 0 and "files that no stage has made: notes.txt" in done.stderr, done.stderr
+    (run_dir / "report" / "more.txt").write_text("further findings")
+    assert hpc_ae("run", copy, "--redo", "postprocess").returncode == 0
     assert (run_dir / "report.before-redo" / "notes.txt").read_text() == "my findings"
+    assert (run_dir / "report.before-redo-2" / "more.txt").read_text() == "further findings"
     assert not list(run_dir.glob("scores*.before-redo"))
 
 
