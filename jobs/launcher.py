@@ -21,7 +21,7 @@ import submitit
 from hpc_ae.config import RunConfig, dump_config
 from hpc_ae.errors import HpcAeError, InputError, WorkError
 from hpc_ae.files import is_full, make_dir, publish_bytes, write_error
-from hpc_ae.interpreter import forget_safe_path, python_words, same_path
+from hpc_ae.interpreter import forget_safe_path, same_path
 from hpc_ae.jobs.launched import LAUNCH_VARIABLE, Launched, check_run_dir, record_launch
 from hpc_ae.jobs.marker import Marker, read_marker
 from hpc_ae.jobs.resources import num_tasks
@@ -54,7 +54,7 @@ class LocalExecutor(submitit.LocalExecutor):
 
 
 def _local_executor(stage: Stage, config: RunConfig) -> Any:
-    executor = LocalExecutor(folder=config.layout.logs_dir, python=shlex.join(python_words()))
+    executor = LocalExecutor(folder=config.layout.logs_dir)
     executor.update_parameters(
         tasks_per_node=num_tasks(config, stage.name, stage.kind)[1],
         gpus_per_node=config.cluster.of_stage(stage.name).gpus_per_node,

@@ -170,8 +170,7 @@ def _has_ended(job: Launched) -> bool:
 def _what_differs(path: Path, config: RunConfig) -> list[str]:
     """The keys in which a config differs from that of the queued jobs."""
     with contextlib.suppress(HpcAeError):
-        queued, wanted = (one.model_dump(mode="json") for one in (load_config(path), config))
-        return differences(queued, wanted)[:5]
+        return differences(load_config(path).shared, config.shared)[:5]  # without what people keep secret
     return []
 
 
