@@ -30,13 +30,14 @@ from hpc_ae.readers.raw_file import (
     unreadable,
     wrong_count,
 )
-from hpc_ae.readers.sexagesimal import is_sexagesimal
+from hpc_ae.readers.sexagesimal import is_sexagesimal, may_hold_angles
 from hpc_ae.readers.star_rows import BadValue, StarRows
 from hpc_ae.readers.text_header import open_text
 from hpc_ae.readers.votable import convert_votable, converted_paths, is_cut_short
 from hpc_ae.reading import Reading
 
 _HEAD_BYTES = 1 << 16
+_ROWS_BYTES = 1 << 12
 _FITS = b"SIMPLE  ="
 _PARQUET = b"PAR1"
 _VOTABLE = re.compile(rb"<(\w+:)?VOTABLE[\s>]")
@@ -185,12 +186,21 @@ def _map_columns(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, 
         return [Conversion(reading).numbers(values) for values in read_first(raw, indices)]
 
     def is_text_angle(index: int) -> bool:
-        return raw.dtypes[index] in _MAYBE_TEXT and is_sexagesimal(read_first(raw, [index])[0])
+        if raw.dtypes[index] not in _MAYBE_TEXT or (raw.kind == "csv" and not may_hold_angles(_first_bytes(raw))):
+            return False
+        return is_sexagesimal(read_first(raw, [index])[0])
 
     columns = Columns(raw.path, raw.columns, raw.units)
     found = understand(columns, mapping, reading, first, is_text_angle, notice=notice)
     notes = [*raw.notes, *_array_note(raw, found.wanted), *found.notes, *_absences(found.wanted)]
     return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=tuple(notes))
+
+
+def _first_bytes(raw: RawFile) -> bytes:
+    """The first rows of a text."""
+    with raw.data_path.open("rb") as file:
+        file.seek(raw.data_start)
+        return file.read(_ROWS_BYTES)
 
 
 def _absences(wanted: Mapping[str, int]) -> list[str]:

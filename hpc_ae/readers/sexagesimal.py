@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +14,14 @@ _SECONDS = (
     r"^(?P<sign>[+-]?)(?P<whole>[0-9]{1,3})[:hHdD° ] *(?P<minutes>[0-9]{1,2})[:mM'′ ] *"
     r"(?P<seconds>[0-9]{1,2}(?:\.[0-9]*)?) *[sS\"″]?$"
 )
+
+
+_IN_TEXT = re.compile(rb"[0-9](:|h|d|\xc2\xb0| ) *[0-9]{1,2}(:|m|'|\xe2\x80\xb2| ) *[0-9]", re.IGNORECASE)
+
+
+def may_hold_angles(text: bytes) -> bool:
+    """Whether there may be such an angle in a text: a look that spares nearly all files the reading of their rows."""
+    return _IN_TEXT.search(text) is not None
 
 
 def is_sexagesimal(column: pa.ChunkedArray) -> bool:

@@ -50,7 +50,7 @@ def open_text(path: Path, data_path: Path) -> RawFile:
     below = _Below(units_line, data_start) if units_line else _skip_units(head, data_start, len(_fields(line)))
     units_line, data_start = below.units, below.data_start
     names = line.decode(errors="replace").strip("\r\n")
-    bounds = bounds_of(below.rule, names, _whole_lines(head, data_start))
+    bounds = bounds_of(below.rule, names, _whole_lines(head, data_start)) if below.rule else ()
     delimiter = BLANK if bounds else _choose_delimiter(path, text, _line_at(head, data_start))
     if delimiter == BLANK and (found := _BLANK_LINES.match(head, data_start)):
         data_start = found.end()
@@ -87,9 +87,9 @@ def open_text(path: Path, data_path: Path) -> RawFile:
 def _cut_short(path: Path, start: int, stop: int) -> tuple[str, ...]:
     """A note where the last line has no end: the file may be cut short in the middle of a value."""
     with path.open("rb", buffering=0) as file:
+        if read_at(file.fileno(), max(start, stop - 1), stop) in (b"", b"\n"):
+            return ()
         tail = read_at(file.fileno(), max(start, stop - _TAIL_BYTES), stop)
-    if not tail or tail.endswith(b"\n"):
-        return ()
     row = tail.rpartition(b"\n")[2].decode(errors="replace")[:120]
     return (f"the last row has no line end, so it may be cut short: {row}",)
 
