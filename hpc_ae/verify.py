@@ -306,7 +306,7 @@ def _check_config(wanted: _Wanted, files: RunLayout) -> list[HpcAeError]:
         return []
     record, _ = inspect_json(files.model_record_path)
     made_from = (record or {}).get("fingerprint")
-    if not isinstance(made_from, dict):
+    if not isinstance(made_from, dict) or not made_from:  # a model that somebody put there
         return []
     says = wanted.training.fingerprint(str(made_from.get("catalog")))
     changed = differences(made_from, says)

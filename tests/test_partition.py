@@ -20,7 +20,7 @@ from hpc_ae.training.partition import (
     owned_partitions,
     valid_batch_sizes,
 )
-from hpc_ae.training.split import validation_mask
+from hpc_ae.training.split import one_in, validation_mask
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -206,3 +206,13 @@ def test_held_out_fraction_and_stability() -> None:
     assert_array_equal(validation_mask(ids[order], 0.05), mask[order])
     assert validation_mask(ids, 0.1)[mask].all()
     assert not validation_mask(ids, 0.0).any()
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_one_in_some_rows_whatever_rank_holds_them(number: int) -> None:
+    """However rows are dealt out, the same ones are chosen, about as many as asked for."""
+    rows = np.random.default_rng(3).normal(19, 2, (20_000, 5)).astype(np.float32)
+    whole = one_in(number, rows)
+    dealt = np.concatenate([one_in(number, rows[rank::3]) for rank in range(3)])
+    assert {row.tobytes() for row in whole} == {row.tobytes() for row in dealt} and len(whole) == len(dealt)
+    assert abs(len(whole) / (len(rows) / number) - 1) < 0.1

@@ -19,7 +19,12 @@ from commands import REPOSITORY, await_sign, environment, hpc_ae, run_processes,
 from slurm_cluster import wait_until
 
 from hpc_ae import open_catalog
-from hpc_ae.files import read_json
+from hpc_ae.config import dump_config, load_config
+from hpc_ae.files import make_dir, read_json
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
+from hpc_ae.model.files import write_model
+from hpc_ae.model.weights import Origin
 from hpc_ae.simulate import SimulateSettings, simulate
 
 STAGES = ["simulate", "train", "encode", "finalise", "postprocess"]
@@ -187,6 +192,16 @@ def test_redo_keeps_files_of_the_user(copy: Path, tmp_path: Path) -> None:
     assert (run_dir / "report.before-redo" / "notes.txt").read_text() == "my findings"
     assert (run_dir / "report.before-redo-2" / "more.txt").read_text() == "further findings"
     assert not list(run_dir.glob("scores*.before-redo"))
+
+
+def test_model_that_somebody_put_there_is_of_any_config(tmp_path: Path) -> None:
+    """A model without a training of ours says nothing of the config: `verify` does not call that another one."""
+    config = load_config(write_config(tmp_path))
+    make_dir(config.run_path)
+    config.layout.config_path.write_text(dump_config(config))
+    model = make_autoencoder(Architecture(tuple("ugriz")), [18.0] * 5, [1.5] * 5, seed=3)
+    write_model(config.layout.model_dir, model.architecture, model.state_dict(), Origin())
+    assert "trained this model" not in hpc_ae("verify", config.run_path).stdout
 
 
 def test_single_stage_keeps_the_config_of_the_run(copy: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hpc_ae.provenance import Provenance
 from hpc_ae.training.data import TrainingData
 from hpc_ae.training.job import TrainJob
 from hpc_ae.training.position import Position
+from hpc_ae.training.split import one_in
 
 _HELD_OUT_STARS = 100_000
 
@@ -53,10 +54,10 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
 
 
 def _gather_held_out(job: TrainJob, data: TrainingData) -> np.ndarray:
-    """Held-out stars of all ranks on rank 0, in an order that does not depend on which rank held them: magnitudes and,
-    where there are such, their errors.
+    """Held-out stars on rank 0, which ones and in which order whatever rank held them: magnitudes and, where there are
+    such, their errors.
     """
-    gathered = job.group.gather_rows(data.held_out[:: 1 + data.num_held_out // _HELD_OUT_STARS])
+    gathered = job.group.gather_rows(one_in(1 + data.num_held_out // _HELD_OUT_STARS, data.held_out))
     return gathered[np.lexsort(gathered.T)] if job.group.is_lead else gathered
 
 

@@ -110,3 +110,11 @@ def rows_of(arrays: Arrays, chosen: np.ndarray, errors: bool) -> np.ndarray:
     if not errors:
         return np.asarray(arrays["magnitude"][chosen])
     return np.concatenate([arrays["magnitude"][chosen], usable_errors(arrays["magnitude_error"][chosen])], axis=1)
+
+
+def one_in(number: int, rows: np.ndarray) -> np.ndarray:
+    """About one in `number` of rows float32 (n, k), which ones by their own bits: the same whatever rank holds them."""
+    if number == 1:
+        return rows
+    bits = np.ascontiguousarray(rows).view(np.uint32).sum(axis=1, dtype=np.uint32)
+    return np.asarray(rows[(bits * np.uint32(2654435761) >> np.uint32(16)) % np.uint32(number) == 0])
