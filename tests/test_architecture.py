@@ -348,7 +348,7 @@ def test_functions_are_short() -> None:
 
 def test_no_machine_is_named() -> None:
     """No tracked file names a path of one machine or a package registry's host."""
-    is_everywhere = REPOSITORY.parent in (Path("/"), Path("/tmp"), Path("/var/tmp"), Path("/root"))  # noqa: S108
+    is_everywhere = REPOSITORY.parent in (Path("/"), Path("/tmp"), Path("/var/tmp"), Path("/root"))
     here = re.escape(str(REPOSITORY if is_everywhere else REPOSITORY.parent))
     homes = r"/home/\w|/Users/\w|" + "/".join(["", "work", r"\w"]) + "|" + "/".join(["", "tmp", r"dev\b"])
     hosts = r"https?://[\w.-]*(pypi|pythonhosted|anaconda|artifactory|nexus)[\w.-]*|--(extra-)?index-url"
