@@ -4,19 +4,24 @@ The score is the surprisal (minus the logarithm of the density) of a star's magn
 noise: a band's scale is stretched so that a step is as many sigma at every magnitude (`BandScales`). On these scales a
 faint star's scatter is no wider than a bright one's, and does not fill the list. The noise is the scatter of the
 model's residuals against magnitude; errors of the catalog are not used, so that surveys with and without are judged
-alike. The density is a Gaussian mixture in colours and brightness, fitted to a bounded sample. `tail_probability` is
-how rare such a score is among stars of the same brightness (`score_tail`).
-Shape letters: N stars, B bands, S steps of a scale.
+alike. The density is a Gaussian mixture in colours and brightness, fitted to a bounded sample. There are two, each of
+one half of the stars, and each scores the other half: no star makes itself expected (cross-fitting). Which half a star
+belongs to is decided by its own bits. `tail_probability` is how rare such a score is among stars of the same brightness
+(`score_tail`).
+Shape letters: N stars, B bands, S steps of a scale, K components.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from hpc_ae.analysis.draws import part_of
 from hpc_ae.analysis.score_mixture import Mixture, fit_mixture
 from hpc_ae.analysis.score_tail import Tail
 
@@ -32,7 +37,7 @@ _GROUP_STARS = 50
 _STEPS_PER_MAG = 20
 _FINE_STEPS = 100  # of each of those
 _FAINTEST_MAG = 30
-_FEW_STARS = 4000
+_FEW_STARS = 100
 _LEAST_SHARE = 1e-4
 _ORDINARY_SHARE = 0.5
 _ORDINARY_STARS = 0.95
@@ -87,43 +92,67 @@ class BandScales:
 
 
 @dataclass
+class Expected:
+    """What one half of the stars makes expected of the other half. `typical`: the other half's median surprisal, which
+    gets score 0. `ordinary`: bool (K,), the components of the mixture that ordinary stars make; the rest are quasars,
+    failed measurements and the like, few but alike, of which reasons must not think that they are expected.
+    """
+
+    mixture: Mixture
+    typical: np.ndarray
+    ordinary: np.ndarray
+
+    @classmethod
+    def none(cls, num_bands: int) -> Self:
+        """Nothing expected of stars."""
+        mixture = Mixture(np.zeros(num_bands), np.ones(1), np.zeros((1, num_bands)), np.eye(num_bands)[None])
+        return cls(mixture, np.zeros(()), np.ones(1, bool))
+
+    def surprisal(self, columns: np.ndarray) -> np.ndarray:
+        """Minus the logarithm of the density, less the median star's, float32 (N,) of colours (B, N)."""
+        found = self.mixture.log_density(columns)
+        negated: np.ndarray = np.subtract(np.float32(-self.typical), found, out=found)
+        return negated
+
+
+@dataclass
 class ScoreModel:
-    """What scores a star. `typical`: the median surprisal, which gets score 0. `ordinary`: bool (K,), the components of
-    the mixture that ordinary stars make; the rest are quasars, failed measurements and the like, few but alike, of
-    which reasons must not think that they are expected. `limits`: (B,) of those components alone, the surprisal of the
-    other bands that 95 % of the stars stay below when a band is left out.
+    """What scores a star. `halves`: two, the first for stars of half 0, fitted to stars of half 1, and so on. `limits`:
+    (B,) of the first one's ordinary components, the surprisal of the other bands that 95 % of the stars stay below when
+    a band is left out.
     """
 
     scales: BandScales
-    mixture: Mixture
+    halves: list[Expected]
     tail: Tail
-    typical: np.ndarray
-    ordinary: np.ndarray
     limits: np.ndarray
 
     @classmethod
     def none(cls, num_bands: int = 1) -> ScoreModel:
         """The model of no stars."""
-        num = num_bands
-        mixture = Mixture(np.zeros(num), np.ones(1), np.zeros((1, num)), np.eye(num)[None])
-        scales = BandScales(np.zeros((num, _FAINTEST_MAG * _STEPS_PER_MAG + 1)))
-        return cls(
-            scales, mixture, Tail.fit(np.zeros(0), np.zeros(0)), np.zeros(()), np.ones(1, bool), np.full(num, np.inf)
-        )
+        scales = BandScales(np.zeros((num_bands, _FAINTEST_MAG * _STEPS_PER_MAG + 1)))
+        halves = [Expected.none(num_bands) for _ in range(2)]
+        return cls(scales, halves, Tail.fit(np.zeros(0), np.zeros(0)), np.full(num_bands, np.inf))
 
     @property
     def reference(self) -> int:
         """The band whose magnitude is a star's brightness: the middle one, r of u g r i z."""
         return len(self.limits) // 2
 
+    def colours(self, magnitude: np.ndarray) -> np.ndarray:
+        """What the mixtures are of: stretched colours and brightness, float32 (B, N), of magnitudes (N, B)."""
+        return _to_colours(self.scales.stretch(magnitude), self.reference)
+
     def surprisal(self, magnitude: np.ndarray) -> np.ndarray:
-        """Minus the logarithm of the density, less the median star's, float32 (N,) of finite magnitudes (N, B)."""
+        """How unexpected stars are by the half that they do not belong to, float32 (N,) of finite magnitudes (N, B)."""
         found = np.empty(len(magnitude), np.float32)
         for start in range(0, len(magnitude), _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
-            stretched = self.scales.stretch(magnitude[rows])
-            found[rows] = self.mixture.log_density(_to_colours(stretched, self.reference))
-        return np.subtract(np.float32(-self.typical), found, out=found)
+            block = magnitude[start : start + _BLOCK_ROWS]
+            half_of = part_of(block, 2)
+            for number, half in enumerate(self.halves):
+                rows = np.flatnonzero(half_of == number)
+                found[start + rows] = half.surprisal(self.colours(block[rows]))
+        return found
 
     def score(self, arrays: Arrays) -> Arrays:
         """`anomaly_score`, higher is stranger, and `tail_probability`, float32 (N,) each; NaN where not usable.
@@ -141,60 +170,76 @@ class ScoreModel:
         return {name: _spread(values, usable) for name, values in found.items()}
 
     def ordinary_bands(self) -> Mixture:
-        """The mixture of ordinary stars with the stretched magnitudes of the bands as coordinates."""
+        """The first mixture's ordinary stars, with the stretched magnitudes of the bands as coordinates."""
         to_bands = np.linalg.inv(_colour_matrix(len(self.limits), self.reference))
-        return self.mixture.chosen(self.ordinary).transformed(to_bands)
+        half = self.halves[0]
+        return half.mixture.chosen(half.ordinary).transformed(to_bands)
 
 
 def fit_score_model(sample: Arrays) -> ScoreModel:
     """Fit to a sample of usable stars: `magnitude` (N, B), and `reconstruction` (N, B) or `reconstruction_error` (N,).
 
-    The mixture is fitted to one half, 100,000 stars at most, the tail to the rest, which it has not seen (to all of
-    fewer than 4,000 stars). The same for the same sample.
+    A mixture is fitted to each half, 100,000 stars at most (to all where one has fewer than 100), the tail to the
+    scores of all stars, each by the mixture that has not seen it. The same for the same sample.
     """
     magnitude = sample.get("magnitude", np.empty((0, 1), np.float32))
     model = ScoreModel.none(magnitude.shape[1])
     if not len(magnitude):
         return model
     order = np.random.default_rng(0).permutation(len(magnitude))
-    num_fitted = len(order) if len(order) < _FEW_STARS else min(len(order) // 2, MOST_FITTED)
-    fitted, others = magnitude[order[:num_fitted]], magnitude[order[num_fitted % len(order) :]]
+    magnitude = magnitude[order]
     model.scales = BandScales.fit(sample)
+    half_of = part_of(magnitude, 2)
+    fitted = [magnitude[half_of != half][:MOST_FITTED] for half in range(2)]
+    if min(map(len, fitted)) < _FEW_STARS:  # or all stars are the same
+        fitted = [magnitude, magnitude]
     with _blas.limit(limits=1, user_api="blas"):  # the same bits whatever the number of cores
-        columns = _to_colours(model.scales.stretch(fitted), model.reference).astype(np.float64)
-        num_components = int(np.clip(num_fitted // _COMPONENT_STARS, 1, MOST_COMPONENTS))
-        model.mixture = fit_mixture(columns, num_components, LEAST_VARIANCE)
-        _calibrate(model, others[:MOST_FITTED])
-        _discount_rare(model)
-        _calibrate(model, others)
-        model.limits = _find_limits(model, fitted[:_LIMIT_STARS])
+        with ThreadPoolExecutor(len(fitted)) as threads:
+            columns = [model.colours(stars).astype(np.float64) for stars in fitted]
+            model.halves = [_expect_none(mixture) for mixture in threads.map(_fit_mixture, columns)]
+        _calibrate(model, magnitude[: 2 * MOST_FITTED])
+        model.halves = [_discount_rare(model, half) for half in model.halves]
+        _calibrate(model, magnitude)
+        model.limits = _find_limits(model, fitted[0][:_LIMIT_STARS])
     return model
 
 
 _blas = ThreadpoolController()
 
 
+def _fit_mixture(columns: np.ndarray) -> Mixture:
+    num_components = int(np.clip(columns.shape[1] // _COMPONENT_STARS, 1, MOST_COMPONENTS))
+    return fit_mixture(columns, num_components, LEAST_VARIANCE)
+
+
+def _expect_none(mixture: Mixture) -> Expected:
+    """A half that is not yet calibrated."""
+    return Expected(mixture, np.zeros(()), np.ones(len(mixture.weights), bool))
+
+
 def _calibrate(model: ScoreModel, magnitude: np.ndarray) -> None:
-    """Set the zero point of the score and the tail by the scores of stars (N, B)."""
-    model.typical = np.zeros(())
-    score = model.surprisal(magnitude)
-    model.typical = np.asarray(np.median(score))
-    model.tail = Tail.fit(score - np.float32(model.typical), magnitude[:, model.reference])
+    """Set the zero points of the scores and the tail by the scores of stars (N, B)."""
+    model.halves = [replace(half, typical=np.zeros(())) for half in model.halves]
+    score, half_of = model.surprisal(magnitude), part_of(magnitude, 2)
+    for number, half in enumerate(model.halves):
+        own = half_of == number
+        half.typical = np.asarray(np.median(score[own] if own.any() else score))
+        score[own] -= np.float32(half.typical)
+    model.tail = Tail.fit(score, magnitude[:, model.reference])
 
 
-def _discount_rare(model: ScoreModel) -> None:
+def _discount_rare(model: ScoreModel, half: Expected) -> Expected:
     """Let each component count as much as it is ordinary: times the tail probability of its own centre.
 
     A few per mille of a survey's stars are quasars or failed measurements, enough for components of their own, which
     would make each of them expected.
     """
-    mixture = model.mixture
+    mixture = half.mixture
     centers = (mixture.means + mixture.center).T.astype(np.float32)
-    score = -mixture.log_density(centers) - np.float32(model.typical)
-    probability = model.tail.probability(score, model.scales.unstretch(centers[-1], model.reference))
+    probability = model.tail.probability(half.surprisal(centers), model.scales.unstretch(centers[-1], model.reference))
     weights = mixture.weights * np.maximum(probability.astype(np.float64), _LEAST_SHARE)
-    model.mixture = replace(mixture, weights=weights / weights.sum())
-    model.ordinary = np.asarray(probability >= min(_ORDINARY_SHARE, probability.max()))
+    ordinary = np.asarray(probability >= min(_ORDINARY_SHARE, probability.max()))
+    return Expected(replace(mixture, weights=weights / weights.sum()), half.typical, ordinary)
 
 
 def _find_limits(model: ScoreModel, magnitude: np.ndarray) -> np.ndarray:

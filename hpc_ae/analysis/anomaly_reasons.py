@@ -17,7 +17,6 @@ from hpc_ae.analysis.anomaly import Arrays, ScoreModel
 _SIGMA = 2.5
 _FAILED_MAG = 1.0
 _RARE = 0.05
-_COUNTED = 1e-6  # rarer than that no sample can tell
 _STRANGE = 0.1
 SHOWN_STARS = 10
 _BLOCK_ROWS = 4096
@@ -117,10 +116,11 @@ def reasons(model: ScoreModel, arrays: Arrays, bands: Sequence[str]) -> list[str
         probability = model.score({"magnitude": magnitude, "quality": quality})["tail_probability"]
     error = arrays.get("magnitude_error", np.full(magnitude.shape, np.nan))
     found = deviations(model, np.where(usable[:, None], magnitude, 0.0))
+    num_alike = model.tail.num_alike(np.where(usable, magnitude[:, model.reference], 0.0))
     texts = ["not scored: its magnitudes are not usable"] * len(magnitude)
     for row in np.flatnonzero(usable).tolist():
         words = _bands_in_words(found, row, bands, error[row])
-        texts[row] = f"{words}; {_rarity(float(probability[row]), bands[model.reference])}"
+        texts[row] = f"{words}; {_rarity(float(probability[row]), num_alike[row], bands[model.reference])}"
     return texts
 
 
@@ -150,11 +150,13 @@ def _failure(band: str, error: float) -> str:
     return f": possibly a failed measurement of {band}{stated}"
 
 
-def _rarity(probability: float, reference: str) -> str:
+def _rarity(probability: float, num_alike: float, reference: str) -> str:
+    """In words; of rarer stars than 1 in as many as were counted the number says nothing but that."""
     if probability > _RARE:
         return f"{probability:.0%} of the stars of this {reference} are as strange"
-    limit = "fewer than " if probability < _COUNTED else ""
-    return f"{limit}1 in {_round(1.0 / max(probability, _COUNTED)):,} stars of this {reference} is as strange"
+    counted = 1.0 / max(num_alike, 1.0 / _RARE)
+    limit = "fewer than " if probability < counted else ""
+    return f"{limit}1 in {_round(1.0 / max(probability, counted)):,} stars of this {reference} is as strange"
 
 
 def _round(number: float) -> int:

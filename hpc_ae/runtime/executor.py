@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 _MPI_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 
 _MOST_TEMP_BYTES = 70  # and 32 more of the names that multiprocessing makes
-_SHORT_TEMP_DIRS = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108: a new directory of this user's alone in one of them
+_SHORT_TEMP_DIRS = ("/tmp", "/dev/shm", "/var/tmp")  # a new directory of this user's alone in one of them
 
 
 class Mapper(Protocol):

@@ -32,7 +32,7 @@ from hpc_ae.survey.plan import SurveyPlan, make_plan
 from hpc_ae.survey.sample import MOST_STARS, read_sample
 from hpc_ae.survey.scan import Scan, ScanPart, make_parts, scan_part
 
-METHOD = 3
+METHOD = 4
 """Of the scores and tallies: another number makes those that are there stale."""
 
 

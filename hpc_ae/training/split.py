@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_ae.analysis.draws import part_of
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.schema import Caution
@@ -116,5 +117,4 @@ def one_in(number: int, rows: np.ndarray) -> np.ndarray:
     """About one in `number` of rows float32 (n, k), which ones by their own bits: the same whatever rank holds them."""
     if number == 1:
         return rows
-    bits = np.ascontiguousarray(rows).view(np.uint32).sum(axis=1, dtype=np.uint32)
-    return np.asarray(rows[(bits * np.uint32(2654435761) >> np.uint32(16)) % np.uint32(number) == 0])
+    return np.asarray(rows[part_of(rows, number) == 0])
