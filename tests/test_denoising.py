@@ -322,6 +322,42 @@ def table() -> Uncertainty:
     return found
 
 
+def bright_end(num_stars: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same world with a model that misses the few brightest stars by more, the brighter they are."""
+    truth, magnitude, errors, rebuilt, derivative = line_world(num_stars, seed)
+    missed = 0.5 * np.maximum(17.6 - rebuilt[:, 2:3], 0)
+    rebuilt = rebuilt + (missed * np.random.default_rng(seed + 9).normal(0, 1, rebuilt.shape)).astype(np.float32)
+    return truth, magnitude, errors, rebuilt, derivative
+
+
+@pytest.mark.parametrize("num_stars", [2_000, 10_000])
+def test_uncertainty_of_a_small_catalog_holds_for_its_brightest_stars(num_stars: int) -> None:
+    """As many of the brightest stars lie within it as of the others, however few stars it was measured on."""
+    table = fit_uncertainty(*bright_end(num_stars, 1)[1:])
+    assert table is not None
+    truth, _, errors, rebuilt, _ = bright_end(100_000, 2)
+    inside = (np.abs(rebuilt - truth) <= table.of(rebuilt, errors)).mean(axis=1)
+    order = np.argsort(rebuilt[:, 2])
+    for first, last in ((0, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.2), (0.2, 0.5), (0.5, 1)):
+        rows = order[int(first * len(order)) : int(last * len(order))]
+        assert 0.6 < inside[rows].mean() < 0.77
+
+
+def test_table_of_as_many_magnitudes_as_colours_is_read() -> None:
+    """As models have it that were trained before magnitudes and colours were cut on their own."""
+    table = Uncertainty(
+        np.array([18], np.float32),
+        np.array([[1], [2]], np.float32),
+        np.zeros((4, 3, 3), np.float32),
+        np.arange(12, dtype=np.float32).reshape(4, 3),
+        np.ones((4, 3), np.float32),
+    )
+    again = read_uncertainty(table.record(), 3)
+    assert again is not None
+    stars = np.array([[18, 17, 17.5], [20, 19, 17]], np.float32)  # r = 17, colour 0.5; r = 19, colour 3
+    assert_array_equal(again.of(stars, None), [[0, 1, 2], [9, 10, 11]])
+
+
 def test_pulls_are_of_unit_width(table: Uncertainty) -> None:
     """On other stars 68 % of |reconstruction - truth| lie within the uncertainty, in each band and third."""
     truth, _, errors, rebuilt, _ = line_world(20_000, 2)

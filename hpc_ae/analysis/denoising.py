@@ -10,13 +10,17 @@ Arithmetic on arrays. Shape letters: N stars, B bands, C cells, M magnitude bins
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-_MOST_SIDE = 8  # cells along each of the two axes
-_CELL_STARS = 400
+_LEAST_STARS = 100
+_END_SHARES = (1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8)  # of the stars in the bins of magnitude at either end
+_LEAST_BIN, _MIDDLE_BIN, _MOST_MIDDLE = 30, 400, 4
+_MOST_COLOURS, _COLOUR_STARS = 8, 400
+_LEAST_CELL = 100
 _ROWS = 16_384
 _ONE_SIGMA = 0.6827
 _BISECTIONS = 24
@@ -26,14 +30,15 @@ _BISECTIONS = 24
 class Uncertainty:
     """A table over cells of reconstructed magnitude and colour.
 
-    Each bin of magnitude has as many stars; the first and last bin of colour have fewer, as the strange ones are there.
+    The first and last bins have fewer stars than the others: the brightest, the faintest and the strange ones, which
+    the model knows least, are there.
 
     uncertainty^2 = sum over bands of gain x the star's own error^2, + misfit^2.
     """
 
-    magnitude_edges: np.ndarray  # (k - 1,) of the middle band, mag
-    colour_edges: np.ndarray  # (k, k - 1) within each bin of magnitude, mag
-    gain: np.ndarray  # (C, B, B): [c, b, j] of band b from the noise in band j
+    magnitude_edges: np.ndarray  # (m - 1,) of the middle band, mag
+    colour_edges: np.ndarray  # (m, k - 1) within each bin of magnitude, mag
+    gain: np.ndarray  # (C, B, B), C = m k: [c, b, j] of band b from the noise in band j
     misfit: np.ndarray  # (C, B) mag
     error: np.ndarray  # (C, B) median error of the catalog, mag: for stars without an error
 
@@ -85,12 +90,12 @@ class Uncertainty:
     def cells(self, reconstruction: np.ndarray) -> np.ndarray:
         """The cell of each star, int (N,), by its reconstruction (N, B)."""
         magnitude, colour = _axes(reconstruction)
-        side = len(self.magnitude_edges) + 1
         row = np.searchsorted(self.magnitude_edges, magnitude)
         column = np.zeros_like(row)
-        for edge in range(side - 1):
-            column += colour > self.colour_edges[row, edge]
-        return row * side + column
+        for edges in self.colour_edges.T:
+            column += colour > edges[row]
+        found: np.ndarray = row * (1 + self.colour_edges.shape[1]) + column
+        return found
 
     def record(self) -> dict[str, list[Any]]:
         """As JSON holds it."""
@@ -111,13 +116,14 @@ def read_uncertainty(record: dict[str, list[Any]] | None, num_bands: int) -> Unc
         arrays = {name: np.array((record or {})[name], np.float32) for name in _names()}
     except (KeyError, TypeError, ValueError):
         return None
-    side = arrays["magnitude_edges"].size + 1
+    num_rows = arrays["magnitude_edges"].size + 1
+    num_cells = num_rows + arrays["colour_edges"].size
     shapes = {
-        "magnitude_edges": (side - 1,),
-        "colour_edges": (side, side - 1),
-        "gain": (side * side, num_bands, num_bands),
-        "misfit": (side * side, num_bands),
-        "error": (side * side, num_bands),
+        "magnitude_edges": (num_rows - 1,),
+        "colour_edges": (num_rows, num_cells // num_rows - 1),
+        "gain": (num_cells, num_bands, num_bands),
+        "misfit": (num_cells, num_bands),
+        "error": (num_cells, num_bands),
     }
     whole = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
     return Uncertainty(**arrays) if whole else None
@@ -135,24 +141,30 @@ def fit_uncertainty(
     magnitude, errors, reconstruction, derivative = (
         values[used] for values in (magnitude, errors, reconstruction, derivative)
     )
-    if len(magnitude) < _CELL_STARS // 4:
+    if len(magnitude) < _LEAST_STARS:
         return None
-    side = max(1, min(_MOST_SIDE, int(np.sqrt(len(magnitude) / _CELL_STARS))))
     num_bands = magnitude.shape[1]
-    empty = np.zeros((side * side, num_bands), np.float32)
-    table = Uncertainty(*_edges(reconstruction, side), np.zeros((*empty.shape, num_bands), np.float32), empty, empty)
+    empty = np.zeros((0, num_bands), np.float32)
+    magnitude_edges, colour_edges = (_digits(part) for part in _edges(reconstruction))
+    table = Uncertainty(magnitude_edges, colour_edges, np.zeros((0, num_bands, num_bands), np.float32), empty, empty)
     cell = table.cells(reconstruction)
     residual = (reconstruction - magnitude).astype(np.float64)
     passed = np.square(derivative - np.eye(num_bands, dtype=np.float32))
     noise = np.einsum("nbj,nj->nb", passed, np.square(errors, dtype=np.float64))
     columns: dict[str, list[np.ndarray]] = {"gain": [], "misfit": [], "error": []}
-    for one in range(side * side):
-        stars = cell == one
+    for stars in _stars_of_cells(cell, colour_edges.shape[1] + 1, len(colour_edges)):
         columns["gain"].append(np.square(np.abs(derivative[stars]).mean(axis=0)))  # a few wild stars weigh little
         columns["misfit"].append(_misfit(np.abs(residual[stars]), noise[stars]))
         columns["error"].append(np.median(errors[stars], axis=0))
     arrays = {name: _digits(np.stack(parts)) for name, parts in columns.items()}
-    return Uncertainty(_digits(table.magnitude_edges), _digits(table.colour_edges), **arrays)
+    return Uncertainty(magnitude_edges, colour_edges, **arrays)
+
+
+def _stars_of_cells(cell: np.ndarray, num_columns: int, num_rows: int) -> Iterator[np.ndarray]:
+    """For each cell the stars that tell of it, bool (N,): its own, or all of its bin of magnitude where it has few."""
+    for index in range(num_rows * num_columns):
+        own = cell == index
+        yield own if own.sum() >= _LEAST_CELL else cell // num_columns == index // num_columns
 
 
 def _misfit(residual: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -171,14 +183,26 @@ def _axes(reconstruction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return reconstruction[:, num_bands // 2], reconstruction[:, num_bands // 4] - reconstruction[:, 3 * num_bands // 4]
 
 
-def _edges(reconstruction: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the cells: (side - 1,) of magnitude, and of colour (side, side - 1) within each bin of magnitude."""
+def _edges(reconstruction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the cells: (m - 1,) of magnitude, and of colour (m, k - 1) within each bin of magnitude."""
     magnitude, colour = _axes(reconstruction)
-    edges = np.quantile(magnitude, np.arange(1, side) / side).astype(np.float32)
+    num_stars = len(magnitude)
+    edges = np.unique(np.quantile(magnitude, _magnitude_quantiles(num_stars)).astype(np.float32))
+    edges = edges[edges < magnitude.max()]  # no bin is empty, however alike the stars are
     row = np.searchsorted(edges, magnitude)
-    quantiles = np.square(np.sin(np.arange(1, side) / side * np.pi / 2))
-    parts = [np.quantile(colour[row == one], quantiles) if (row == one).any() else quantiles for one in range(side)]
-    return edges, np.array(parts, np.float32).reshape(side, side - 1)
+    num_colours = int(np.clip(np.sqrt(num_stars / _COLOUR_STARS), 1, _MOST_COLOURS))
+    quantiles = np.square(np.sin(np.arange(1, num_colours) / num_colours * np.pi / 2))
+    parts = [np.quantile(colour[row == one], quantiles) for one in range(len(edges) + 1)]
+    return edges, np.array(parts, np.float32).reshape(len(edges) + 1, num_colours - 1)
+
+
+def _magnitude_quantiles(num_stars: int) -> np.ndarray:
+    """Where bins of magnitude end: small ones at both ends, if they have 30 stars, up to four alike in the middle."""
+    ends = np.cumsum([share for share in _END_SHARES if num_stars * share >= _LEAST_BIN])
+    first = ends[-1] if len(ends) else 0.0
+    num_middle = int(np.clip(num_stars * (1 - 2 * first) / _MIDDLE_BIN, 1, _MOST_MIDDLE))
+    middle = np.linspace(first, 1 - first, num_middle + 1)[1:-1]
+    return np.concatenate([ends, middle, 1 - ends[::-1]])
 
 
 def _digits(values: np.ndarray) -> np.ndarray:
