@@ -1,7 +1,8 @@
 """How rare a score is among stars of the same brightness: counted, and beyond the counted a fitted tail.
 
 What is usual changes with brightness in every survey: so scores are first measured against the running median and
-spread of stars of their brightness, in groups of up to 500 stars, smaller ones at the ends. Of scores so measured the
+spread of stars of their brightness, in 60 groups (fewer where they would have less than 500 stars), smaller ones at
+the ends. Of scores so measured the
 survival function is counted in 12 bins where each gets 1,000 stars (in 24 where each gets 10,000), on a grid up to a
 threshold; beyond it a generalised Pareto distribution is fitted to the excesses of a bin and its neighbours.
 Between groups, and between bins, goes a straight line: a star's probability does not jump with its brightness.
@@ -21,12 +22,12 @@ _CELLS_PER_MAG = 20
 _FAINTEST_MAG = 30
 _NUM_BINS, _MOST_BINS = 12, 24
 _BIN_STARS = 1000
-_GROUP_STARS = 500
+_NUM_GROUPS, _GROUP_STARS = 60, 500
 _END_STARS = 50
 _WIDE = 0.9  # the quantile whose distance from the median is the spread
 _LEAST_SPREAD = 1e-3
 _MANY_STARS = 10_000
-_BEYOND_SHARE, _LEAST_BEYOND, _MOST_BEYOND = 0.01, 20, 100
+_BEYOND_SHARE, _LEAST_BEYOND, _MOST_BEYOND = 0.0025, 20, 100
 _TAIL_STARS = 40_000
 _LEAST = np.float32(1e-30)
 
@@ -187,11 +188,13 @@ def _between(bins: Sequence[_Bin], magnitudes: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _group_edges(num: int) -> np.ndarray:
-    """Where to cut `num` stars into groups: of 50 stars at both ends, each twice its neighbour, 500 in the middle."""
-    ends = np.cumsum(_END_STARS * 2 ** np.arange(4))
+    """Where to cut `num` stars into groups: of 50 stars at both ends, each twice its neighbour, then alike."""
+    size = max(_GROUP_STARS, num // _NUM_GROUPS)
+    doubled = _END_STARS * 2 ** np.arange(32)
+    ends = np.cumsum(doubled[doubled < size])
     ends = ends[ends < num // 3]
     first, last = (ends[-1], num - ends[-1]) if len(ends) else (0, num)
-    middle = np.linspace(first, last, max(1, (last - first) // _GROUP_STARS) + 1).astype(int)[1:-1]
+    middle = np.linspace(first, last, max(1, (last - first) // size) + 1).astype(int)[1:-1]
     return np.concatenate([ends, middle, num - ends[::-1]])
 
 
