@@ -22,12 +22,12 @@ from hpc_ae.catalog.manifest import write_manifest
 from hpc_ae.catalog.records import ErrorByBand, Link, StarManifest, catalog_digest
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, ENCODING_FORMAT
 from hpc_ae.errors import DamageError, InputError, StaleError, WorkError
-from hpc_ae.files import check_outside, digest_file, publish_bytes, read_regular
+from hpc_ae.files import check_outside, digest_file, json_bytes, publish_bytes, read_regular
 from hpc_ae.formats.compressed import MODEL_DIR, MUST_HAVE, BlockCodec, check_max_error, is_compressed, open_compressed
-from hpc_ae.formats.compressed_records import COMPRESSED_VERSION, CompressedInputs, CompressedManifest
+from hpc_ae.formats.compressed_records import BLOCK_ROWS, COMPRESSED_VERSION, CompressedInputs, CompressedManifest
 from hpc_ae.formats.compressed_write import CompressJob, WrittenShard, write_compressed_shard
 from hpc_ae.formats.publish import check_free, staged
-from hpc_ae.formats.streams import packed_size
+from hpc_ae.formats.streams import pack_block
 from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import MOST_WEIGHT_BYTES
 from hpc_ae.model.exact import ExactDecoder, load_decoder
@@ -37,8 +37,7 @@ from hpc_ae.runtime.executor import Mapper, open_mapper
 from hpc_ae.runtime.progress import Progress
 
 MODEL_NAMES = (MODEL_NAME, WEIGHTS_NAME)
-SAMPLE_STARS = 131_072
-_TRIAL_STARS = 32_768
+SAMPLE_STARS = BLOCK_ROWS
 _TRIAL_BITS = (0, 2, 3, 4, 5)
 _LOSSY_BITS = 12  # with no residuals the latents are all there is
 
@@ -169,23 +168,35 @@ def _find_model(encoding: Catalog, model: Path | None) -> Path:
 def _fit_coder(encoding: Catalog, stars: Catalog, decode: ExactDecoder, settings: CompressSettings) -> MagnitudeCoder:
     """The coder of a catalog, from a sample of its good stars, which are taken from all its shards."""
     magnitude, latent = _sample(encoding, stars)
+    block_rows = min(BLOCK_ROWS, max((shard.num_stars for shard in stars.shards), default=1))
 
-    def sample(grid: LatentGrid, num: int) -> CoderSample:
-        integers = grid.to_integers(latent[:num])
-        predicted = decode(grid.to_latents(integers)) if settings.max_error is not None else magnitude[:num]
-        return CoderSample(magnitude[:num], integers, predicted)
-
-    def cost(bits: int) -> int:
+    def coder_of(bits: int) -> tuple[MagnitudeCoder, CoderSample]:
         grid = LatentGrid.of(latent, bits)
-        some = sample(grid, _TRIAL_STARS)
-        made = make_coder(settings.max_error, grid, some)
-        return packed_size(made.encode(some.magnitude, some.latent, some.predicted), 1)
+        integers = grid.to_integers(latent)
+        predicted = decode(grid.to_latents(integers)) if settings.max_error is not None else magnitude
+        sample = CoderSample(magnitude, integers, predicted)
+        return make_coder(settings.max_error, grid, sample), sample
+
+    def cost(bits: int) -> float:
+        """Bytes of the whole catalog's magnitudes, had all its blocks the sample's stars."""
+        coder, sample = coder_of(bits)
+        table = 0 if coder.predictor is None else len(json_bytes(coder.predictor.record().to_json()))
+        return table + len(stars) * _coded_bytes(coder, sample, block_rows) / max(1, len(magnitude))
 
     bits = settings.latent_bits
     if bits is None:
         bits = _LOSSY_BITS if settings.max_error is None else min(_TRIAL_BITS, key=cost)
-    grid = LatentGrid.of(latent, bits)
-    return make_coder(settings.max_error, grid, sample(grid, SAMPLE_STARS))
+    return coder_of(bits)[0]
+
+
+def _coded_bytes(coder: MagnitudeCoder, sample: CoderSample, block_rows: int) -> int:
+    """Bytes of a sample's magnitudes in blocks, at the level at which they are written."""
+    total = 0
+    for start in range(0, len(sample.magnitude), block_rows):
+        rows = slice(start, start + block_rows)
+        streams = coder.encode(sample.magnitude[rows], sample.latent[rows], sample.predicted[rows])
+        total += len(pack_block(streams, {})[0])
+    return total
 
 
 def _sample(encoding: Catalog, stars: Catalog) -> tuple[np.ndarray, np.ndarray]:

@@ -39,9 +39,10 @@ _FINE_STEPS = 100  # of each of those
 _FAINTEST_MAG = 30
 _FEW_STARS = 100
 _LEAST_SHARE = 1e-4
-_ORDINARY_SHARE = 0.5
+_ORDINARY_TAIL = 0.25
 _ORDINARY_STARS = 0.95
 _LIMIT_STARS = 20_000
+_JUDGING_STARS = 50_000
 _BLOCK_ROWS = 1 << 17
 
 Arrays = dict[str, np.ndarray]
@@ -200,6 +201,7 @@ def fit_score_model(sample: Arrays) -> ScoreModel:
         _calibrate(model, magnitude[: 2 * MOST_FITTED])
         model.halves = [_discount_rare(model, half) for half in model.halves]
         _calibrate(model, magnitude)
+        model.halves = [_mark_ordinary(model, half, magnitude[:_JUDGING_STARS]) for half in model.halves]
         model.limits = _find_limits(model, fitted[0][:_LIMIT_STARS])
     return model
 
@@ -238,8 +240,19 @@ def _discount_rare(model: ScoreModel, half: Expected) -> Expected:
     centers = (mixture.means + mixture.center).T.astype(np.float32)
     probability = model.tail.probability(half.surprisal(centers), model.scales.unstretch(centers[-1], model.reference))
     weights = mixture.weights * np.maximum(probability.astype(np.float64), _LEAST_SHARE)
-    ordinary = np.asarray(probability >= min(_ORDINARY_SHARE, probability.max()))
-    return Expected(replace(mixture, weights=weights / weights.sum()), half.typical, ordinary)
+    return replace(half, mixture=replace(mixture, weights=weights / weights.sum()))
+
+
+def _mark_ordinary(model: ScoreModel, half: Expected, magnitude: np.ndarray) -> Expected:
+    """Which components ordinary stars make: those of which the stars (N, B) have no small tail probability.
+
+    The centre alone does not tell: that of a wide component, of strange stars all around, can lie within the locus.
+    """
+    component = half.mixture.likeliest(model.colours(magnitude))
+    tail = model.tail.probability(model.surprisal(magnitude), magnitude[:, model.reference])
+    num = len(half.mixture.weights)
+    mean = np.bincount(component, tail, num) / np.maximum(np.bincount(component, minlength=num), 1)
+    return replace(half, ordinary=np.asarray(mean >= min(_ORDINARY_TAIL, mean.max())))
 
 
 def _find_limits(model: ScoreModel, magnitude: np.ndarray) -> np.ndarray:

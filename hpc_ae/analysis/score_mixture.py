@@ -53,6 +53,13 @@ class Mixture:
             _log_sum(np.matmul(coefficients, features[:, tile], out=logs[:, tile]), found[rows])
         return found
 
+    def likeliest(self, columns: np.ndarray) -> np.ndarray:
+        """The component that stars (D, N) most likely belong to, int (N,)."""
+        found = np.empty(columns.shape[1], np.intp)
+        for rows in _tiles(columns.shape[1]):
+            found[rows] = (self.coefficients @ _features(columns[:, rows] - self.center[:, None])).argmax(axis=0)
+        return found
+
     def marginal(self, keep: Sequence[int]) -> Mixture:
         """The density of some of the coordinates alone."""
         chosen = list(keep)
