@@ -91,6 +91,16 @@ def mean_log_errors(stars: Stars, band: int) -> Floats:
     return np.array([np.log10(error[(magnitude >= m) & (magnitude < m + 1)]).mean() for m in range(16, 22)])
 
 
+@pytest.mark.parametrize(("colour", "limit"), [("g-r", 1.6), ("g-r", 2.2), ("g-r", 3.0), ("u-g", 4.0), ("r-i", 1.6)])
+def test_as_many_stars_are_red_as_in_the_real_sample(real: Stars, colour: str, limit: float) -> None:
+    """Reddened stars and failed measurements are as frequent as among the stars that were fitted, to a tenth."""
+    shares = [
+        np.mean(colours(magnitude)[colour] > limit)
+        for magnitude in (simulate_stars(0, 200_000, 3)["magnitude"], real["magnitude"])
+    ]
+    assert abs(shares[0] / shares[1] - 1) < 0.1
+
+
 def test_columns(stars: Stars) -> None:
     """The result has exactly the documented columns, types and shapes."""
     found = {name: (values.dtype.name, values.shape) for name, values in stars.items()}

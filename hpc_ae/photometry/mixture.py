@@ -42,7 +42,8 @@ Floats = NDArray[np.float32]
 def simulate_stars(first_row: int, num_stars: int, seed: int, bad_fraction: float = 0.0) -> Stars:
     """Simulate the rows first_row ... first_row + num_stars - 1 of the catalog of this seed.
 
-    Magnitudes follow a 5-D Gaussian mixture fitted to 290,327 real stars with r < 20 as observed, noise included;
+    Magnitudes follow a 5-D Gaussian mixture fitted to 290,327 real stars with r < 20 as observed, noise and the dust
+    of some fields in the Galactic plane included (2.6 % have g - r > 2.2, as 2.7 % of these stars have);
     errors are drawn around the real ones of that band and magnitude; positions are uniform on the sphere and
     independent of the rest. Source: SDSS point sources, see the provenance in `sdss_stars.json`.
 
