@@ -63,7 +63,7 @@ class Exported:
 def export(
     directory: Path, out: Path, settings: ExportSettings, *, join: bool = False, stars: Path | None = None
 ) -> Exported:
-    """Write the catalog in `directory` to `out`; with `join` an encoding has its stars' columns (at `stars`) first.
+    """Write the catalog in `directory` to `out`; with `join` its stars (at `stars`), encoding and scores are one table.
 
     InputError where something asked for is not there or `out` is; DamageError where a shard is not what it was.
     """
@@ -92,7 +92,7 @@ def _open(directory: Path, join: bool, stars: Path | None) -> Catalog:
         raise InputError(
             "--stars gives the path of the stars to join", where="--stars", got=stars, expected="--join too"
         )
-    return catalog.join(stars) if join else catalog
+    return catalog.join(stars=stars) if join else catalog
 
 
 def _check(catalog: Catalog, out: Path, settings: ExportSettings) -> None:
@@ -107,8 +107,7 @@ def _check(catalog: Catalog, out: Path, settings: ExportSettings) -> None:
         raise InputError(
             "a file needs at least one row", where="--threshold", got=settings.threshold, expected="1 or more"
         )
-    inputs = [catalog.directory, *([catalog.stars.directory] if isinstance(catalog, JoinedCatalog) else [])]
-    check_outside(out, inputs)
+    check_outside(out, [catalog.directory, *(part.directory for part in _others(catalog))])
     if settings.to == "hats" and "ra" not in catalog:
         raise InputError(
             "HATS needs positions, which an encoding catalog does not have",
@@ -139,6 +138,12 @@ def _choose_fields(catalog: Catalog, settings: ExportSettings) -> tuple[list[Fie
     return list(dict.fromkeys(read)), written
 
 
+def _others(catalog: Catalog) -> list[Catalog]:
+    """What a catalog is joined with."""
+    parts = catalog.parts if isinstance(catalog, JoinedCatalog) else []
+    return [part for part in parts if part.format != catalog.format]
+
+
 def _notes(catalog: Catalog, settings: ExportSettings) -> dict[str, str]:
     """Where the table comes from, for its metadata."""
     notes = {
@@ -148,8 +153,8 @@ def _notes(catalog: Catalog, settings: ExportSettings) -> dict[str, str]:
         "catalog_stars": str(catalog.num_stars),
         "rows": "good stars (quality 0) only" if settings.good else "all stars",
     }
-    if isinstance(catalog, JoinedCatalog):
-        notes["star_catalog_digest"] = catalog.stars.digest
+    for part in _others(catalog):
+        notes[f"{part.format.split('/')[-1].replace('-', '_')}_digest"] = part.digest
     if model := catalog.manifest.inputs.model:
         notes["model_digest"] = model.digest
     if isinstance(catalog, CompressedCatalog):

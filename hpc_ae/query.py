@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_ae.catalog.catalog import Catalog, JoinedCatalog, open_catalog, open_stars
+from hpc_ae.catalog.catalog import Catalog, open_catalog, open_stars
 from hpc_ae.catalog.fields import Field, no_such_column, split_arrays, split_field
 from hpc_ae.catalog.identity import NO_ID
 from hpc_ae.catalog.schema import STAR_FORMAT
@@ -31,7 +31,7 @@ Writer = Callable[[Sequence[Field], Iterator[Arrays]], None]
 class Selection:
     """Which stars, by a cone or by ids, and which of their columns: () for all of the catalog.
 
-    `join` gives the columns of an encoding's star catalog too; so does naming them.
+    `join` gives the columns of an encoding's star catalog and scores too; so does naming them.
     """
 
     cone: Cone | None = None
@@ -104,7 +104,9 @@ def open_query(directory: Path, selection: Selection, star_dir: Path | None = No
         search = InCone(catalog if stars is None else stars, selection.cone)
     else:
         search = WithIds(catalog, np.unique(np.array(selection.objids, np.int64)))
-    joined = catalog if stars is None else JoinedCatalog(catalog, stars)
+    joined = catalog if stars is None else catalog.join(stars)
+    if selection.join or foreign:
+        joined = catalog.join(stars=star_dir)
     shown = joined if selection.join or foreign else catalog
     fields, sources = _choose_fields(shown, selection.columns)
     return Query(joined, search, fields, sources, search.shards(), 0, set(selection.objids))

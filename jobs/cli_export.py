@@ -22,6 +22,7 @@ from hpc_ae.jobs.cli_compress import (
     write_compressed,
 )
 
+Join = Annotated[bool, typer.Option("--join", help="Stars, encoding and scores, as far as there are, in one table.")]
 Format = Literal["fits", "parquet", "votable", "hdf5-table", "hats", "compressed", "catalog"]
 
 
@@ -62,7 +63,7 @@ def export(
         str | None, typer.Option(metavar="A,B,...", help="These columns only, in this order; magnitude_u works too.")
     ] = None,
     good: Annotated[bool, typer.Option("--good", help="Good stars (quality 0) only.")] = False,
-    join: Annotated[bool, typer.Option("--join", help="An encoding with the columns of its star catalog.")] = False,
+    join: Join = False,
     stars: Annotated[Path | None, typer.Option(help="The star catalog to join, if it has moved.")] = None,
     vectors: Annotated[
         Literal["split", "keep"],

@@ -46,7 +46,7 @@ def query(
     columns: Annotated[
         list[str] | None, typer.Option(metavar="NAME ...", help="Only these columns, in this order.")
     ] = None,
-    join: Annotated[bool, typer.Option("--join", help="An encoding's rows with those of its star catalog.")] = False,
+    join: Annotated[bool, typer.Option("--join", help="With the columns of its stars, encoding and scores.")] = False,
     to: Annotated[Format | None, typer.Option(help="Default: a table on a terminal, else CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --to json.")] = False,
     out: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,

@@ -92,6 +92,30 @@ def test_whole_rows_and_selections(stars: Catalog) -> None:
         stars[["objid", "latent"]]
 
 
+def test_tables_of_masks_rows_and_parts(encoding: Catalog) -> None:
+    """By a mask, by numbers, of a part that was read, to astropy, Arrow and pandas: the same rows, with units."""
+    good = encoding["quality"] == 0
+    numbers = np.flatnonzero(good)
+    expected = encoding["latent"][:][good]
+    ways = [
+        encoding.to_table(["latent", "chi2"], good),
+        encoding.to_table(["latent", "chi2"], numbers),
+        encoding[["latent", "chi2"]][good].to_table(),
+        encoding[["latent", "chi2"]].to_table(rows=good),
+    ]
+    for table in ways:
+        assert table.colnames == ["latent", "chi2"]
+        assert_array_equal(table["latent"], expected)
+    assert encoding[good].to_table()["reconstruction"].unit == units.mag
+    assert encoding[good].to_arrow(split=True)["latent_2"].to_pylist() == expected[:, 1].tolist()
+    frame = encoding[["objid", "latent"]][good].to_pandas()
+    assert list(frame.columns) == ["objid", "latent_1", "latent_2"] and frame["objid"].dtype == np.int64
+    assert frame["latent_1"].tolist() == encoding.to_pandas(["latent"], good)["latent_1"].tolist()
+    assert frame["latent_1"].tolist() == expected[:, 0].tolist()
+    again = pickle.loads(pickle.dumps(encoding[good]))
+    assert again.to_table()["chi2"].tolist() == ways[0]["chi2"].tolist()
+
+
 def test_mistakes_are_said(stars: Catalog) -> None:
     """Rows outside, masks of another length, chunks without rows, iterating star by star."""
     with pytest.raises(IndexError):
@@ -132,8 +156,10 @@ def test_join_has_both(encoding: Catalog, stars: Catalog) -> None:
         assert_array_equal(both[name][700:2100], (encoding if name in own else stars)[name][700:2100])
     assert stars.join() is stars
     with pytest.raises(InputError, match="is missing"):
+        encoding.join(stars=encoding.directory / "nothing")
+    with pytest.raises(InputError, match="not a catalog"):
         encoding.join(encoding.directory / "nothing")
-    with pytest.raises(InputError, match="not the star catalog"):
+    with pytest.raises(InputError, match="two catalogs of one kind"):
         encoding.join(encoding.directory)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -20,12 +21,15 @@ from hpc_ae.analysis.density import find_clusters, trace_ridge
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.config import check_config
 from hpc_ae.errors import DamageError, InputError, StaleError
+from hpc_ae.export import ExportSettings, export
 from hpc_ae.jobs.pipeline import discard
 from hpc_ae.jobs.stages import make_run
 from hpc_ae.layout import shard_name
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
+from hpc_ae.query import Selection, open_query
 from hpc_ae.runtime.executor import SerialMapper
 from hpc_ae.runtime.progress import Progress
+from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.survey import strangest
 from hpc_ae.survey.compare import compare_surveys
 from hpc_ae.survey.pairs import open_survey
@@ -112,6 +116,40 @@ def test_score_catalog_is_one_of_the_same_stars(made: Path) -> None:
     result = verify(made / "scores")
     assert result.ok and (result.what, result.num_stars) == ("score catalog", NUM_STARS)
     assert "magnitude_u" in scores.join().to_table(["magnitude", "anomaly_score"], slice(0, 5), split=True).colnames
+
+
+def test_stars_encoding_and_scores_are_one_table(made: Path, tmp_path: Path) -> None:
+    """From either of them, named or not, by path or opened: the same columns, of the same stars; exported, queried."""
+    stars, encoding, scores = (open_catalog(made / name) for name in ("stars", "encoding", "scores"))
+    every = list(dict.fromkeys([*stars.columns, *encoding.columns, *scores.columns]))
+    ways = (encoding.join(), scores.join(), stars.join(encoding, made / "scores"), encoding.join(scores).join(stars))
+    for both in ways:
+        assert both.columns == every
+        for name, catalog in (("ra", stars), ("latent", encoding), ("cluster", scores)):
+            assert np.array_equal(both[name][390:410], catalog[name][390:410], equal_nan=True)
+    alone = encoding.join(scores)
+    assert "ra" not in alone and alone.columns[:4] == encoding.columns[:4]
+    good = (scores["quality"] == 0) & (np.asarray(scores["cluster"]) == 0)
+    table = scores.join().to_table(["objid", "latent", "anomaly_score"], good, split=True)
+    assert table.colnames == ["objid", "latent_1", "latent_2", "anomaly_score"] and len(table) == good.sum()
+    export(made / "encoding", tmp_path / "all.parquet", ExportSettings("parquet", split=False), join=True)
+    assert pq.read_table(tmp_path / "all.parquet").column_names == every
+    asked = open_query(made / "encoding", Selection(objids=(int(stars["objid"][7]),), columns=("ra", "cluster")))
+    assert next(asked.parts(SerialMapper()))["cluster"] == scores["cluster"][7]
+
+
+def test_scores_of_another_encoding_are_not_joined(made: Path, tmp_path: Path) -> None:
+    """Where they are asked for they are refused, else left out; those of other stars too."""
+    shutil.copytree(made / "stars", tmp_path / "stars")
+    make_encoding(tmp_path / "encoding", tmp_path / "stars", 1)
+    shutil.copytree(made / "scores", tmp_path / "scores")
+    encoding = open_catalog(tmp_path / "encoding")
+    assert "ra" in encoding.join() and "cluster" not in encoding.join()
+    with pytest.raises(StaleError, match="scores of another encoding"):
+        encoding.join(tmp_path / "scores")
+    simulate(tmp_path / "others", SimulateSettings(300, 5))
+    with pytest.raises(StaleError, match="not the star catalog"):
+        open_catalog(made / "scores").join(tmp_path / "others")
 
 
 def read_summary(folder: Path) -> dict:

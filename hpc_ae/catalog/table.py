@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from hpc_ae.catalog.fields import Field, field_of, no_such_column, split_arrays, split_field
+from hpc_ae.catalog.fields import Field, field_of, no_such_column
 from hpc_ae.catalog.manifest import of_kind
 from hpc_ae.catalog.records import M, Manifest
 from hpc_ae.catalog.schema import Column, columns_of
 from hpc_ae.catalog.shard import CHUNK_ROWS, Arrays, open_shard, read_column
+from hpc_ae.catalog.some_rows import SomeRows
 from hpc_ae.errors import DamageError, InputError
 
 if TYPE_CHECKING:
     from astropy.table import Table
+    from pandas import DataFrame
 
     from hpc_ae.catalog.arrow import ArrowTable
 
+RowChoice = slice | np.ndarray | Sequence[int]  # a range, a mask (N,), or row numbers
 _MOST_LATENT = 65_536  # a manifest is not trusted with the memory for names
 
 
@@ -182,50 +185,47 @@ class ShardTable:
     @overload
     def __getitem__(self, key: str) -> CatalogColumn: ...
     @overload
-    def __getitem__(self, key: slice | int) -> Arrays: ...
+    def __getitem__(self, key: int) -> Arrays: ...
     @overload
     def __getitem__(self, key: list[str] | tuple[str, ...]) -> Self: ...
     @overload
-    def __getitem__(self, key: list[int] | np.ndarray) -> Arrays: ...
+    def __getitem__(self, key: slice | list[int] | np.ndarray) -> SomeRows: ...
     def __getitem__(
         self, key: str | slice | int | list[str] | list[int] | tuple[str, ...] | np.ndarray
-    ) -> CatalogColumn | Arrays | Self:
+    ) -> CatalogColumn | SomeRows | Arrays | Self:
         if isinstance(key, str):
             return CatalogColumn(self, self._chosen([key])[0])
         if isinstance(key, list | tuple) and all(isinstance(name, str) for name in key):
             return self.select([str(name) for name in key])
-        if isinstance(key, list | tuple | np.ndarray):
-            return self.take(np.asarray(key))
-        if isinstance(key, slice):
-            return self.read(self._columns, key)
+        if isinstance(key, slice | list | tuple | np.ndarray):
+            return self.some_rows(None, key if isinstance(key, slice) else np.asarray(key))
         return {name: values[0] for name, values in self.take([key]).items()}
 
+    def some_rows(self, columns: Sequence[str] | None = None, rows: RowChoice = slice(None)) -> SomeRows:
+        """Columns (all by default) of a range of stars, those of a mask (N,) or of row numbers."""
+        fields = self.fields(columns)
+        names = [field.name for field in fields]
+        arrays = self.read(names, rows) if isinstance(rows, slice) else self.take(rows, names)
+        return SomeRows(fields, arrays, self.digest)
+
     def to_table(
-        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+        self, columns: Sequence[str] | None = None, rows: RowChoice = slice(None), *, split: bool = False
     ) -> Table:
-        """An astropy Table of the columns (all by default) of a range of stars, with units, descriptions and UCDs.
+        """An astropy Table of `some_rows`, with units, descriptions and UCDs.
 
         `split` makes columns `magnitude_u`, `magnitude_g`, ... of vectors.
         """
-        from hpc_ae.catalog.tables import make_table
-
-        return make_table(*self._rows(columns, rows, split), {"catalog_digest": self.digest})
+        return self.some_rows(columns, rows).to_table(split=split)
 
     def to_arrow(
-        self, columns: Sequence[str] | None = None, rows: slice = slice(None), *, split: bool = False
+        self, columns: Sequence[str] | None = None, rows: RowChoice = slice(None), *, split: bool = False
     ) -> ArrowTable:
-        """An Arrow table of the columns (all by default) of a range of stars; units, UCDs in its fields' metadata."""
-        from hpc_ae.catalog.arrow import arrow_schema, arrow_table
+        """An Arrow table of `some_rows`; units, UCDs in its fields' metadata."""
+        return self.some_rows(columns, rows).to_arrow(split=split)
 
-        fields, arrays = self._rows(columns, rows, split)
-        return arrow_table(arrow_schema(fields, {"catalog_digest": self.digest}), arrays)
-
-    def _rows(self, columns: Sequence[str] | None, rows: slice, split: bool) -> tuple[list[Field], Arrays]:
-        fields = self.fields(columns)
-        arrays = self.read([field.name for field in fields], rows)
-        if not split:
-            return fields, arrays
-        return [part for field in fields for part in split_field(field)], split_arrays(fields, arrays)
+    def to_pandas(self, columns: Sequence[str] | None = None, rows: RowChoice = slice(None)) -> DataFrame:
+        """A data frame of `some_rows`, with a column for each element of a vector; InputError without pandas."""
+        return self.some_rows(columns, rows).to_pandas()
 
 
 class CatalogColumn:
