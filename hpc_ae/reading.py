@@ -7,6 +7,7 @@ inspect suggests, and what a manifest records. A new option is a field here and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -208,3 +209,22 @@ def _options() -> tuple[Option, ...]:
 
 
 OPTIONS = _options()  # in the order in which a config and --help show them
+
+_MAP_WORDS = re.compile(r"--map (\w+)=(\S+?)(?=[\s,;.)]|$)")
+_FLAG_WORDS = re.compile(r"(?<!\S)(--[a-z][a-z-]*)( [A-Z]+\b| [0-9]\S*| [a-z]+)?")
+
+
+def in_config_words(text: str) -> str:
+    """A text about options of the command line with the keys of a config in their place, for those who have one."""
+    keys = {option.flag: (f"catalog.source.{option.name}", option.choices) for option in OPTIONS}
+    keys |= {"--bad": ("catalog.bad", ("flag", "drop", "stop")), "--out": ("catalog.path", ())}
+    keys["--map"] = ("catalog.source.columns", ())
+
+    def said(found: re.Match[str]) -> str:
+        if found[1] not in keys:
+            return found[0]
+        (key, choices), value = keys[found[1]], (found[2] or "")
+        is_value = value and (not value[1].islower() or value[1:] in choices)
+        return f"{key}={value[1:]}" if is_value else key + value
+
+    return _FLAG_WORDS.sub(said, _MAP_WORDS.sub(r"catalog.source.columns={\1: \2}", text))

@@ -9,17 +9,19 @@ import contextlib
 import glob
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_ae.config import RunConfig
-from hpc_ae.errors import DamageError, InputError, WorkError
+from hpc_ae.errors import DamageError, HpcAeError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json
 from hpc_ae.jobs.resources import num_workers, threads_per_rank
 from hpc_ae.jobs.run import Run, Stage, StopRequested, WorkDone
 from hpc_ae.jobs.settings import encoding_of, training_of
 from hpc_ae.layout import MANIFEST_NAME, MODEL_NAME, SHARD_PATTERN, SUMMARY_NAME, list_checkpoints, step_of
 from hpc_ae.provenance import check_fingerprint
+from hpc_ae.reading import in_config_words
 from hpc_ae.record import Record, read_record
 
 if TYPE_CHECKING:
@@ -81,8 +83,20 @@ def _run_ingest(run: Run, _: StopRequested) -> str:
 
     raw_paths, settings = _ingestion(run.config)
     workers, progress_path = num_workers(run.config, "ingest"), run.layout.progress_path("ingest")
-    ingest(raw_paths, run.config.catalog_path, settings, workers, progress_path)
+    with _in_config_words():
+        ingest(raw_paths, run.config.catalog_path, settings, workers, progress_path)
     return "done"
+
+
+@contextlib.contextmanager
+def _in_config_words() -> Iterator[None]:
+    """Errors that name options of the command line name the config's keys for them instead."""
+    try:
+        yield
+    except HpcAeError as error:
+        parts = (error.where, error.got, error.expected, error.fix)
+        where, got, expected, fix = map(in_config_words, parts)
+        raise type(error)(in_config_words(error.what), where=where, got=got, expected=expected, fix=fix) from error
 
 
 def _is_ingested(run: Run) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import hpc_ae
 from raw_files import lines, write
 
 from hpc_ae.config import load_config
@@ -14,7 +15,7 @@ from hpc_ae.jobs.main import run_command
 from hpc_ae.readers.conversion import LABELS
 from hpc_ae.readers.flux import ZERO_POINTS
 from hpc_ae.readers.selection import CUTS
-from hpc_ae.reading import OPTIONS, Option, Reading
+from hpc_ae.reading import OPTIONS, Option, Reading, in_config_words
 from hpc_ae.sections import Source
 
 NAMES = [option.name for option in OPTIONS]
@@ -78,3 +79,32 @@ def test_words_that_options_know() -> None:
     assert known["flux"] == (*ZERO_POINTS, "counts") and known["cuts"] == tuple(CUTS)
     told = {option.name: option.told.description for option in OPTIONS}["magnitudes"]
     assert set(told.partition(": ")[2].removesuffix(", ...").split(", ")) < set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("set it with --flux UNIT, or choose", "set it with catalog.source.flux=UNIT, or choose"),
+        ("choose with --map u=psfMag_u.", "choose with catalog.source.columns={u: psfMag_u}."),
+        ("set --angles deg or --angles rad", "set catalog.source.angles=deg or catalog.source.angles=rad"),
+        ("use --bad flag (keeps them) or --bad drop", "use catalog.bad=flag (keeps them) or catalog.bad=drop"),
+        ("leave --deredden out", "leave catalog.source.deredden out"),
+        ("leave out the --keep that names it", "leave out the catalog.source.keep that names it"),
+        ("--flux, --zero-point", "catalog.source.flux, catalog.source.zero_point"),
+        ("hpc-ae run CONFIG --redo train", "hpc-ae run CONFIG --redo train"),
+    ],
+)
+def test_advice_in_the_words_of_a_config(text: str, expected: str) -> None:
+    """What the command line calls an option has its key's name for those who have a config."""
+    assert in_config_words(text) == expected
+
+
+def test_a_run_names_the_keys_of_its_config(tmp_path: Path) -> None:
+    """The same file is refused in the words of the way that the user is on."""
+    raw = write(tmp_path / "raw.csv", "flux_u,flux_g,flux_r,flux_i,flux_z,ra,dec\n1,2,3,4,5,10,20\n")
+    config = tmp_path / "c.yaml"
+    config.write_text(f"run_dir: {tmp_path}/run\ncatalog: {{source: {{raw: [{raw}]}}}}\ntrain: {{epochs: 1}}\n")
+    done = hpc_ae("run", config)
+    assert done.returncode == 2 and "catalog.source.flux=UNIT" in done.stderr and "--flux" not in done.stderr
+    done = hpc_ae("ingest", raw, "--out", tmp_path / "stars")
+    assert done.returncode == 2 and "--flux UNIT" in done.stderr
