@@ -7,7 +7,7 @@ import shlex
 from hpc_ae.config import RunConfig
 from hpc_ae.jobs.launcher import say
 from hpc_ae.layout import PAGE_NAME, RunLayout
-from hpc_ae.model.weights import Trained, read_model_record
+from hpc_ae.model.weights import held_out_words, read_model_record
 
 
 def say_stage(config: RunConfig, stage: str) -> None:
@@ -28,14 +28,8 @@ def say_stage(config: RunConfig, stage: str) -> None:
 
 def _say_quality(config: RunConfig) -> None:
     """After a training: whether the model is good, on stars that it was not trained on."""
-    trained = read_model_record(config.layout.model_dir).training
-    if not isinstance(trained, Trained) or trained.validation_mse_mag2 is None:
-        return
-    error, num_stars = trained.validation_mse_mag2**0.5, trained.num_validation_stars
-    text = f"  held-out error {error:.4f} mag rms a band, of {num_stars:,} stars that were not trained on"
-    if trained.linear_mse_mag2 is not None:
-        text += f"; {config.model.latent} principal components leave {trained.linear_mse_mag2**0.5:.4f} mag"
-    say(text)
+    if text := held_out_words(read_model_record(config.layout.model_dir)):
+        say(f"  {text}")
 
 
 def say_result(layout: RunLayout, seconds: float, *, checked: bool) -> None:

@@ -1,4 +1,4 @@
-"""Structure in a density map: clumps of stars around its significant peaks, and the ridge along its main body.
+"""Structure in a density map: clusters of stars around its significant peaks, and the ridge along its main body.
 
 Works on counts per cell, so it takes the same time for any number of stars. Shape letters: K cells along a side,
 R points of the ridge.

@@ -30,7 +30,7 @@ _DESCRIPTIONS = {
     "chi2": "sum over bands of (magnitude - reconstruction)^2 / error^2",
     "anomaly_score": "how strange the star is: higher is stranger",
     "tail_probability": "fraction of the survey's stars of the same brightness that score at least as high",
-    "cluster": "clump of the density in the latent plane, 0 has most stars; -1: none",
+    "cluster": "cluster of the density in the latent plane, 0 has most stars; -1: none",
 }
 
 

@@ -81,6 +81,25 @@ class ModelRecord(Record):
         """The shape of the network."""
         return Architecture(self.bands, tuple(self.hidden), self.latent)
 
+    @property
+    def held_out_error(self) -> float | None:
+        """Root mean square error over held-out stars and bands, mag; None where it is not known."""
+        mse = self.training.validation_mse_mag2 if isinstance(self.training, Trained) else None
+        return None if mse is None else mse**0.5
+
+
+def held_out_words(model: ModelRecord) -> str:
+    """Whether a model is good: its error on stars that it was not trained on; empty where that is not known."""
+    trained, error = model.training, model.held_out_error
+    if not isinstance(trained, Trained) or error is None:
+        return ""
+    text = (
+        f"held-out error {error:.4f} mag rms a band, of {trained.num_validation_stars:,} stars that were not trained on"
+    )
+    if trained.linear_mse_mag2 is not None:
+        text += f"; {model.latent} principal components leave {trained.linear_mse_mag2**0.5:.4f} mag"
+    return text
+
 
 @dataclass(frozen=True)
 class Weights:

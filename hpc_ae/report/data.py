@@ -15,7 +15,7 @@ import numpy as np
 EXPLORE_URL = "https://skyserver.sdss.org/dr18/VisualTools/explore/summary?ra={ra:.6f}&dec={dec:.6f}"
 MAX_COUNTS_SIDE = 1024  # of AtlasPanel.counts
 MAX_LAYER_SIDE = 512  # of AtlasLayer.values
-MAX_SAMPLE = 20_000  # stars of StarSample that the page holds
+MAX_SAMPLE = 60_000  # stars of StarSample that the page holds
 MAX_SKY_ORDER = 7  # of SkyMap: 196,608 pixels
 MAX_ANOMALIES = 2_000  # rows of the page's table; anomalies.csv has all
 SCALES = ("linear", "log", "diverging", "category")
@@ -113,7 +113,7 @@ class StarSample:
     """Stars that a click on the atlas lists and deep zoom shows as points.
 
     Best drawn so that it covers the plane: a few of every occupied cell, not in proportion to the density. The page
-    keeps the first 20,000.
+    keeps the first 60,000.
     """
 
     objid: np.ndarray  # (N,) int64

@@ -92,6 +92,7 @@ def render_page(data: ReportData) -> bytes:
                 for kind in data.kinds
             ],
             max_anomalies=MAX_ANOMALIES,
+            max_sample=MAX_SAMPLE,
             facts=[(group, list(facts)) for group, facts in groupby(data.provenance, key=lambda fact: fact.group)],
             payload=store.texts,
             content=Markup(_json(content)),

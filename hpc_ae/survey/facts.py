@@ -17,7 +17,8 @@ from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.plan import SurveyPlan
 
 PULL_EDGES = np.linspace(-6.0, 6.0, 97)
-MOST_SHOWN = 20_000
+MOST_SHOWN = 20_000  # of many stars
+ALL_SHOWN = 60_000  # few enough to hold every one
 MOST_NORMAL = 100_000
 _NORMAL_TAIL = 0.1  # nine of ten stars are normal
 _LOCUS_STARS = 200_000
@@ -94,7 +95,9 @@ def _kinds(survey: Survey, plan: SurveyPlan, stars: Arrays) -> Arrays:
 
 
 def _covering(plan: SurveyPlan, latent: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """At most MOST_SHOWN rows, a few of every occupied cell of the first map: all first ones, then all second ones."""
+    """All rows where they are few; else MOST_SHOWN, a few of every occupied cell of the first map."""
+    if len(order) <= ALL_SHOWN:
+        return order
     fine = coarse_indices(fine_indices(latent[order], plan.bins), _CELLS)
     cells = plane_cells(fine, shown_pairs(len(fine))[0], _CELLS)
     by_cell = np.argsort(cells, kind="stable")

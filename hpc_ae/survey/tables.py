@@ -38,8 +38,9 @@ _DENOISE = (
 
 @dataclass(frozen=True)
 class ModelTables:
-    """What needs the model; None where it cannot be made."""
+    """What needs the model; None where it cannot be made. `record` is the model's own, where it is there."""
 
+    record: ModelRecord | None = None
     compression: Table | None = None
     denoising: Table | None = None
 
@@ -61,7 +62,7 @@ def model_tables(survey: Survey, drawn: Arrays) -> ModelTables:
         bands, num = survey.stars.bands, survey.encoding.num_stars
         rows = TableInput(given["magnitude"], given["latent"], decode, bands, num_bytes, (num,))
         table = _compression(rows)
-    return ModelTables(table, _denoising(survey, drawn, record))
+    return ModelTables(record, table, _denoising(survey, drawn, record))
 
 
 def _compression(given: TableInput) -> Table:
