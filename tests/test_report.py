@@ -667,6 +667,42 @@ def test_click_lists_the_stars_of_a_cell(shown: Browser, report: ReportData) -> 
 
 
 @pytest.mark.browser
+def test_click_beside_the_stars_takes_the_nearest_cell(shown: Browser, report: ReportData) -> None:
+    """Cells hold several stars each; a click on an empty one lists those of the nearest that has any."""
+    side = int(shown.run("return parts.atlas.side"))
+    counts = report.atlas[0].counts
+    times = len(counts) // side
+    coarse = counts.reshape(side, times, side, times).sum((1, 3))
+    by_size = np.sort(coarse[coarse > 0])
+    assert side == 32 or by_size[np.searchsorted(by_size.cumsum(), coarse.sum() / 2)] >= 5
+    occupied = np.argwhere(coarse > 0)
+    i, j = next(cell.tolist() for cell in np.argwhere(coarse == 0) if min(cell) > 2 and max(cell) < side - 3)
+    away = ((occupied - (i, j)) ** 2).sum(1)
+    point_at(shown, "atlas", cell_place(shown, i, j)).click().perform()
+    taken = shown.run("const a = parts.atlas, b = a.bounds(a.pinned); return [b.i, b.j]")
+    assert away[(occupied == taken).all(1)].tolist() == [away.min()]
+    assert shown.driver.find_elements(By.CSS_SELECTOR, "#atlas-stars-rows tr")
+    beside = "const r = document.getElementById('atlas-stars').getBoundingClientRect(); return [r.left, r.top]"
+    left, top = shown.run(beside)
+    box = shown.run("const r = document.getElementById('atlas').getBoundingClientRect(); return [r.right, r.bottom]")
+    assert left >= box[0] and top < box[1]
+
+
+@pytest.mark.browser
+def test_star_is_found_by_its_id(shown: Browser, report: ReportData) -> None:
+    """The id of a star that the page holds leads to it, first of the list; another is said not to be there."""
+    assert report.sample is not None
+    shown.find("atlas-find").send_keys(str(report.sample.objid[7]), Keys.ENTER)
+    first = shown.driver.find_element(By.CSS_SELECTOR, "#atlas-stars-rows tr.found")
+    assert first.find_element(By.TAG_NAME, "a").text == str(report.sample.objid[7])
+    assert shown.run("return parts.atlas.view.size") <= 1 / 8 and not shown.text("atlas-found")
+    field = shown.find("atlas-find")
+    field.clear()
+    field.send_keys("123", Keys.ENTER)
+    assert "123 is not among the stars that the page holds" in shown.text("atlas-found")
+
+
+@pytest.mark.browser
 def test_table_leads_to_the_atlas_and_back(shown: Browser, report: ReportData) -> None:
     """A star's rank shows it in the atlas, whose list of the strangest leads back to its row."""
     shown.run("document.querySelectorAll('button.find')[11].click()")

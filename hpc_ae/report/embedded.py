@@ -57,8 +57,9 @@ class EmbeddedPanel(Record):
 
 
 class EmbeddedSample(Record):
-    """The stars that a click lists."""
+    """The stars that a click lists. `complete`: they are all that the atlas counts."""
 
+    complete: bool
     objid: EmbeddedArray
     latent: EmbeddedArray
     ra: EmbeddedArray

@@ -54,7 +54,7 @@ ATLAS_BYTES = 10_000_000  # of text, all panels together
 SKY_BYTES = 4_000_000  # of text, all layers together
 _MAX_HALVINGS = 5
 _BARE_STYLE = ".anomalies tr[hidden] { display: table-row !important; }"  # without a script nothing else shows them
-_SCRIPTS = ("core.js", "atlas_grid.js", "atlas.js", "sky.js", "table.js", "main.js")
+_SCRIPTS = ("core.js", "atlas_grid.js", "stars.js", "atlas.js", "sky.js", "table.js", "main.js")
 
 
 def render_page(data: ReportData) -> bytes:
@@ -65,7 +65,7 @@ def render_page(data: ReportData) -> bytes:
     sky = _embed_sky(store, data)
     content = Content(
         atlas=store.atlas,
-        sample=_embed_sample(store, data.sample),
+        sample=_embed_sample(store, data),
         sky=sky,
         marks=_marks(data),
         ridge=_ridge(data),
@@ -170,13 +170,15 @@ def _describe_panel(store: _Store, panel: AtlasPanel, counts: Packed, layers: li
     )
 
 
-def _embed_sample(store: _Store, sample: StarSample | None) -> EmbeddedSample | None:
+def _embed_sample(store: _Store, data: ReportData) -> EmbeddedSample | None:
     """Magnitudes to 0.001 mag, places to 10^-6 deg (0.004 arcsec), the rest as it is."""
+    sample = data.sample
     if sample is None:
         return None
     rows = slice(0, MAX_SAMPLE)
     score = None if sample.score is None else store.put(pack(sample.score[rows], "f4"))
     return EmbeddedSample(
+        complete=_is_complete(sample, data.atlas),
         objid=store.put(pack(sample.objid[rows], "i8")),
         latent=store.put(pack(sample.latent[rows], "f4")),
         ra=store.put(pack(_whole(sample.ra[rows], 1e6, 2**31 - 1), "i4", divide=1e6)),
@@ -185,6 +187,12 @@ def _embed_sample(store: _Store, sample: StarSample | None) -> EmbeddedSample | 
         error=store.put(pack(sample.error[rows], "f4")),
         score=score,
     )
+
+
+def _is_complete(sample: StarSample, panels: tuple[AtlasPanel, ...]) -> bool:
+    """Whether the page holds every star that the atlas counts."""
+    counted = {int(panel.counts.sum()) + panel.num_outside for panel in panels}
+    return counted == {len(sample.objid)} and len(sample.objid) <= MAX_SAMPLE
 
 
 def _whole(values: np.ndarray, factor: float, limit: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 const MARGIN = { left: 54, right: 10, top: 10, bottom: 44 };
 const LEAST_VIEW = 1 / 256; // of the plane's width
 const STARS_FROM_ZOOM = 5;
-const LISTED = 40;
 const MARKED = 100; // of the table's stars
 
 /** A place of the window, or the nearest on its edge. */
@@ -67,6 +66,7 @@ class Atlas {
     on("pointerleave", () => { if (!this.pointers.size) this.showCell(this.pinned); });
     on("keydown", (event) => this.key(event));
     on("dblclick", (event) => this.zoom(0.5, this.place(event)));
+    byId("atlas-find").addEventListener("change", (event) => this.find(event.target.value.trim()));
     new ResizeObserver(() => this.draw()).observe(this.canvas.parentElement);
   }
 
@@ -370,8 +370,15 @@ class Atlas {
     if (place) describe(byId("atlas-cell"), this.readout(this.bounds(place)));
   }
 
-  /** List the stars of a cell. */
+  /** List the stars of a cell; of the nearest that has any where it is empty. */
   pin(place) {
+    const { i, j } = this.bounds(place);
+    const cell = this.plane.nearestOccupied(i, j, this.side);
+    const isOwn = !cell || (cell[0] === i && cell[1] === j);
+    this.listStars(isOwn ? place : { x: (cell[0] + 0.5) / this.side, y: (cell[1] + 0.5) / this.side });
+  }
+
+  listStars(place, chosen) {
     this.cell = this.pinned = place;
     this.draw();
     const cell = this.bounds(place);
@@ -383,14 +390,10 @@ class Atlas {
       title.textContent = `${whole(num)} stars in the cell; the page holds no single stars`;
       return;
     }
-    const found = this.sample.near(cell, this);
-    const own = found.filter((star) => star.inside).length;
-    const stars = num === 1 ? "1 star" : `${whole(num)} stars`;
-    title.textContent = num
-      ? `${stars} in the cell, ${own} of the page’s sample${own < found.length ? "; the nearest others follow" : ""}`
-      : "No star in the cell; the nearest of the page’s sample";
+    const near = this.sample.near(cell, this);
+    title.textContent = this.sample.title(num, near);
     byId("atlas-said").textContent = title.textContent;
-    this.sample.list(found);
+    this.sample.list(near.found, chosen);
   }
 
   /** Which of the table's stars are in a cell, or under the finger. */
@@ -411,76 +414,30 @@ class Atlas {
     }));
   }
 
+  /** Go to the star of an id, of those that the page holds. */
+  find(text) {
+    const said = byId("atlas-found");
+    said.textContent = "";
+    if (!text) return;
+    const star = this.sample && /^-?\d{1,19}$/.test(text) ? this.sample.indexOf(BigInt(text)) : -1;
+    const mark = page.marks.find((one) => one.objid === text);
+    if (star >= 0) this.goTo(this.sample.latentOf(star), star);
+    else if (mark) this.goTo(mark.latent);
+    else {
+      const all = this.sample && this.sample.isComplete ? "" : " that the page holds; of all stars ask hpc-ae query ENCODING --objid";
+      said.textContent = `${text} is not among the stars${all}`;
+    }
+  }
+
   /** Bring a place into view and list its stars. */
-  goTo(latent) {
+  goTo(latent, chosen) {
     const place = inside(this.toUnits((k) => latent[k]));
     if (!(place.x + place.y >= 0)) return;
     const size = Math.min(this.view.size, 1 / 8);
     this.view = { x: place.x - size / 2, y: place.y - size / 2, size };
     this.draw();
-    this.pin(place);
+    this.listStars(place, chosen);
     byId("latent-plane").scrollIntoView();
     this.canvas.focus({ preventScroll: true });
-  }
-}
-
-/** The bounded sample of stars. */
-class Sample {
-  static async load(entry) {
-    const sample = new Sample();
-    const names = Object.keys(entry);
-    const arrays = await Promise.all(names.map((name) => unpack(entry[name])));
-    names.forEach((name, i) => { sample[name] = arrays[i]; });
-    [sample.num, sample.numLatent] = entry.latent.shape;
-    sample.numBands = entry.magnitude.shape[1];
-    return sample;
-  }
-
-  place(i, atlas) {
-    return atlas.toUnits((k) => this.latent[i * this.numLatent + k]);
-  }
-
-  /** All listed stars of a cell, or these and the nearest others. */
-  near(cell, atlas) {
-    const [x, y] = [cell.x0 + cell.width / 2, cell.y0 + cell.width / 2];
-    const found = [];
-    for (let star = 0; star < this.num; star++) {
-      const place = this.place(star, atlas);
-      const away = Math.max(Math.abs(place.x - x), Math.abs(place.y - y));
-      if (away < Infinity) found.push({ star, away, inside: away <= cell.width / 2 });
-    }
-    found.sort((one, two) => one.away - two.away);
-    return found.slice(0, found[8] && found[8].inside ? LISTED : 8);
-  }
-
-  list(found) {
-    const titles = ["star", "RA [°]", "Dec [°]", ...page.bands, "error [mag]", ...(this.score ? ["score"] : []), ""];
-    byId("atlas-stars-head").replaceChildren(...titles.map((text, k) => {
-      const head = document.createElement("th");
-      head.scope = "col";
-      head.textContent = text;
-      head.className = k && text ? "number" : "";
-      return head;
-    }));
-    byId("atlas-stars-rows").replaceChildren(...found.map((one) => this.row(one)));
-  }
-
-  row({ star, inside }) {
-    const row = document.createElement("tr");
-    row.dataset.inside = inside;
-    const add = (content, kind) => {
-      const cell = row.insertCell();
-      cell.append(content);
-      cell.className = kind;
-    };
-    const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "");
-    add(linkOrText(String(this.objid[star]), exploreLink(this.ra[star], this.dec[star])), "");
-    add(fixed(this.ra[star], 5), "number");
-    add(fixed(this.dec[star], 5), "number");
-    for (let k = 0; k < this.numBands; k++) add(fixed(this.magnitude[star * this.numBands + k], 2), "number");
-    add(fixed(this.error[star], 3), "number");
-    if (this.score) add(say(this.score[star], 3), "number");
-    add(inside ? "in the cell" : "near", "");
-    return row;
   }
 }

@@ -1,6 +1,7 @@
 // The grids of one latent plane at all resolutions. Index of cell (x, y): x * side + y.
 
 const COARSEST = 32;
+const FEWEST = 5; // stars in the cell of a typical star
 
 class Plane {
   /** Unpack counts and layers, and sum the counts to coarser and coarser cells. */
@@ -10,6 +11,7 @@ class Plane {
     plane.spec = spec;
     plane.side = spec.counts.shape[0];
     plane.spans = new Map();
+    plane.typicals = new Map();
     plane.counts = new Map([[plane.side, Float64Array.from(counts)]]);
     for (let side = plane.side; side % 2 === 0 && side > COARSEST; side /= 2) {
       plane.counts.set(side / 2, sumFours(plane.counts.get(side), side));
@@ -18,10 +20,36 @@ class Plane {
     return plane;
   }
 
-  /** The finest resolution whose cells are at least `pixels` wide where `across` pixels show the whole plane. */
+  /** The finest resolution with cells of several stars, at least `pixels` wide where the plane is `across` pixels. */
   sideFor(across, pixels) {
     const sides = [...this.counts.keys()];
-    return sides.find((side) => across / side >= pixels) || sides[sides.length - 1];
+    return sides.find((side) => across / side >= pixels && this.typical(side) >= FEWEST) || sides[sides.length - 1];
+  }
+
+  /** How many stars the cell of the median star has. */
+  typical(side) {
+    if (!this.typicals.has(side)) {
+      const occupied = this.counts.get(side).filter((num) => num).sort();
+      const half = occupied.reduce((total, num) => total + num, 0) / 2;
+      let [below, k] = [0, -1];
+      while (below < half) below += occupied[++k];
+      this.typicals.set(side, occupied[k] || 0);
+    }
+    return this.typicals.get(side);
+  }
+
+  /** Indices of the cell with stars that is nearest to (i, j), itself if it has any; null where none has. */
+  nearestOccupied(i, j, side) {
+    const counts = this.counts.get(side);
+    if (counts[i * side + j]) return [i, j];
+    let [best, found] = [Infinity, null];
+    for (let x = 0; x < side; x++) {
+      for (let y = 0; y < side; y++) {
+        const away = (x - i) ** 2 + (y - j) ** 2;
+        if (away < best && counts[x * side + y]) [best, found] = [away, [x, y]];
+      }
+    }
+    return found;
   }
 
   /** Values of a layer at a resolution: means over coarser cells; a finer cell with stars has its parent's. */
