@@ -17,14 +17,14 @@ from hpc_ae.report.data import Curve, History
 CHANCE = np.random.default_rng(1)
 
 
-def losses(low: float, high: float) -> Callable[[], bytes]:
+def losses(low: float, high: float) -> Callable[[], figures.Picture]:
     """A loss curve between two values, with the learning rate."""
     steps = np.arange(1, 200)
     history = History(Curve(steps, np.geomspace(high, low, 199)), learning_rate=Curve(steps, 4e-3 / steps))
     return lambda: figures.draw_loss_curve(history)
 
 
-def density(num_dims: int, half: float, most: int) -> Callable[[], bytes]:
+def density(num_dims: int, half: float, most: int) -> Callable[[], figures.Picture]:
     """Latents within +-`half`, at most so many stars a cell."""
     edges = [np.linspace(-half, half, 65)] * num_dims
     shape = (64,) if num_dims == 1 else (64, 64)
@@ -32,7 +32,7 @@ def density(num_dims: int, half: float, most: int) -> Callable[[], bytes]:
     return lambda: figures.draw_latent_density(grids, edges)
 
 
-def errors(num_bands: int, low: float, high: float) -> Callable[[], bytes]:
+def errors(num_bands: int, low: float, high: float) -> Callable[[], figures.Picture]:
     """Residuals between two sizes, in so many bands."""
     panels = figures.MagnitudePanels(
         bands="ugrizyJH"[:num_bands],
@@ -54,7 +54,7 @@ def errors(num_bands: int, low: float, high: float) -> Callable[[], bytes]:
         *(errors(num, low, high) for num, low, high in ((5, 1e-4, 10), (5, 0.02, 0.07), (1, 0.1, 0.2), (8, 1e-3, 1))),
     ],
 )
-def test_everything_fits(draw: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_fits(draw: Callable[[], figures.Picture], monkeypatch: pytest.MonkeyPatch) -> None:
     """No label, number or scale reaches beyond the edge of its figure."""
     drawn: list[Figure] = []
     save = Figure.savefig
@@ -64,8 +64,11 @@ def test_everything_fits(draw: Callable[[], bytes], monkeypatch: pytest.MonkeyPa
         save(figure, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    image = Image.open(io.BytesIO(draw()))
+    picture = draw()
+    image = Image.open(io.BytesIO(picture.png))
     width, height = drawn[0].get_size_inches()
     assert image.size == (round(width * drawn[0].dpi), round(height * drawn[0].dpi))
     box = drawn[0].get_tightbbox()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, (str(box.extents), width, height)
+    assert picture.pdf.startswith(b"%PDF-") and picture.pdf == draw().pdf
+    assert b"/Type3" not in picture.pdf and b"/FontFile2" in picture.pdf and b"CreationDate" not in picture.pdf

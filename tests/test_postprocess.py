@@ -27,8 +27,9 @@ from hpc_ae.survey.words import throughput_table
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ALL_FILES = [
-    *("anomalies.csv", "error_vs_magnitude.png", "index.html", "latent_density.png", "latent_map.fits.gz", "locus.csv"),
-    *("loss_curve.png", "sky_map.fits", "summary.json"),
+    *("anomalies.csv", "error_vs_magnitude.pdf", "error_vs_magnitude.png", "index.html", "latent_density.pdf"),
+    *("latent_density.png", "latent_map.fits.gz", "locus.csv", "loss_curve.pdf", "loss_curve.png", "sky_map.fits"),
+    "summary.json",
 ]
 
 

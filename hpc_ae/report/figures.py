@@ -1,4 +1,4 @@
-"""Figures as PNG bytes: the only importer of matplotlib. No display, no global state, the same bytes for the same data.
+"""Figures as PNG and PDF: drawn by matplotlib. No display, no global state, the same bytes for the same data.
 
 Shape letters: B bands, M magnitude bins, E error bins, K curves.
 """
@@ -33,9 +33,18 @@ _STYLE: dict[Any, Any] = {
     "ytick.right": True,
     "legend.frameon": False,
     "mathtext.fontset": "dejavusans",
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
 _DPI = 200
 _NOTHING = "no usable stars"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to look at, and the same one for a paper."""
+
+    png: bytes
+    pdf: bytes
 
 
 @dataclass(frozen=True)
@@ -78,20 +87,21 @@ def _draw_scale(figure: Figure, shades: Any, label: str) -> None:
     figure.colorbar(shades, cax=figure.add_axes(place), label=label)
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "hpc_ae"})
-    return buffer.getvalue()
+def _save(figure: Figure) -> Picture:
+    png, pdf = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": "hpc_ae"})
+    figure.savefig(pdf, format="pdf", metadata={"Creator": "hpc_ae", "Producer": None, "CreationDate": None})
+    return Picture(png.getvalue(), pdf.getvalue())
 
 
-def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]) -> bytes:
+def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]) -> Picture:
     """Logarithmic density of the latents: one histogram (1 dimension), a map (2), or a map for each pair (3 and more).
 
     `grids`: counts (n,), or (n, n) of each pair in the order of `itertools.combinations`; `edges`: (n + 1,) each.
     """
     with matplotlib.rc_context(_STYLE):
         if len(edges) == 1:
-            return _png(_draw_histogram(grids[0], edges[0]))
+            return _save(_draw_histogram(grids[0], edges[0]))
         side = len(edges) - 1
         inner = (3.6, 3.4) if side == 1 else (2.4 * side, 2.4 * side)
         figure, axes = _new_figure(inner, (0.75, 1.1, 0.45, 0.1), side, side, sharex="col", sharey="row")
@@ -101,7 +111,7 @@ def draw_latent_density(grids: Sequence[np.ndarray], edges: Sequence[np.ndarray]
             mesh = _draw_map(axes[two - 1, one], grid, (edges[one], edges[two]), norm)
         _label_corner(axes)
         _draw_scale(figure, mesh, "stars per cell")
-        return _png(figure)
+        return _save(figure)
 
 
 def _draw_histogram(counts: np.ndarray, edges: np.ndarray) -> Figure:
@@ -145,7 +155,7 @@ def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
-def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
+def draw_error_vs_magnitude(panels: MagnitudePanels) -> Picture:
     """One panel per band: the stars in grey, their median and percentiles in colour."""
     num = len(panels.bands)
     columns = min(3, num)
@@ -169,7 +179,7 @@ def draw_error_vs_magnitude(panels: MagnitudePanels) -> bytes:
             panel.set_ylabel(f"{panels.label} [mag]")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3)
         _draw_scale(figure, axes[0, 0].collections[0], "stars per mag per dex")
-        return _png(figure)
+        return _save(figure)
 
 
 def _cell_sizes(panels: MagnitudePanels) -> np.ndarray:
@@ -214,7 +224,7 @@ def _ranges(panels: MagnitudePanels) -> tuple[tuple[float, float], tuple[float, 
     return found[0], found[1]
 
 
-def draw_loss_curve(history: History) -> bytes:
+def draw_loss_curve(history: History) -> Picture:
     """Mean squared error in mag^2 by optimizer step, and the learning rate below it where it is known."""
     rate = history.learning_rate
     with matplotlib.rc_context(_STYLE):
@@ -228,7 +238,7 @@ def draw_loss_curve(history: History) -> bytes:
             axes[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         axes[-1].set_xlabel("optimizer step")
         axes[-1].set_xlim(left=0)
-        return _png(figure)
+        return _save(figure)
 
 
 def _draw_losses(axes: Axes, history: History) -> None:

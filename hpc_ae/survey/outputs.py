@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from hpc_ae.survey.scores import ScoredSurvey
 from hpc_ae.survey.strangest import nearest_normal
 from hpc_ae.survey.summary import Summary
 from hpc_ae.survey.words import make_words
+
+if TYPE_CHECKING:
+    from hpc_ae.report.figures import Picture
 
 _FINER = (512, 1024)  # counts are shown at these numbers of cells too
 
@@ -116,7 +120,7 @@ def _draw_errors(report: Report) -> dict[str, bytes]:
         curves=report.curves,
         label="|residual|" if report.survey.has_reconstruction else "reconstruction error",
     )
-    return {ERROR_FIGURE_NAME: figures.draw_error_vs_magnitude(against)}
+    return _as_files(ERROR_FIGURE_NAME, figures.draw_error_vs_magnitude(against))
 
 
 def _draw_density(report: Report) -> dict[str, bytes]:
@@ -124,7 +128,7 @@ def _draw_density(report: Report) -> dict[str, bytes]:
 
     edges = [LinearBins(low, high, MEAN_CELLS).edges() for low, high in report.scored.plan.windows.tolist()]
     grids = [pooled(counts, MEAN_CELLS) for counts in report.scored.tally.maps.counts]
-    return {DENSITY_FIGURE_NAME: figures.draw_latent_density(grids, edges)}
+    return _as_files(DENSITY_FIGURE_NAME, figures.draw_latent_density(grids, edges))
 
 
 def _draw_losses(history: History) -> dict[str, bytes]:
@@ -132,7 +136,11 @@ def _draw_losses(history: History) -> dict[str, bytes]:
         return {}
     from hpc_ae.report import figures
 
-    return {LOSS_FIGURE_NAME: figures.draw_loss_curve(history)}
+    return _as_files(LOSS_FIGURE_NAME, figures.draw_loss_curve(history))
+
+
+def _as_files(name: str, picture: Picture) -> dict[str, bytes]:
+    return {name: picture.png, f"{name.removesuffix('.png')}.pdf": picture.pdf}
 
 
 def _maps(survey: Survey, scored: ScoredSurvey) -> dict[str, bytes]:
