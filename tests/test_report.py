@@ -35,6 +35,7 @@ from selenium.webdriver.support.ui import Select
 
 from hpc_ae.report import curves
 from hpc_ae.report.charts import Chart, Line, lay_out
+from hpc_ae.report.colours import CATEGORIES
 from hpc_ae.report.data import (
     AtlasLayer,
     AtlasPanel,
@@ -953,3 +954,10 @@ def test_full_size_opens_quickly(chromium: Browser, full_size_path: Path) -> Non
     metrics = chromium.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
     assert 0.05 < next(one["value"] for one in metrics if one["name"] == "TaskDuration") < 2
     assert int(chromium.run("return parts.atlas.plane.counts.get(32).reduce((a, b) => a + b)")) > 90_000_000
+
+
+def test_neighbouring_categories_differ() -> None:
+    """The colours of twenty clusters can be told apart: no two of them are near each other."""
+    colours = np.array([[int(text[k : k + 2], 16) for k in (1, 3, 5)] for text in CATEGORIES])
+    assert len(colours) == 20
+    assert min(np.abs(one - other).max() for one, other in itertools.combinations(colours, 2)) >= 40

@@ -1,7 +1,8 @@
 """Colour maps of the page, 256 colours each, as text.
 
 Matplotlib's: perceptually uniform and safe for colour-blind readers; the diverging one is ColorBrewer's purple and
-orange. Categories are those of Okabe and Ito (2008).
+orange. Categories: the seven colours of Okabe and Ito (2008), then each the one that is farthest in CIELAB from all
+before it and from both grounds of the page.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import numpy as np
 
 MAPS = ("viridis", "cividis", "magma")
 DIVERGING_MAP = "PuOr_r"
-CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#999999")
+CATEGORIES = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#0000FF", "#00EE00", "#FF00DD"),
+    *("#FF0066", "#0066FF", "#555500", "#449900", "#881188", "#FFAA88", "#993333", "#00EE88", "#BBDD88", "#AA99FF"),
+)
 
 
 def colour_maps() -> dict[str, str]:

@@ -160,10 +160,14 @@ function fit(canvas, height) {
 
 const css = (pixel) => `rgb(${pixel & 255} ${(pixel >> 8) & 255} ${(pixel >> 16) & 255})`;
 
+const SHOWN_CATEGORIES = 40;
+const perLine = (width) => Math.max(1, Math.floor(width / 26));
+
 /** The colour bar with its numbers, and the same in words for a screen reader. */
 function drawBar(canvas, colouring, label, categories) {
-  const context = fit(canvas, 54);
   const width = canvas.clientWidth - 2;
+  const lines = colouring.scale === "category" ? Math.ceil(Math.min(categories.length, SHOWN_CATEGORIES) / perLine(width)) : 1;
+  const context = fit(canvas, 20 + 34 * Math.max(1, lines));
   context.fillStyle = theme("ink");
   context.textBaseline = "alphabetic";
   context.fillText(label, 1, 12);
@@ -206,12 +210,14 @@ function barTicks({ scale, low, high }, most) {
 }
 
 function drawCategories(context, canvas, colouring, label, categories) {
-  const shown = categories.slice(0, 12);
+  const shown = categories.slice(0, SHOWN_CATEGORIES);
+  const num = perLine(canvas.clientWidth - 2);
   shown.forEach((value, i) => {
+    const [x, y] = [1 + 26 * (i % num), 19 + 34 * Math.floor(i / num)];
     context.fillStyle = css(colouring.table[value % colouring.table.length]);
-    context.fillRect(1 + 26 * i, 19, 22, 12);
+    context.fillRect(x, y, 22, 12);
     context.fillStyle = theme("quiet");
-    context.fillText(String(value), 1 + 26 * i + 6, 48);
+    context.fillText(String(value), x + 6, y + 29);
   });
   canvas.setAttribute("aria-label", `Colours of ${label}: ${shown.join(", ")}`);
 }
