@@ -13,12 +13,12 @@ from hpc_ae.analysis.anomaly_reasons import SHOWN_STARS, find_kinds
 from hpc_ae.analysis.locus import colours_of, locus_quantiles
 from hpc_ae.analysis.maps import MEAN_CELLS, coarse_indices, fine_indices, plane_cells, shown_pairs
 from hpc_ae.catalog.shard import Arrays
+from hpc_ae.report.data import MAX_SAMPLE
 from hpc_ae.survey.pairs import Survey
 from hpc_ae.survey.plan import SurveyPlan
 
 PULL_EDGES = np.linspace(-6.0, 6.0, 97)
-MOST_SHOWN = 20_000  # of many stars
-ALL_SHOWN = 60_000  # few enough to hold every one
+MOST_SHOWN = 20_000  # of more stars than the page can hold
 MOST_NORMAL = 100_000
 _NORMAL_TAIL = 0.1  # nine of ten stars are normal
 _LOCUS_STARS = 200_000
@@ -96,7 +96,7 @@ def _kinds(survey: Survey, plan: SurveyPlan, stars: Arrays) -> Arrays:
 
 def _covering(plan: SurveyPlan, latent: np.ndarray, order: np.ndarray) -> np.ndarray:
     """All rows where they are few; else MOST_SHOWN, a few of every occupied cell of the first map."""
-    if len(order) <= ALL_SHOWN:
+    if len(order) <= MAX_SAMPLE:
         return order
     fine = coarse_indices(fine_indices(latent[order], plan.bins), _CELLS)
     cells = plane_cells(fine, shown_pairs(len(fine))[0], _CELLS)

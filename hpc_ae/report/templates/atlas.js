@@ -424,8 +424,8 @@ class Atlas {
     if (star >= 0) this.goTo(this.sample.latentOf(star), star);
     else if (mark) this.goTo(mark.latent);
     else {
-      const all = this.sample && this.sample.isComplete ? "" : " that the page holds; of all stars ask hpc-ae query ENCODING --objid";
-      said.textContent = `${text} is not among the stars${all}`;
+      const held = this.sample && this.sample.isComplete ? "with a latent" : "that the page holds";
+      said.textContent = `${text} is not among the stars ${held}; hpc-ae query ENCODING --objid asks for any`;
     }
   }
 

@@ -46,7 +46,7 @@ class Sample {
   /** What a list of a cell's `num` stars holds, in words. */
   title(num, { own, found }) {
     const stars = num === 1 ? "1 star" : `${whole(num)} stars`;
-    if (!num) return "No star in the cell; the nearest of the page’s sample";
+    if (!num) return `No star in the cell; the nearest ${this.isComplete ? "follow" : "of the page’s sample"}`;
     const of = this.isComplete ? "" : `, ${whole(own)} of the page’s sample`;
     const rest = own > found.length ? `; ${found.length} are listed` : own < found.length ? "; the nearest others follow" : "";
     return `${stars} in the cell${of}${rest}`;
