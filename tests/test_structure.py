@@ -88,6 +88,19 @@ def test_ridge_leads_from_blue_to_red() -> None:
     assert points[0, 1] < 0.34 and points[-1, 1] > 0.66 and np.ptp(points[:, 0]) < 0.2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ridge_of_few_stars_is_no_stub(seed: int) -> None:
+    """Colours of single stars scatter, and cells have few: the ridge leads from end to end all the same."""
+    rng = np.random.default_rng(seed)
+    along = rng.uniform(0, 1, 20_000)
+    x, y = 0.15 + 0.7 * along, 0.5 + rng.normal(0, 0.06, len(along))
+    counts, stars = counts_of(x, y), along + rng.normal(0, 0.5, len(along))
+    with np.errstate(invalid="ignore"):
+        colour = np.histogram2d(x, y, CELLS, [[0, 1], [0, 1]], weights=stars)[0] / counts
+    points = trace_ridge(counts, colour).points / CELLS
+    assert points[0, 0] < 0.22 and points[-1, 0] > 0.78
+
+
 def test_ridge_follows_a_bent_locus() -> None:
     """The ridge runs within two cells along a bow, from one end to the other, evenly, whatever lies beside it."""
     rng = np.random.default_rng(2)

@@ -17,7 +17,7 @@ _LEVELS_PER_OCTAVE = 4
 _PROMINENCE = 2.0  # a peak is twice as high as the saddle to a higher one, and
 _SIGMAS = 5.0  # higher than it by so many standard deviations of its Poisson noise
 _LEAST_STARS = 10.0  # effectively under the smoothing kernel: less is no density
-_BODY_STARS = 0.9  # the densest cells with so many of the stars are the main body, which the ridge runs through
+_BODY_STARS = 0.97  # the densest cells with so many of the stars are the main body, which the ridge runs through
 _COLOUR_ENDS = 0.01  # of the stars are the bluest, and the reddest
 _RIDGE_SMOOTH_CELLS = 4.0
 
@@ -145,10 +145,10 @@ class Ridge:
 def trace_ridge(counts: np.ndarray, colour: np.ndarray | None = None, num_points: int = 64) -> Ridge:
     """The ridge of counts (K,) or (K, K): no points where there is no density.
 
-    The main body is the densest cells that hold nine of ten stars, in one piece. The ridge leads from where it is
+    The main body is the densest cells that hold 97 % of the stars, in one piece. The ridge leads from where it is
     densest among its bluest stars to where it is among its reddest, by the mean `colour` per cell (NaN: not known);
-    without colours between the two cells that are farthest apart inside it. A step costs its length over the density
-    (Dijkstra 1959).
+    without colours between the two cells that are farthest apart inside it. A step costs its length over the square of
+    the density (Dijkstra 1959), so that the way along a crest is shorter than the one beside it.
     """
     density = smoothed(counts)
     floor = max(_LEAST_STARS / _kernel_cells(counts), _level_holding(_BODY_STARS, density, counts))
@@ -158,7 +158,7 @@ def trace_ridge(counts: np.ndarray, colour: np.ndarray | None = None, num_points
         return Ridge(np.empty((0, counts.ndim)))
     if counts.ndim == 1:
         return Ridge(np.linspace(cells[0], cells[-1], num_points).astype(np.float64), width)
-    ends = None if colour is None else _colour_ends(colour[body], counts[body], density[body])
+    ends = None if colour is None else _colour_ends(_smooth_colour(colour, counts)[body], counts[body], density[body])
     path = cells[_dearest_path(cells, density[body], ends)].astype(np.float64)
     if ends is None and path[0, 0] > path[-1, 0]:
         path = path[::-1]
@@ -183,6 +183,17 @@ def _main_body(density: np.ndarray, floor: float, counts: np.ndarray) -> np.ndar
     stars = ndimage.sum_labels(counts, labels, range(1, num + 1))
     mask: np.ndarray = labels == 1 + int(np.argmax(stars))
     return mask
+
+
+def _smooth_colour(colour: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean colours of the stars under the kernel of the density: of one cell they are those of a few stars."""
+    from scipy import ndimage
+
+    known = np.isfinite(colour)
+    stars, sums = np.where(known, counts, 0.0), np.where(known, colour, 0.0) * counts
+    width = kernel_width(int(counts.sum()))
+    weight, total = (ndimage.gaussian_filter(values, width, mode="constant", truncate=4.0) for values in (stars, sums))
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
 
 
 def _colour_ends(colour: np.ndarray, counts: np.ndarray, density: np.ndarray) -> tuple[int, int] | None:
@@ -213,7 +224,8 @@ def _dearest_path(cells: np.ndarray, density: np.ndarray, ends: tuple[int, int] 
             distance = dijkstra(graph(length), directed=False, indices=farthest[-1])
             farthest.append(int(np.argmax(np.where(np.isfinite(distance), distance, -1.0))))
         ends = (farthest[-2], farthest[-1])
-    cost = length * 0.5 * (1.0 / density[one] + 1.0 / density[two]) * density.max()
+    dear = np.square(density.max() / density)
+    cost = length * 0.5 * (dear[one] + dear[two])
     _, before = dijkstra(graph(cost), directed=False, indices=ends[0], return_predecessors=True)
     path = [ends[1]]
     while before[path[-1]] >= 0:
