@@ -17,6 +17,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -907,6 +908,59 @@ def test_print(chromium: Browser, page_path: Path) -> None:
     )
     chromium.run("dispatchEvent(new Event('afterprint'))")
     assert chromium.run("return document.documentElement.dataset.theme") is None
+
+
+@pytest.mark.browser
+def test_figures_are_saved_as_svg(chromium: Browser, page_path: Path, tmp_path: Path) -> None:
+    """Each figure becomes a file of its own, in light though the page is dark: lines and letters, only cells pixels."""
+    chromium.media(scheme="dark")
+    chromium.open(page_path)
+    folder = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    chromium.driver.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    dark = chromium.picture("atlas")
+    buttons = chromium.driver.find_elements(By.CSS_SELECTOR, "button.save")
+    captions = chromium.driver.find_elements(By.CSS_SELECTOR, "figure:not(.table) > figcaption")
+    assert len(buttons) == len(captions) > 5
+    chromium.run("document.querySelectorAll('button.save').forEach((button) => button.click())")
+    names = chromium.run(
+        "return [...document.querySelectorAll('main figure:not(.table)')].map((f) => f.closest('section').id)"
+    )
+    for number, (name, caption) in enumerate(zip(names, captions, strict=True), 1):
+        path = tmp_path / f"figure-{number}-{name}.svg"
+        wait_for(path)
+        root = ElementTree.fromstring(path.read_bytes())
+        assert root.findtext("{*}desc") == caption.get_property("textContent")
+        letters = [text for text in root.iter() if text.tag.endswith("}text") and text.text]
+        assert {text.get("font-size") for text in letters} == {"13px"}, "lettering of one size"
+        pictures = [image.get("href", "") for image in root.iter() if image.tag.endswith("}image")]
+        assert [picture[:22] for picture in pictures] == ["data:image/png;base64,"] * (name in ("latent-plane", "sky"))
+        assert not any("var(" in str(value) for one in root.iter() for value in one.attrib.values())
+        assert "#14171a" not in path.read_text() and "rgb(20, 23, 26)" not in path.read_text()
+    atlas = (tmp_path / "figure-1-latent-plane.svg").read_text()
+    assert ">latent 1<" in atlas and ">stars per unit area<" in atlas
+    assert chromium.picture("atlas") == dark, "the page itself stays as it was"
+    assert chromium.complaints() == []
+
+
+def wait_for(path: Path) -> None:
+    """Until a browser has written a file."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not (path.exists() and path.read_bytes().endswith(b"</svg>")):
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
+@pytest.mark.browser
+def test_lettering_has_one_size(shown: Browser) -> None:
+    """Curves, maps, captions, controls and tables of a desktop's page are lettered in one size."""
+    sizes = shown.run("""
+        const scale = (svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+        const size = (e) => parseFloat(getComputedStyle(e).fontSize) * (e.closest('svg') ? scale(e.closest('svg')) : 1);
+        const all = [...document.querySelectorAll('svg.chart text, figcaption, label, .data td, .data small')];
+        return [parseFloat(lettering()), ...all.filter((e) => e.getClientRects().length).map(size)];
+    """)
+    assert len(sizes) > 200
+    assert max(abs(size - 13) for size in sizes) < 0.1, set(sizes)
 
 
 @pytest.mark.browser

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 MAX_POINTS = 1_000
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 26, 42
-_CHARACTER_WIDTH = 6.2
+_CHARACTER_WIDTH = 6.8
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -51,7 +51,7 @@ class Chart:
     marks: Sequence[Line | Band]
     log_x: bool = False
     log_y: bool = False
-    width: int = 420
+    width: int = 440  # pixels of the page: lettering has one size
     height: int = 280
     y_range: tuple[float, float] | None = None
     heading: str = ""

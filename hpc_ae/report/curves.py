@@ -22,7 +22,7 @@ def training_chart(curve: TrainingCurve) -> Drawing:
         Line(curve.train_steps, curve.train, "b thin", "training"),
         Line(curve.validation_steps, curve.validation, "a", "held out"),
     ]
-    chart = Chart("Training curve", said, "optimizer step", "mean squared error [mag²]", marks, log_y=True, width=460)
+    chart = Chart("Training curve", said, "optimizer step", "mean squared error [mag²]", marks, log_y=True, width=500)
     return lay_out(chart)
 
 
@@ -50,7 +50,7 @@ def _residual_chart(residuals: Residuals, band: int, span: tuple[float, float] |
         y_label=f"{residuals.label} [mag]",
         marks=marks,
         log_y=residuals.log,
-        width=340,
+        width=324,
         y_range=span,
         heading=residuals.bands[band],
     )
@@ -146,7 +146,7 @@ def locus_chart(locus: Locus) -> Drawing:
         for index, name in enumerate(locus.colours)
         if locus.median.shape[1]
     )
-    return lay_out(Chart("Stellar locus", f"{ends}.", "along the ridge", "colour [mag]", marks, width=460, height=310))
+    return lay_out(Chart("Stellar locus", f"{ends}.", "along the ridge", "colour [mag]", marks, width=500, height=310))
 
 
 def histogram_chart(histogram: LatentHistogram) -> Drawing:
@@ -155,4 +155,4 @@ def histogram_chart(histogram: LatentHistogram) -> Drawing:
     counts = np.repeat(np.where(histogram.counts > 0, histogram.counts, np.nan), 2)
     said = f"{int(histogram.counts.sum()):,} stars."
     marks = [Line(x, counts, "a")]
-    return lay_out(Chart("Latent density", said, "latent 1", "stars", marks, log_y=True, width=460))
+    return lay_out(Chart("Latent density", said, "latent 1", "stars", marks, log_y=True, width=500))

@@ -54,7 +54,7 @@ ATLAS_BYTES = 10_000_000  # of text, all panels together
 SKY_BYTES = 4_000_000  # of text, all layers together
 _MAX_HALVINGS = 5
 _BARE_STYLE = ".anomalies tr[hidden] { display: table-row !important; }"  # without a script nothing else shows them
-_SCRIPTS = ("core.js", "atlas_grid.js", "stars.js", "atlas.js", "sky.js", "table.js", "main.js")
+_SCRIPTS = ("core.js", "atlas_grid.js", "stars.js", "atlas.js", "sky.js", "table.js", "save.js", "main.js")
 
 
 def render_page(data: ReportData) -> bytes:

@@ -179,12 +179,28 @@ class Atlas {
     for (const axis of ["x", "y"]) view[axis] = Math.max(0, Math.min(1 - view.size, view[axis]));
     this.side = this.plane.sideFor(this.plot / view.size, 1.15);
     this.canvas.style.touchAction = view.size < 1 ? "none" : "pan-y";
-    const context = fit(this.canvas, this.plot + MARGIN.top + MARGIN.bottom);
+    const colouring = this.paint(fit(this.canvas, this.plot + MARGIN.top + MARGIN.bottom));
+    this.showCell(this.cell);
+    this.drawLegend(this.legend(colouring));
+  }
+
+  paint(context) {
     const colouring = this.drawCells(context);
     this.drawOver(context);
     this.drawAxes(context);
-    this.showCell(this.cell);
-    this.drawLegend(colouring);
+    return colouring;
+  }
+
+  /** The map as it is shown with its colour bar below: size, and how to paint it into a context. */
+  figure() {
+    const [width, height] = [this.plot + MARGIN.left + MARGIN.right, this.plot + MARGIN.top + MARGIN.bottom];
+    const legend = this.legend(this.plane.colouring(this.index, this.side, this.mapName));
+    const paint = (context) => {
+      this.paint(context);
+      context.translate(MARGIN.left, height + 6);
+      paintBar(context, legend, this.plot);
+    };
+    return { width, height: height + 6 + barHeight(legend, this.plot), paint };
   }
 
   drawCells(context) {
@@ -204,16 +220,21 @@ class Atlas {
     return colouring;
   }
 
-  drawLegend(colouring) {
+  /** What the colours mean: colouring, label and the categories that there are. */
+  legend(colouring) {
     const layer = this.plane.spec.layers[this.index];
     const label = layer ? layer.label + (layer.unit ? ` [${layer.unit}]` : "") : "stars per unit area";
     const categories = layer && layer.scale === "category"
       ? [...new Set(this.plane.layers[this.index].get(layer.shape[0]))].filter((value) => value === value).sort((a, b) => a - b)
       : [];
-    drawBar(byId("atlas-bar"), colouring, label, categories);
+    return { colouring, label, categories };
+  }
+
+  drawLegend(legend) {
+    drawBar(byId("atlas-bar"), legend);
     const spec = this.plane.spec;
     const zoomed = this.view.size < 1 ? `, zoomed ${say(1 / this.view.size, 2)} times` : "";
-    this.canvas.setAttribute("aria-label", `Stars in the plane of ${spec.labels.join(" and ")}, coloured by ${label}${zoomed}`);
+    this.canvas.setAttribute("aria-label", `Stars in the plane of ${spec.labels.join(" and ")}, coloured by ${legend.label}${zoomed}`);
     byId("atlas-in").disabled = this.view.size <= LEAST_VIEW;
     byId("atlas-out").disabled = this.view.size >= 1;
   }

@@ -154,24 +154,39 @@ function fit(canvas, height) {
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
-  context.font = `12px ${theme("sans")}`;
+  context.font = lettering();
   return context;
 }
 
-const css = (pixel) => `rgb(${pixel & 255} ${(pixel >> 8) & 255} ${(pixel >> 16) & 255})`;
+/** The one font of all figures: that of captions and tables. */
+const lettering = () => `13px ${theme("sans")}`;
+const css = (pixel) => `rgb(${pixel & 255}, ${(pixel >> 8) & 255}, ${(pixel >> 16) & 255})`;
 
 const SHOWN_CATEGORIES = 40;
 const perLine = (width) => Math.max(1, Math.floor(width / 26));
 
-/** The colour bar with its numbers, and the same in words for a screen reader. */
-function drawBar(canvas, colouring, label, categories) {
-  const width = canvas.clientWidth - 2;
-  const lines = colouring.scale === "category" ? Math.ceil(Math.min(categories.length, SHOWN_CATEGORIES) / perLine(width)) : 1;
-  const context = fit(canvas, 20 + 34 * Math.max(1, lines));
+/** The colour bar on a canvas, and the same in words for a screen reader. */
+function drawBar(canvas, legend) {
+  const { colouring, label, categories } = legend;
+  const context = fit(canvas, barHeight(legend, canvas.clientWidth));
+  paintBar(context, legend, canvas.clientWidth);
+  const said = colouring.scale === "category"
+    ? `Colours of ${label}: ${categories.slice(0, SHOWN_CATEGORIES).join(", ")}`
+    : `Colour bar: ${label}, from ${say(colouring.low)} to ${say(colouring.high)}`;
+  canvas.setAttribute("aria-label", said);
+}
+
+function barHeight({ colouring, categories }, across) {
+  const lines = colouring.scale === "category" ? Math.ceil(Math.min(categories.length, SHOWN_CATEGORIES) / perLine(across - 2)) : 1;
+  return 20 + 34 * Math.max(1, lines);
+}
+
+/** The colour bar with its numbers, `across` CSS pixels wide. */
+function paintBar(context, { colouring, label, categories }, across) {
+  const width = across - 2;
   context.fillStyle = theme("ink");
-  context.textBaseline = "alphabetic";
   context.fillText(label, 1, 12);
-  if (colouring.scale === "category") return drawCategories(context, canvas, colouring, label, categories);
+  if (colouring.scale === "category") return paintCategories(context, colouring, categories, width);
   for (let i = 0; i < width; i++) {
     context.fillStyle = css(colouring.table[Math.min(255, Math.floor((256 * i) / width))]);
     context.fillRect(1 + i, 19, 1.5, 12);
@@ -190,7 +205,6 @@ function drawBar(canvas, colouring, label, categories) {
     context.fillText(text, Math.max(half, Math.min(width + 2 - half, at)), 48);
   }
   context.textAlign = "left";
-  canvas.setAttribute("aria-label", `Colour bar: ${label}, from ${say(colouring.low)} to ${say(colouring.high)}`);
 }
 
 function barTicks({ scale, low, high }, most) {
@@ -209,17 +223,15 @@ function barTicks({ scale, low, high }, most) {
   return ticks.length > 1 ? ticks : [low, high];
 }
 
-function drawCategories(context, canvas, colouring, label, categories) {
-  const shown = categories.slice(0, SHOWN_CATEGORIES);
-  const num = perLine(canvas.clientWidth - 2);
-  shown.forEach((value, i) => {
+function paintCategories(context, colouring, categories, width) {
+  const num = perLine(width);
+  categories.slice(0, SHOWN_CATEGORIES).forEach((value, i) => {
     const [x, y] = [1 + 26 * (i % num), 19 + 34 * Math.floor(i / num)];
     context.fillStyle = css(colouring.table[value % colouring.table.length]);
     context.fillRect(x, y, 22, 12);
     context.fillStyle = theme("quiet");
     context.fillText(String(value), x + 6, y + 29);
   });
-  canvas.setAttribute("aria-label", `Colours of ${label}: ${shown.join(", ")}`);
 }
 
 /** Fill a select with [value, text] pairs. */

@@ -22,6 +22,19 @@ function redraw() {
   if (parts.sky) parts.sky.draw();
 }
 
+/** Paper is light: draw all in light; what comes back puts the theme that was chosen in its place again. */
+function turnLight() {
+  const root = document.documentElement;
+  const before = root.dataset.theme;
+  root.dataset.theme = "light";
+  redraw();
+  return () => {
+    if (before) root.dataset.theme = before;
+    else delete root.dataset.theme;
+    redraw();
+  };
+}
+
 function openTheme() {
   const root = document.documentElement;
   const button = byId("theme");
@@ -35,17 +48,9 @@ function openTheme() {
     show();
   });
   systemTheme.addEventListener("change", show);
-  let before;
-  window.addEventListener("beforeprint", () => {
-    before = root.dataset.theme;
-    root.dataset.theme = "light";
-    redraw();
-  });
-  window.addEventListener("afterprint", () => {
-    if (before) root.dataset.theme = before;
-    else delete root.dataset.theme;
-    redraw();
-  });
+  let back = () => {};
+  window.addEventListener("beforeprint", () => { back = turnLight(); });
+  window.addEventListener("afterprint", () => back());
   show();
 }
 
@@ -66,6 +71,7 @@ async function openMaps() {
 }
 
 makeContents();
+makeSaveButtons();
 openTheme();
 if (byId("anomalies")) parts.table = new AnomalyTable();
 if (parts.table) parts.table.open();

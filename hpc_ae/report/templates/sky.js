@@ -92,10 +92,36 @@ class Sky {
     this.width = this.canvas.clientWidth;
     this.height = this.width / 2;
     if (!this.width) return;
-    const context = fit(this.canvas, this.height);
+    const legend = this.legend();
+    this.paint(fit(this.canvas, this.height), legend.colouring);
+    drawBar(byId("sky-bar"), legend);
+    this.canvas.setAttribute("aria-label", `Sky map of ${legend.label}`);
+  }
+
+  /** The map as it is shown with its colour bar below: size, and how to paint it into a context. */
+  figure() {
+    const legend = this.legend();
+    const across = Math.min(this.width, 448);
+    const paint = (context) => {
+      this.paint(context, legend.colouring);
+      context.translate(0, this.height + 6);
+      paintBar(context, legend, across);
+    };
+    return { width: this.width, height: this.height + 6 + barHeight(legend, across), paint };
+  }
+
+  /** What the colours mean: colouring, label and the categories that there are. */
+  legend() {
     const layer = page.sky.layers[this.index];
     const values = this.values[this.index];
     const colouring = makeColouring(ends(values, layer.scale, 0.01), layer.scale, this.mapName);
+    const label = layer.label + (layer.unit ? ` [${layer.unit}]` : "");
+    const categories = [...new Set(layer.scale === "category" ? values : [])].filter((value) => value === value);
+    return { colouring, label, categories: categories.sort((a, b) => a - b) };
+  }
+
+  paint(context, colouring) {
+    const values = this.values[this.index];
     const [width, height] = [this.canvas.width, this.canvas.height];
     const picture = new OffscreenCanvas(width, height);
     const drawing = picture.getContext("2d");
@@ -110,10 +136,6 @@ class Sky {
     drawing.putImageData(image, 0, 0);
     context.drawImage(picture, 0, 0, this.width, this.height);
     this.drawGrid(context);
-    const label = layer.label + (layer.unit ? ` [${layer.unit}]` : "");
-    const categories = [...new Set(layer.scale === "category" ? values : [])].filter((value) => value === value);
-    drawBar(byId("sky-bar"), colouring, label, categories.sort((a, b) => a - b));
-    this.canvas.setAttribute("aria-label", `Sky map of ${label}`);
   }
 
   /** A colour of the theme as a pixel. */
