@@ -18,38 +18,27 @@ from typing import Literal
 
 import numpy as np
 
-from hpc_ae.catalog.identity import (
-    Search,
-    Shared,
-    cut_ranges,
-    find_shared,
-    flag_ids,
-    flag_repeated,
-    mark_shared,
-    save_ids,
-)
+from hpc_ae.catalog.identity import Search, Shared, cut_ranges, find_shared, flag_repeated, mark_shared, save_ids
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
-from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.records import Inputs, RawRecord, ShardRecord, StarManifest, summed
+from hpc_ae.catalog.quality import drop_errors, drop_redshifts
+from hpc_ae.catalog.records import Inputs, RawRecord, ShardRecord, StarManifest, stars_by_bands, summed
 from hpc_ae.catalog.schema import (
-    DEFAULT_BANDS,
     DEFAULT_SHARD_ROWS,
     MAX_SHARD_ROWS,
     SKY_ORDER,
-    STAR_COLUMNS,
     STAR_FORMAT,
     Caution,
 )
-from hpc_ae.catalog.shard import Arrays, write_shard
+from hpc_ae.catalog.shard import write_shard
 from hpc_ae.catalog.skysort import SkySort, Source, sort_shards
 from hpc_ae.errors import InputError, WorkError
 from hpc_ae.files import digest_file, temp_mark
 from hpc_ae.layout import MANIFEST_NAME, SHARD_NAME, shard_name
 from hpc_ae.provenance import Fingerprint, Provenance
 from hpc_ae.readers.batches import scan_all
+from hpc_ae.readers.content import Content
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.mapping import check_mapping
-from hpc_ae.readers.names import ERROR_PREFIX
 from hpc_ae.readers.open_raw import is_packed, open_raw, read_piece, unpack
 from hpc_ae.readers.raw_file import FORMATS, Piece, RawFile, Scan, cut_pieces
 from hpc_ae.readers.star_rows import StarRows
@@ -91,7 +80,7 @@ class IngestSettings:
 
     def check(self) -> None:
         """InputError where a value cannot be."""
-        check_mapping(self.mapping)
+        check_mapping(self.mapping, self.reading)
         check_reading(self.reading)
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
             raise InputError("wrong shard rows", got=self.shard_rows, expected=f"1 to {MAX_SHARD_ROWS}")
@@ -120,19 +109,16 @@ class _Plan:
     out_dir: Path
     settings: IngestSettings
     mark: str  # of this run's temporary files
-    names: frozenset[str]  # what at least one raw file has
+    content: Content
 
     def temp_path(self, what: str, index: int) -> Path:
         """A hidden file in the catalog's directory, which the next run clears away if this one dies."""
         return self.out_dir / f".shard-{what}-{index:05d}{self.mark}"
 
     @property
-    def columns(self) -> list[str]:
-        """The datasets of the catalog."""
-        absent = set() if "redshift" in self.names else {"redshift"}
-        if not any(name.startswith(ERROR_PREFIX) for name in self.names):
-            absent.add("magnitude_error")
-        return [column.name for column in STAR_COLUMNS if column.name not in absent]
+    def has_ids(self) -> bool:
+        """Whether the raw files have ids."""
+        return "objid" in self.content.names
 
 
 @dataclass(frozen=True)
@@ -181,7 +167,7 @@ def ingest(
             try:
                 scans, plan = _scan(mapper, raw_paths, packed, out_dir, settings)
                 shards = _write_shards(mapper, scans, plan, progress_path)
-                if "objid" in plan.names:
+                if plan.has_ids:
                     shards = _mark_repeated(mapper, shards, plan)
                 records = _close_gaps(out_dir, [shard.record for shard in shards if shard.record is not None])
                 if settings.order == SKY_ORDER:
@@ -240,7 +226,7 @@ def _scan(
 ) -> tuple[list[Scan], _Plan]:
     """Unpack what is compressed or VOTable, recognise every file and count its rows."""
     mark = temp_mark()
-    plan = _Plan(out_dir, settings, mark, frozenset())
+    plan = _Plan(out_dir, settings, mark, Content())
     data_paths = [plan.temp_path("raw", index) if one else raw_paths[index] for index, one in enumerate(packed)]
     jobs = [(path, data) for path, data in zip(raw_paths, data_paths, strict=True) if path != data]
     for _ in mapper.map(_unpack, jobs):
@@ -250,10 +236,11 @@ def _scan(
         raws = [raw for tables in opened for raw in tables]
     for line in describe_notes([Noted(raw.path.name, raw.notes) for raw in raws]):
         print(f"ingest: {line}", file=sys.stderr)
+    content = Content.of(raws)
     scans = scan_all(raws, mapper.map)
     if not any(scan.num_rows for scan in scans):
         raise InputError("the raw files hold no stars", where=", ".join(str(raw.path) for raw in raws), got="0 rows")
-    return scans, _Plan(out_dir, settings, mark, frozenset(name for raw in raws for name in raw.wanted))
+    return scans, _Plan(out_dir, settings, mark, content)
 
 
 def _open(settings: IngestSettings, index: int, path: Path, data_path: Path) -> list[RawFile]:
@@ -286,11 +273,12 @@ class _Rows:
 
 def _write_one(plan: _Plan, task: _Rows) -> _Shard:
     """Read the rows of one shard, leave out those not asked for, flag the others, write them."""
-    rows = StarRows(sum(piece.stop - piece.start for piece in task.pieces), plan.names)
+    content = plan.content
+    rows = StarRows(sum(piece.stop - piece.start for piece in task.pieces), content.names, content.bands)
     at = 0
     for piece in task.pieces:
         at += read_piece(piece, rows, at)
-    arrays = _flagged(plan, rows, task.start)
+    arrays = content.flagged(rows, task.start)
     removed = {name: drop(arrays[name]) for name, drop in _REMOVERS.items() if name in arrays}
     bad = arrays["quality"] != 0
     if plan.settings.bad == "stop" and (bad & rows.kept).any():
@@ -301,25 +289,13 @@ def _write_one(plan: _Plan, task: _Rows) -> _Shard:
         arrays = {name: values[keep] for name, values in arrays.items()}
     index = task.start // plan.settings.shard_rows
     sample = np.empty(0, np.int64)
-    if "objid" in plan.names:
+    if plan.has_ids:
         sample = save_ids(plan.temp_path("ids", index), flag_repeated(arrays["objid"], arrays["caution"]))
     repeated = (arrays["caution"] & Caution.ID_REPEATED) != 0
     record = None
     if keep.any():
-        record = write_shard(plan.out_dir / shard_name(index), STAR_FORMAT, arrays, DEFAULT_BANDS, {})
+        record = write_shard(plan.out_dir / shard_name(index), STAR_FORMAT, arrays, content.bands, {})
     return _Shard(record, recount(parts, repeated), sample)
-
-
-def _flagged(plan: _Plan, rows: StarRows, start: int) -> Arrays:
-    """The datasets of a shard whose first row is row `start` of all inputs."""
-    found = {name: getattr(rows, name) for name in plan.columns if name not in ("quality", "caution")}
-    found["quality"] = flag_magnitudes(rows.magnitude, rows.missing)
-    found["caution"] = flag_positions(rows.ra, rows.dec) | flag_zeros(rows.magnitude)
-    if "objid" in plan.names:
-        found["caution"] |= flag_ids(rows.objid, rows.damaged)
-    else:
-        found["objid"] = np.arange(start, start + len(rows.objid), dtype=np.int64)
-    return found
 
 
 def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_Shard]:
@@ -332,19 +308,20 @@ def _mark_repeated(mapper: Mapper, shards: list[_Shard], plan: _Plan) -> list[_S
     shared = [found for found in mapper.map(find_shared, tasks) if found.num_ids]
     affected = sorted({index for found in shared for index in found.shards})
     marked = list(shards)
-    marks = mapper.map(partial(_mark, plan.out_dir, shared), affected)
+    marks = mapper.map(partial(_mark, plan, shared), affected)
     for index, (record, repeated) in zip(affected, marks, strict=True):
         marked[index] = replace(shards[index], record=record, parts=recount(shards[index].parts, repeated))
     return marked
 
 
-def _mark(out_dir: Path, shared: list[Shared], index: int) -> tuple[ShardRecord, np.ndarray]:
-    return mark_shared(out_dir / shard_name(index), [part for part in shared if index in part.shards])
+def _mark(plan: _Plan, shared: list[Shared], index: int) -> tuple[ShardRecord, np.ndarray]:
+    mine = [part for part in shared if index in part.shards]
+    return mark_shared(plan.out_dir / shard_name(index), mine, plan.content.bands)
 
 
 def _sorted(mapper: Mapper, plan: _Plan, records: list[ShardRecord], progress_path: Path | None) -> list[ShardRecord]:
     """The shards written again in sky order, in place of those that have the order of the raw files."""
-    sort = SkySort(plan.out_dir, plan.mark, tuple(plan.columns), DEFAULT_BANDS, plan.settings.shard_rows)
+    sort = SkySort(plan.out_dir, plan.mark, tuple(plan.content.columns), plan.content.bands, plan.settings.shard_rows)
     sources = [Source(plan.out_dir / record.file, record.num_stars) for record in records]
     with Progress("order", sum(source.num_stars for source in sources), "stars", path=progress_path) as progress:
         return sort_shards(sort, sources, mapper.map, tell=progress.update, in_place=True)
@@ -366,24 +343,26 @@ def _finish(
         raise InputError("no star is left", where=plan.out_dir, got=got)
     manifest = StarManifest(
         **summed(STAR_FORMAT, records),
-        objid="column" if "objid" in plan.names else "generated",
+        objid="column" if plan.has_ids else "generated",
         order=plan.settings.order if plan.settings.order != "input" else None,
-        bands=DEFAULT_BANDS,
-        columns=tuple(plan.columns),
+        bands=plan.content.bands,
+        survey=plan.content.record,
+        stars_by_bands=stars_by_bands(records),
+        columns=tuple(plan.content.columns),
         inputs=Inputs(raw=tuple(files)),
         num_rows=num_rows,
         num_dropped=num_dropped,
         num_not_kept=num_not_kept,
         fingerprint=fingerprint,
         provenance=Provenance.now(fingerprint),
-        statistics=band_statistics(DEFAULT_BANDS, records),
+        statistics=band_statistics(plan.content.bands, records),
     )
     write_manifest(plan.out_dir, manifest)
     found = [Noted(file.name, file.notes[len(scan.raw.notes) :]) for file, scan in zip(files, scans, strict=True)]
     for line in [*describe_notes(found), *map(describe_counts, files)]:
         print(f"ingest: {line}", file=sys.stderr)
     not_kept = f", {num_not_kept:,} not kept" if num_not_kept else ""
-    ids = "" if "objid" in plan.names else "; no column of ids: they are row numbers"
+    ids = "" if plan.has_ids else "; no column of ids: they are row numbers"
     counts = f"{num_rows:,} rows in, {num_stars:,} stars out, {num_dropped:,} dropped{not_kept}{ids}"
     print(f"ingest: {counts}", file=sys.stderr)
 

@@ -15,18 +15,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from hpc_ae.catalog.identity import flag_ids, flag_repeated
-from hpc_ae.catalog.quality import drop_errors, drop_redshifts, flag_magnitudes, flag_positions, flag_zeros
-from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT
+from hpc_ae.catalog.identity import flag_repeated
+from hpc_ae.catalog.quality import drop_errors, drop_redshifts
+from hpc_ae.catalog.schema import STAR_FORMAT
 from hpc_ae.catalog.shard import count_flags
 from hpc_ae.errors import InputError
+from hpc_ae.readers.content import Content
 from hpc_ae.readers.conversion import check_reading
 from hpc_ae.readers.first_rows import first_piece
-from hpc_ae.readers.names import EXTINCTIONS, RAW_PREFIX, REDDENINGS, SELECTORS
+from hpc_ae.readers.names import RAW_PREFIX, SELECTORS
 from hpc_ae.readers.open_raw import choose_tables, compression_name, is_called, is_packed, open_tables, read_piece
 from hpc_ae.readers.raw_file import RawFile, check_types
 from hpc_ae.readers.sample import ColumnSample, Dialect, dialect_of, sample_columns, unpack_head
 from hpc_ae.readers.star_rows import StarRows
+from hpc_ae.readers.surveys import ANY_SURVEY, DEFAULT_SURVEY, load_survey
 from hpc_ae.readers.tree import expand_dirs
 from hpc_ae.reading import Reading
 from hpc_ae.record import Record
@@ -182,24 +184,29 @@ def _serves(raw: RawFile, index: int) -> _Serves:
         if name in names:
             return _Serves(why=f"a {what}: rows can be chosen by it with --keep")
     there = {column.strip().lower() for column in raw.columns}
-    families = [[pattern.format(b=band) for band in DEFAULT_BANDS] for pattern in EXTINCTIONS]
+    common, survey = load_survey(ANY_SURVEY), raw.survey or load_survey(DEFAULT_SURVEY)
+    families = [
+        [pattern.replace("{b}", band).lower() for band in survey.band_names]
+        for pattern in (*survey.extinctions, *common.extinctions)
+    ]
     if any(name in family and there.issuperset(family) for family in families):
         return _Serves(why="an extinction: --deredden subtracts it")
-    return _Serves(why="a reddening: --deredden makes extinctions of it" if name in REDDENINGS else "")
+    return _Serves(why="a reddening: --deredden makes extinctions of it" if name in common.reddenings else "")
 
 
 def _count(raw: RawFile, num_rows: int) -> dict[str, int]:
     """Stars by flag among the first rows, as an ingest would count them, and rows that would not be kept."""
     piece = first_piece(raw, num_rows)
-    rows = StarRows(piece.stop, raw.wanted.keys())
+    content = Content.of([raw])
+    rows = StarRows(piece.stop, content.names, content.bands)
     if piece.stop:
         read_piece(piece, rows, 0)
     kept = rows.kept
-    caution = flag_positions(rows.ra, rows.dec) | flag_zeros(rows.magnitude)
+    arrays = content.flagged(rows, 0)
+    caution = arrays["caution"]
     if "objid" in raw.wanted:
-        caution |= flag_ids(rows.objid, rows.damaged)
         caution[kept] = _repeated(rows.objid[kept], caution[kept])
-    flags = {"quality": flag_magnitudes(rows.magnitude, rows.missing)[kept], "caution": caution[kept]}
+    flags = {"quality": arrays["quality"][kept], "caution": caution[kept]}
     counts = {"not_kept": len(kept) - int(kept.sum()), **count_flags(flags, STAR_FORMAT)}
     counts["ra taken modulo 360"] = int(rows.turned[kept].sum())
     if len(rows.magnitude_error):

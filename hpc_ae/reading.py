@@ -14,15 +14,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hpc_ae.errors import InputError
 
-FluxUnit = Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "counts"]
+FluxUnit = Literal["maggy", "nanomaggy", "nJy", "uJy", "mJy", "Jy", "cgs", "counts"]
 
 
 @dataclass(frozen=True)
 class Told:
     """What people are told of an option: `description` in a config, `help` (empty: the same) on the command line.
 
-    `commas` is there for numbers that a command line says as one text; it shows such a text. A config says a list of
-    them, or one number.
+    `commas` is there for numbers or words that a command line says as one text; it shows such a text. A config says a
+    list of them, or one.
     """
 
     description: str
@@ -35,10 +35,28 @@ class Told:
 class Reading:
     """What a user says of raw files beside the mapping; the defaults leave it to recognition.
 
-    `magnitudes` is a label of `FAMILIES`, `zero_point` (of counts, mag) one for all bands or one each, `keep`
-    conditions as `parse_condition` reads them, `cuts` a key of `CUTS` (all in readers/).
+    `survey` is a name of configs/surveys or a path of such a file, `bands` are in the order of the catalog,
+    `magnitudes` is the label of a family of the survey's, `zero_point` (of counts, mag) one for all bands or one each,
+    `keep` conditions as `parse_condition` reads them, `cuts` a key of `CUTS` (all in readers/).
     """
 
+    survey: Annotated[
+        str | None,
+        Told(
+            "whose bands and columns: sdss, lsst, gaia, ..., or a file as in configs/surveys; null: recognised",
+            "Whose bands and columns: sdss, lsst, gaia, ..., or a file as in configs/surveys; else recognised.",
+            "NAME",
+        ),
+    ] = None
+    bands: Annotated[
+        tuple[str, ...],
+        Told(
+            "the bands of the catalog in order of wavelength, such as [G, BP, RP]; empty: those of the survey",
+            "The bands of the catalog, in order of wavelength: any names, with --map BAND=COLUMN.",
+            "B1,B2,...",
+            commas="names such as u,g,r,i,z,y",
+        ),
+    ] = ()
     magnitudes: Annotated[
         str,
         Told(
@@ -173,7 +191,7 @@ class Option:
             return self.default
         if self.told.commas and isinstance(value, str):
             try:
-                return tuple(float(word) for word in value.split(","))
+                return tuple(self.item(word.strip()) for word in value.split(","))
             except ValueError:
                 raise InputError(
                     "not a list of numbers", where=self.flag, got=value, expected=self.told.commas

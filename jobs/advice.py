@@ -78,7 +78,7 @@ def _source_problems(config: RunConfig, *, keeps: bool) -> list[str]:
     except HpcAeError as error:
         found.append(f"catalog.source.raw: {error.what}: {error.where}")
     try:
-        check_mapping(source.columns)
+        check_mapping(source.columns, source.reading)
         check_reading(source.reading)
     except HpcAeError as error:
         found.append(f"catalog.source: {error.what}: got {error.got}, expected {error.expected}")

@@ -216,11 +216,22 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 def test_the_command_repeats_every_option(tmp_path: Path) -> None:
     """The command has each option that inspect was given, quoted for the shell."""
     reading = Reading(
-        "psfFlux", "counts", (25.0, 25.5, 26.0, 26.5, 27.0), True, True, "rad", "2", ("r<20", "class=A B"), "lecture"
+        magnitudes="psfFlux",
+        flux="counts",
+        zero_point=(25.0, 25.5, 26.0, 26.5, 27.0),
+        asinh=True,
+        deredden=True,
+        angles="rad",
+        table="2",
+        keep=("r<20", "class=A B"),
+        cuts="lecture",
+        survey="sdss",
+        bands=("u", "g", "r", "i", "z"),
     )
     words = option_words({"u": "my u"}, reading)
     assert shlex.join(words) == (
-        "--map 'u=my u' --magnitudes psfFlux --flux counts --zero-point 25,25.5,26,26.5,27 --angles rad --table 2 "
+        "--map 'u=my u' --survey sdss --bands u,g,r,i,z --magnitudes psfFlux --flux counts "
+        "--zero-point 25,25.5,26,26.5,27 --angles rad --table 2 "
         "--cuts lecture --keep 'r<20' --keep 'class=A B' --asinh --deredden"
     )
 

@@ -16,21 +16,17 @@ from hpc_ae.catalog.quality import drop_errors, drop_redshifts
 from hpc_ae.catalog.schema import SENTINELS, Quality
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns
-from hpc_ae.readers.flux import EXTINCTION_OF_REDDENING
-from hpc_ae.readers.mapping import understand
-from hpc_ae.readers.names import (
-    EXTINCTIONS,
-    FAMILIES,
-    NAMES,
-    REDDENINGS,
-    SELECTORS,
-    Family,
-    error_patterns,
-    inverse_variance_patterns,
-)
+from hpc_ae.readers.mapping import Look, understand
+from hpc_ae.readers.names import SELECTORS, error_patterns, inverse_variance_patterns
+from hpc_ae.readers.surveys import ANY_SURVEY, DEFAULT_SURVEY, Family, load_survey
 from hpc_ae.reading import Reading
 
 BANDS = "ugriz"
+SDSS, COMMON = load_survey(DEFAULT_SURVEY), load_survey(ANY_SURVEY)
+FAMILIES = SDSS.families
+NAMES = {target: getattr(COMMON.names, target) for target in ("objid", "ra", "dec", "redshift")}
+EXTINCTIONS, REDDENINGS = COMMON.extinctions, COMMON.reddenings
+EXTINCTION_OF_REDDENING = tuple(band.extinction for band in SDSS.bands)
 PATTERNS = [(family, pattern) for family in FAMILIES for pattern in family.names]
 
 
@@ -39,10 +35,13 @@ def no_head(indices: list[int]) -> list[np.ndarray]:
     return [np.empty(0) for _ in indices]
 
 
+NO_HEAD = Look(no_head)
+
+
 def taken(header: str, units: tuple[str, ...] = (), reading: Reading | None = None, **mapping: str) -> dict[str, str]:
     """What the columns of a header are taken for."""
     names = header.split(",")
-    found = understand(Columns(Path("x.csv"), names, units), mapping, reading or Reading(), no_head)
+    found = understand(Columns(Path("x.csv"), names, units), mapping, reading or Reading(), NO_HEAD)
     return {target: names[index] for target, index in found.wanted.items()}
 
 
@@ -152,7 +151,7 @@ def test_precedence_is_the_order_of_the_table(first: int) -> None:
     upper, lower = FAMILIES[first], FAMILIES[first + 1]
     header = f"{five(lower.names[0])},{five(upper.names[0])}"
     units = ("nJy",) * 10 if upper.is_flux else ("",) * 10
-    found = understand(Columns(Path("x"), header.split(","), units), {}, Reading(), no_head)
+    found = understand(Columns(Path("x"), header.split(","), units), {}, Reading(), NO_HEAD)
     assert [header.split(",")[found.wanted[band]] for band in BANDS] == five(upper.names[0]).split(",")
     assert f"--magnitudes {lower.label}" in "; ".join(found.notes)
     chosen = taken(header, ("nJy",) * 10 if lower.is_flux else units, Reading(magnitudes=lower.label))
@@ -248,10 +247,10 @@ def test_the_redshift_is_named_where_it_was_guessed(tmp_path: Path) -> None:
 def test_units_of_the_file_decide() -> None:
     """Radians, hours and fluxes are known by the file's units; another unit is refused, the mapping is believed."""
     header = "ra,dec,u,g,r,i,z"
-    found = understand(Columns(Path("x"), header.split(","), ("rad", "rad", *["mag"] * 5)), {}, Reading(), no_head)
+    found = understand(Columns(Path("x"), header.split(","), ("rad", "rad", *["mag"] * 5)), {}, Reading(), NO_HEAD)
     assert found.conversion.ra_factor == found.conversion.dec_factor == pytest.approx(57.29577951308232)
     found = understand(
-        Columns(Path("x"), header.split(","), ("hourangle", "deg", *["nmgy"] * 5)), {}, Reading(), no_head
+        Columns(Path("x"), header.split(","), ("hourangle", "deg", *["nmgy"] * 5)), {}, Reading(), NO_HEAD
     )
     assert (found.conversion.ra_factor, found.conversion.zero_points) == (15.0, (22.5,) * 5)
     assert "km/s" in asked(header, units=("deg", "deg", "km/s", *["mag"] * 4))
@@ -306,10 +305,10 @@ def test_inverse_variances_by_hand() -> None:
     """Errors mapped by hand are inverse variances where their names say so, and then all of them."""
     header = f"{five('psfflux_{b}')},{five('my_ivar_{b}')},{five('my_err_{b}')}"
     by_hand = {f"err_{band}": f"my_ivar_{band}" for band in BANDS}
-    found = understand(Columns(Path("x"), header.split(",")), by_hand, Reading(), no_head)
+    found = understand(Columns(Path("x"), header.split(",")), by_hand, Reading(), NO_HEAD)
     assert found.conversion.inverse_variance
     with pytest.raises(InputError, match="inverse variances"):
-        understand(Columns(Path("x"), header.split(",")), {**by_hand, "err_z": "my_err_z"}, Reading(), no_head)
+        understand(Columns(Path("x"), header.split(",")), {**by_hand, "err_z": "my_err_z"}, Reading(), NO_HEAD)
 
 
 def test_text_coordinates_give_way_to_degrees() -> None:

@@ -12,7 +12,7 @@ from raw_files import lines, write
 from hpc_ae.config import load_config
 from hpc_ae.errors import InputError
 from hpc_ae.jobs.main import run_command
-from hpc_ae.readers.conversion import LABELS
+from hpc_ae.readers.conversion import labels_of
 from hpc_ae.readers.flux import ZERO_POINTS
 from hpc_ae.readers.selection import CUTS
 from hpc_ae.reading import OPTIONS, Option, Reading, in_config_words
@@ -78,7 +78,7 @@ def test_words_that_options_know() -> None:
     known = {option.name: option.choices for option in OPTIONS}
     assert known["flux"] == (*ZERO_POINTS, "counts") and known["cuts"] == tuple(CUTS)
     told = {option.name: option.told.description for option in OPTIONS}["magnitudes"]
-    assert set(told.partition(": ")[2].removesuffix(", ...").split(", ")) < set(LABELS)
+    assert set(told.partition(": ")[2].removesuffix(", ...").split(", ")) < set(labels_of(Reading()))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from raw_files import lines, refused, run
 
 from hpc_ae.catalog.schema import Quality
 from hpc_ae.readers.flux import (
-    SOFTENING,
     ZERO_POINTS,
     angle_factor,
     error_of_inverse_variance,
@@ -25,9 +24,10 @@ from hpc_ae.readers.flux import (
     to_asinh,
     to_pogson,
 )
+from hpc_ae.readers.surveys import DEFAULT_SURVEY, load_survey
 from hpc_ae.reading import Reading
 
-B = np.array(SOFTENING)
+B = np.array([band.softening for band in load_survey(DEFAULT_SURVEY).bands])
 ASTROPY = {"nJy": units.nJy, "uJy": units.uJy, "mJy": units.mJy, "Jy": units.Jy}
 FLUX_HEADER = ",".join(f"psfFlux_{band}" for band in "ugriz")
 

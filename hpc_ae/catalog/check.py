@@ -35,6 +35,7 @@ from hpc_ae.catalog.schema import (
 )
 from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, read_column, read_shard
 from hpc_ae.catalog.sky_check import check_positions
+from hpc_ae.catalog.state_check import STATE_COLUMNS, check_states
 from hpc_ae.catalog.view import ViewSource, view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json, read_regular
@@ -190,7 +191,7 @@ def _differs(what: str, check: ShardCheck, got: object, expected: object) -> lis
 def _check_content(check: ShardCheck, file: h5py.File, *, thorough: bool) -> list[HpcAeError]:
     errors = _check_layout(check, file)
     arrays: Arrays = {}
-    known = columns_of(check.format)
+    known, has_states = columns_of(check.format), "band_state" in file
     wanted = dict.fromkeys((*_EVERY_SHARD, *(known if thorough else _WITH_VALUES[check.format])))
     for name in (name for name in wanted if name in file):
         try:
@@ -200,9 +201,11 @@ def _check_content(check: ShardCheck, file: h5py.File, *, thorough: bool) -> lis
             continue
         if name in _EVERY_SHARD:
             arrays[name] = values
+        elif has_states and name == "magnitude":
+            continue  # which the states say more of
         elif name in _WITH_VALUES[check.format] and len(values) == len(arrays.get("quality", ())):
             errors += _check_values(check, name, values, arrays["quality"])
-    return errors + _check_rows(check, arrays) + _check_sky(check, file)
+    return errors + _check_rows(check, arrays) + _check_sky(check, file) + _check_bands(check, file, arrays)
 
 
 def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
@@ -214,6 +217,20 @@ def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
     except DamageError as error:
         return [error]
     return check_positions(check.path, check.record, ra, dec)
+
+
+def _check_bands(check: ShardCheck, file: h5py.File, arrays: Arrays) -> list[HpcAeError]:
+    """Whether the states of the bands of a star shard are right, where it has them."""
+    if "band_state" not in file or "quality" not in arrays:
+        return []
+    try:
+        found = {name: read_column(check.path, file, name) for name in STATE_COLUMNS if name in file}
+    except DamageError as error:
+        return [error]
+    shapes = {values.shape for values in found.values()}
+    if shapes != {(len(arrays["quality"]), len(check.bands))}:
+        return []  # which the layout's check has said
+    return check_states(check.path, check.record, found, arrays["quality"])
 
 
 def _check_layout(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:

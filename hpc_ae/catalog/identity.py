@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.records import ShardRecord
-from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution
+from hpc_ae.catalog.schema import STAR_FORMAT, Caution
 from hpc_ae.catalog.shard import read_notes, read_shard, shard_columns, write_shard
 from hpc_ae.files import write_error
 
@@ -104,7 +104,7 @@ def _read_range(path: Path, low: int | None, high: int | None) -> np.ndarray:
     return np.array(ids[start:stop])
 
 
-def mark_shared(path: Path, shared: Sequence[Shared]) -> tuple[ShardRecord, np.ndarray]:
+def mark_shared(path: Path, shared: Sequence[Shared], bands: Sequence[str]) -> tuple[ShardRecord, np.ndarray]:
     """Write a star shard again with ID_REPEATED on the stars whose ids are shared.
 
     Returns its new record and which of its stars are flagged so: bool (N,).
@@ -114,5 +114,5 @@ def mark_shared(path: Path, shared: Sequence[Shared]) -> tuple[ShardRecord, np.n
         ids = np.fromfile(part.path, np.int64)
         arrays["caution"][is_among(arrays["objid"], ids)] |= np.uint16(Caution.ID_REPEATED)
     notes = {key: text for key, text in read_notes(path, STAR_FORMAT).items() if key != "format"}
-    record = write_shard(path, STAR_FORMAT, arrays, DEFAULT_BANDS, notes)
+    record = write_shard(path, STAR_FORMAT, arrays, bands, notes)
     return record, (arrays["caution"] & Caution.ID_REPEATED) != 0

@@ -37,19 +37,20 @@ def write_manifest(directory: Path, manifest: M) -> M:
 
 
 def band_statistics(bands: Sequence[str], shards: Sequence[ShardRecord]) -> dict[str, BandStatistics]:
-    """Statistics per band over all good stars, by its name, of shards that were just written.
+    """Statistics per band over all good stars (over all that are measured in it, where states are known), by its name,
+    of shards that were just written.
 
     Merged from the shards' sums in shard order, so the same for any number of workers.
     """
-    filled = [shard.sums for shard in shards if shard.num_good and shard.sums is not None]
-    num_good = sum(shard.num_good for shard in shards)
     statistics = {}
     for index, band in enumerate(bands):
+        filled = [shard.sums for shard in shards if shard.sums is not None and shard.sums.num[index]]
         if not filled:
             statistics[band] = BandStatistics(mean=0.0, std=0.0, min=0.0, max=0.0)
             continue
-        mean = sum(sums.sum[index] for sums in filled) / num_good
-        square = sum(sums.square[index] for sums in filled) / num_good
+        num = sum(sums.num[index] for sums in filled)
+        mean = sum(sums.sum[index] for sums in filled) / num
+        square = sum(sums.square[index] for sums in filled) / num
         statistics[band] = BandStatistics(
             mean=mean + 20.0,
             std=float(np.sqrt(max(0.0, square - mean * mean))),

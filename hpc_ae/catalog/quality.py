@@ -16,12 +16,14 @@ _LEAST_FILL = 1e6  # the same of a magnitude error; below, Pogson's law makes la
 _LEAST_SENTINEL = min(map(abs, SENTINELS))
 
 
-def flag_magnitudes(magnitude: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+def flag_magnitudes(
+    magnitude: np.ndarray, missing: np.ndarray | None = None, span: tuple[float, float] = MAGNITUDE_RANGE
+) -> np.ndarray:
     """Quality flags uint16 (N,) of magnitude (N, B) in mag; `missing` (N, B) marks values that the file has not.
 
-    A value has one reason: missing, else non-finite, else sentinel, else out of range. The limits 0 and 30 are good.
+    A value has one reason: missing, else non-finite, else sentinel, else out of range. The limits of the span are good.
     """
-    low, high = MAGNITUDE_RANGE
+    low, high = span
     with np.errstate(invalid="ignore"):
         inside = (magnitude >= low) & (magnitude <= high)
     quality = np.zeros(len(magnitude), np.uint16)

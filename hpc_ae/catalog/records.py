@@ -62,8 +62,11 @@ class SkyRange(Record):
 
 @dataclass(frozen=True)
 class BandSums:
-    """Per band over the good stars of a shard: sum and sum of squares about 20 mag, smallest, largest."""
+    """Per band over the good stars of a shard (over those measured in it, where states are known): their number, sum
+    and sum of squares about 20 mag, smallest, largest.
+    """
 
+    num: tuple[int, ...]
     sum: tuple[float, ...]
     square: tuple[float, ...]
     min: tuple[float, ...]
@@ -85,6 +88,7 @@ class ShardRecord(Record):
     flags: Counts = Field(default_factory=dict)
     compute: str | None = None
     healpix: SkyRange | None = None
+    stars_by_bands: tuple[Count, ...] | None = None  # with 0, 1, ..., B measured bands, where states are known
     sums: BandSums | None = Field(default=None, exclude=True)
 
     @property
@@ -227,11 +231,33 @@ class Hdf5Manifest(Manifest):
         )
 
 
+class SurveyBand(Record):
+    """A band as its survey's file has it: mean wavelength in nm, system of the magnitudes."""
+
+    name: str
+    nm: float | None = None
+    system: str
+
+
+class SurveyRecord(Record):
+    """Whose bands a star catalog has, and the address of a page about a place, with {ra} and {dec}."""
+
+    name: str
+    title: str
+    bands: tuple[SurveyBand, ...]
+    explore: str | None = None
+
+
 class StarManifest(Hdf5Manifest):
-    """The manifest of a star catalog. `objid` says where the ids come from; `num_rows` and the like count raw rows."""
+    """The manifest of a star catalog. `objid` says where the ids come from; `num_rows` and the like count raw rows.
+
+    `survey` and `stars_by_bands` are there where bands may be missing: whose they are, and the counts of stars with 0,
+    1, ..., B measured bands.
+    """
 
     placed_last: ClassVar[tuple[str, ...]] = (
-        *("flags", "objid", "order", "bands", "columns", "inputs", "num_rows", "num_dropped", "num_not_kept"),
+        *("flags", "objid", "order", "bands", "survey", "stars_by_bands", "columns", "inputs", "num_rows"),
+        *("num_dropped", "num_not_kept"),
         *("fingerprint", "provenance", "statistics", "shards", "digest"),
     )
 
@@ -239,6 +265,8 @@ class StarManifest(Hdf5Manifest):
     num_rows: Count | None = None
     num_dropped: Count | None = None
     num_not_kept: Count | None = None
+    survey: SurveyRecord | None = None
+    stars_by_bands: tuple[Count, ...] | None = None
     statistics: dict[str, BandStatistics] = Field(default_factory=dict)
 
 
@@ -246,7 +274,8 @@ class SortedManifest(StarManifest):
     """That of a star catalog which `hpc-ae order` made: the same fields in another order."""
 
     placed_last: ClassVar[tuple[str, ...]] = (
-        *("flags", "objid", "bands", "columns", "num_rows", "num_dropped", "order", "inputs"),
+        *("flags", "objid", "bands", "survey", "stars_by_bands", "columns", "num_rows", "num_dropped", "order"),
+        *("inputs",),
         *("fingerprint", "provenance", "statistics", "shards", "digest"),
     )
 
@@ -323,6 +352,13 @@ def summed(catalog_format: str, shards: Sequence[ShardRecord]) -> Summed:
         "flags": flags,
         "shards": tuple(shards),
     }
+
+
+def stars_by_bands(shards: Sequence[ShardRecord]) -> tuple[int, ...] | None:
+    """The counts of stars with 0, 1, ..., B measured bands, of all shards; None where the states are not known."""
+    counts = [shard.stars_by_bands for shard in shards]
+    known = [one for one in counts if one is not None]
+    return tuple(map(sum, zip(*known, strict=True))) if known and len(known) == len(counts) else None
 
 
 def catalog_digest(shards: Sequence[ShardRecord]) -> str:

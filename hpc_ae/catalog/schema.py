@@ -77,7 +77,8 @@ class Column:
     @property
     def fill(self) -> float | int:
         """What a missing shard reads as through the virtual view."""
-        return np.nan if self.dtype.startswith("<f") else -1 if self.dtype == "<i8" else 65535
+        fills = {"<i8": -1, "|u1": 255}
+        return np.nan if self.dtype.startswith("<f") else fills.get(self.dtype, 65535)
 
 
 _OBJID = Column("objid", "<i8", ucd="meta.id;meta.main")
@@ -90,6 +91,8 @@ STAR_COLUMNS = (
     Column("dec", "<f8", unit="deg", ucd="pos.eq.dec;meta.main"),
     Column("magnitude", "<f4", "B", unit="mag", ucd="phot.mag"),
     Column("magnitude_error", "<f4", "B", unit="mag", ucd="stat.error;phot.mag", optional=True),
+    Column("band_state", "|u1", "B", ucd="meta.code.status", optional=True),
+    Column("magnitude_limit", "<f4", "B", unit="mag", ucd="phot.mag;stat.max", optional=True),
     Column("redshift", "<f4", ucd="src.redshift", optional=True),
     _QUALITY,
     _CAUTION,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from hpc_ae.catalog.schema import (
     flag_meaning,
     flag_name,
 )
+from hpc_ae.catalog.states import State, count_by_bands
 from hpc_ae.catalog.trust import find_outward_link, is_elsewhere, overclaimed_bytes, too_large, unknown_filters
 from hpc_ae.errors import DamageError, InputError
 from hpc_ae.files import digest_bytes, publish_bytes
@@ -103,7 +104,8 @@ def shard_record(name: str, catalog_format: str, arrays: Arrays, image: bytes | 
         objid_digest=digest_bytes(np.ascontiguousarray(arrays["objid"], "<i8").data),
         objid_range=objid_range(arrays["objid"]),
         flags=count_flags(arrays, catalog_format),
-        sums=band_sums(arrays["magnitude"], good) if catalog_format == STAR_FORMAT else None,
+        stars_by_bands=count_by_bands(arrays["band_state"]) if "band_state" in arrays else None,
+        sums=band_sums(arrays["magnitude"], good, arrays.get("band_state")) if catalog_format == STAR_FORMAT else None,
     )
 
 
@@ -125,18 +127,37 @@ def count_flags(arrays: Arrays, catalog_format: str) -> dict[str, int]:
     return counts
 
 
-def band_sums(magnitude: np.ndarray, good: np.ndarray) -> BandSums:
-    """Sums per band over the good stars of magnitude (N, B)."""
+def band_sums(magnitude: np.ndarray, good: np.ndarray, state: np.ndarray | None = None) -> BandSums:
+    """Sums per band over the good stars of magnitude (N, B); with states (N, B) over all that is measured."""
+    if state is not None:
+        return _sums_of_measured(magnitude, state == State.MEASURED)
     values = magnitude if good.all() else magnitude[good]
     if not len(values):
-        return BandSums((), (), (), ())
+        return BandSums((0,) * magnitude.shape[1], (), (), (), ())
     parts = []
     for start in range(0, len(values), _SUM_ROWS):
         part = np.ascontiguousarray(values[start : start + _SUM_ROWS].T).astype(np.float64) - 20.0
         # einsum, because a product of vectors would call BLAS, whose sums depend on its threads
         parts.append((part.sum(axis=1), np.einsum("bn,bn->b", part, part), part.min(axis=1), part.max(axis=1)))
+    return _merged((len(values),) * magnitude.shape[1], parts)
+
+
+def _sums_of_measured(magnitude: np.ndarray, measured: np.ndarray) -> BandSums:
+    parts = []
+    for start in range(0, len(magnitude), _SUM_ROWS):
+        rows = slice(start, start + _SUM_ROWS)
+        known = np.ascontiguousarray(measured[rows].T)
+        part = np.where(known, np.ascontiguousarray(magnitude[rows].T).astype(np.float64) - 20.0, 0.0)
+        least, most = (np.where(known, part, end) for end in (np.inf, -np.inf))
+        parts.append((part.sum(axis=1), np.einsum("bn,bn->b", part, part), least.min(axis=1), most.max(axis=1)))
+    return _merged(tuple(np.count_nonzero(measured, axis=0).tolist()), parts)
+
+
+def _merged(num: tuple[int, ...], parts: Sequence[tuple[np.ndarray, ...]]) -> BandSums:
+    """The sums of all parts, in order."""
     sums, squares, smallest, largest = (np.array(column) for column in zip(*parts, strict=True))
     return BandSums(
+        num=num,
         sum=tuple(sums.sum(axis=0).tolist()),
         square=tuple(squares.sum(axis=0).tolist()),
         min=tuple((smallest.min(axis=0) + 20.0).tolist()),

@@ -1,25 +1,25 @@
-"""The five bands of a raw file: which family of columns they are, and whether they are fluxes."""
+"""The bands of a raw file: whose they are, which family of columns, and whether they are fluxes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns, Given, Taken
 from hpc_ae.readers.flux import ZERO_POINTS, flux_unit, magnitude_factor
-from hpc_ae.readers.names import BARE, FAMILIES, FOREIGN, NAMES, REDSHIFT_COMPANY, Family
-from hpc_ae.reading import Reading
+from hpc_ae.readers.names import BARE, REDSHIFT_COMPANY
+from hpc_ae.readers.naming import Followed, families_of, follow, foreign_survey, might_be, names_of
+from hpc_ae.readers.surveys import MIN_BANDS, Family, Survey
 
 
 @dataclass(frozen=True)
 class Bands:
-    """What the bands are: their family, the pattern of their names, the column of each, and the zero points of fluxes
-    (B,), in mag; () where the columns hold magnitudes.
+    """What the bands are: of which survey, the bands that are there alone; their family, the pattern of their names,
+    the column of each, and the zero points of fluxes (B,), in mag; () where the columns hold magnitudes.
     """
 
+    survey: Survey
     family: Family
     pattern: str
     taken: Mapping[str, Taken]
@@ -29,10 +29,11 @@ class Bands:
 
 @dataclass(frozen=True)
 class _Naming:
-    """A family, the pattern that the columns follow, and what there is to know of the choice."""
+    """A family, the pattern that the columns follow, the columns, and what there is to know of the choice."""
 
     family: Family
     pattern: str
+    followed: Followed
     notes: tuple[str, ...] = ()
 
 
@@ -45,123 +46,164 @@ class _Scale:
 
 
 def choose_bands(given: Given) -> Bands:
-    """The five bands. InputError where one is missing, or what a column holds is unclear."""
-    open_bands = [band for band in DEFAULT_BANDS if band not in given.by_hand]
-    naming = _choose_family(given, open_bands) if open_bands else _family_of_mapped(given.mapping)
-    taken = {band: given.by_hand.get(band) or _take(given, naming, band, open_bands) for band in DEFAULT_BANDS}
+    """The bands that the file has of its survey. InputError where one is missing that must be there, there are fewer
+    than three, or what a column holds is unclear.
+    """
+    survey = given.survey
+    open_bands = [band for band in survey.band_names if band not in given.by_hand]
+    naming = _choose_naming(given, open_bands) if open_bands else _naming_of_mapped(given)
+    taken = {
+        band: given.by_hand.get(band) or _take(given, naming, band)
+        for band in survey.band_names
+        if band in given.by_hand or band in naming.followed.places
+    }
+    if len(taken) < MIN_BANDS:
+        raise _no_family(given, open_bands)
+    there = survey.with_bands(tuple(taken))
+    absent = [band for band in survey.band_names if band not in taken]
     scale = _find_scale(given, naming.family, taken)
-    notes = (*naming.notes, *_foreign_notes(given, naming.pattern, taken), *scale.notes)
-    return Bands(naming.family, naming.pattern, taken, scale.zero_points, notes)
+    notes = (*naming.notes, *_absent_notes(survey, absent), *_foreign_notes(given, naming.pattern, taken), *scale.notes)
+    return Bands(there, naming.family, naming.pattern, taken, scale.zero_points, notes)
+
+
+def _absent_notes(survey: Survey, absent: Sequence[str]) -> list[str]:
+    return [f"the file has no band {', '.join(absent)} of {survey.title}: the catalog has the others"] if absent else []
 
 
 def _foreign_notes(given: Given, pattern: str, taken: Mapping[str, Taken]) -> list[str]:
-    """What a user should know where columns look as if they were bands of another survey than SDSS."""
+    """What a user should know where columns look as if they were bands of another survey."""
     notes, columns = [], given.columns
-    if pattern.format(b="y") in columns and not (pattern == BARE and "x" in columns):  # x and y are places on a chip
-        name = columns.names[columns.places(pattern.format(b="y"))[0]]
-        notes.append(f"column {name} is there too: bands of Pan-STARRS, LSST and DES are not quite those of SDSS")
+    y_name = pattern.replace(BARE, "y")
+    is_place = pattern == BARE and "x" in columns  # x and y are places on a chip
+    if given.survey.complete and y_name in columns and not is_place:
+        name = columns.names[columns.places(y_name)[0]]
+        notes.append(
+            f"column {name} is there too: bands of Pan-STARRS, LSST and DES are not quite those of SDSS; "
+            "--survey lsst, panstarrs or des reads them as theirs"
+        )
     for band, column in taken.items():
-        name = given.name(column)
-        survey = next((one for one, word in FOREIGN if re.search(word, name.lower())), "")
-        if survey and band in given.by_hand:
+        survey = foreign_survey(given.name(column), given.survey) if band in given.by_hand and given.is_default else ""
+        if survey:
+            name = given.name(column)
             notes.append(f"column {name}, mapped to {band}, is a band of {survey} by its name, not SDSS's {band}")
     return notes
 
 
-def _take(given: Given, naming: _Naming, band: str, bands: Sequence[str]) -> Taken:
-    index = given.columns.find_band(naming.pattern, band, band, bands)
-    is_trap = naming.pattern == BARE and band == "z"
+def _take(given: Given, naming: _Naming, band: str) -> Taken:
+    places = naming.followed.places[band]
+    is_double = len(places) > 1 or (given.survey.complete and naming.followed.num_cases > 1)
+    index = given.columns.find(naming.pattern.replace(BARE, band), band) if is_double else places[0]
+    is_trap = naming.pattern == BARE and band == "z" and given.survey.complete
     return Taken(index, "z beside u, g, r and i is the band" if is_trap else f"family {naming.family.label}")
 
 
-def _candidates(reading: Reading) -> list[tuple[Family, str]]:
-    """Families and their patterns in the order they are tried."""
-    families = [one for one in FAMILIES if reading.magnitudes.lower() in ("", one.label.lower())]
-    if reading.flux and not reading.magnitudes:
-        families.sort(key=lambda one: not one.is_flux)
-    return [(family, pattern) for family in families for pattern in family.names]
+def _choose_naming(given: Given, bands: Sequence[str]) -> _Naming:
+    """The first naming of which all of `bands` are there, else that of most, where a survey's files may lack some.
+
+    InputError names the bands that are missing.
+    """
+    columns, survey = given.columns, given.survey
+    every = [
+        _Naming(family, pattern, follow(columns, pattern, [band for band in survey.bands if band.name in bands]))
+        for family in families_of(survey, given.reading)
+        for pattern in family.names
+    ]
+    whole = [one for one in every if len(one.followed.places) == len(bands)]
+    if whole:
+        chosen = whole[0]
+    else:
+        mixed = [one for one in every if one.followed.num_any == len(bands)]
+        if mixed and given.needs_all:
+            raise _mixed_cases(given, mixed[0], bands)
+        chosen = max(every, key=lambda one: len(one.followed.places), default=None) or _nothing(survey)
+        if given.needs_all or len(given.by_hand_bands) + len(chosen.followed.places) < MIN_BANDS:
+            raise _no_family(given, bands)
+    if chosen.pattern == BARE and "z" in bands and survey.complete:
+        found = {one.pattern: one.followed.bands for one in every}
+        _check_bare_z(columns, found, given.survey.names_of("redshift"), "redshift" in given.mapping)
+    return _Naming(chosen.family, chosen.pattern, chosen.followed, _other_notes(given, chosen, whole))
 
 
-def _choose_family(given: Given, bands: Sequence[str]) -> _Naming:
-    """The first naming of which all of `bands` are there; InputError names the bands that are missing."""
-    columns = given.columns
-    candidates = _candidates(given.reading)
-    found = {pattern: [band for band in bands if pattern.format(b=band) in columns] for _, pattern in candidates}
-    whole = [(family, pattern) for family, pattern in candidates if len(found[pattern]) == len(bands)]
-    if not whole:
-        raise _no_family(given, bands, found)
-    of_one_kind = [one for one in whole if columns.cases(one[1], bands)]
-    if not of_one_kind:
-        raise _mixed_cases(given, whole[0][1], bands)
-    whole = of_one_kind
-    family, pattern = whole[0]
-    if pattern == BARE and "z" in bands:
-        _check_bare_z(columns, found, "redshift" in given.mapping)
-    others = list(dict.fromkeys(other.label for other, _ in whole[1:] if other.label != family.label))
+def _nothing(survey: Survey) -> _Naming:
+    return _Naming(survey.families[0], BARE, Followed({}, 0, 0))
+
+
+def _other_notes(given: Given, chosen: _Naming, whole: Sequence[_Naming]) -> tuple[str, ...]:
+    """Which other families are there."""
+    others = list(dict.fromkeys(one.family.label for one in whole if one.family.label != chosen.family.label))
     if not others:
-        return _Naming(family, pattern)
-    names = ", ".join(columns.names[columns.find_band(pattern, band, band, bands)] for band in bands)
-    note = (
-        f"the bands are the columns {names} ({family.label}); also there: {', '.join(others)}, "
-        f"choose them with --magnitudes {others[0]}"
+        return ()
+    names = ", ".join(names_of(given.columns, chosen.followed))
+    return (
+        f"the bands are the columns {names} ({chosen.family.label}); also there: {', '.join(others)}, "
+        f"choose them with --magnitudes {others[0]}",
     )
-    return _Naming(family, pattern, (note,))
 
 
-def _mixed_cases(given: Given, pattern: str, bands: Sequence[str]) -> InputError:
+def _mixed_cases(given: Given, naming: _Naming, bands: Sequence[str]) -> InputError:
     """The error for U beside g, r, i and z, which asks about those that are fewer."""
     columns = given.columns
-    upper = [band for band in bands if columns.cases(pattern, [band]) == [True]]
-    odd = upper if 2 * len(upper) <= len(bands) else [band for band in bands if band not in upper]
-    names = [columns.names[columns.find(pattern.format(b=band), band)] for band in odd]
+    odd = [band for band in bands if band not in naming.followed.places]
+    names = [columns.names[columns.find(naming.pattern.replace(BARE, band), band)] for band in odd]
     mapped = " ".join(f"--map {band}={name}" for band, name in zip(odd, names, strict=True))
     return columns.error(
         "the letters of the bands are of mixed case",
         ",".join(odd),
-        f"five bands of one system: {', '.join(names)} beside the others may be Johnson's, nearly a magnitude off",
-        f"name the right columns with --map, such as {mapped} if they are SDSS's",
+        f"all bands of one system: {', '.join(names)} beside the others may be Johnson's, nearly a magnitude off",
+        f"name the right columns with --map, such as {mapped} if they are {given.survey.title}'s",
     )
 
 
-def _family_of_mapped(mapping: Mapping[str, str]) -> _Naming:
-    """The family that five columns named by hand belong to, if all belong to one; else that of the plain names."""
-    names = {band: mapping[band].strip().lower() for band in DEFAULT_BANDS}
-    for family in FAMILIES:
+def _naming_of_mapped(given: Given) -> _Naming:
+    """The family that the columns named by hand belong to, if all belong to one; else that of the plain names."""
+    names = {band: given.mapping[band].strip().lower() for band in given.survey.band_names}
+    for family in given.survey.families:
         for pattern in family.names:
-            if all(pattern.format(b=band) == name for band, name in names.items()):
-                return _Naming(family, pattern)
-    return _Naming(FAMILIES[0], BARE)
+            if all(pattern.replace(BARE, band.lower()) == name for band, name in names.items()):
+                return _Naming(family, pattern, Followed({}, 0, 0))
+    return _nothing(given.survey)
 
 
-def _no_family(given: Given, bands: Sequence[str], found: Mapping[str, list[str]]) -> InputError:
-    best = max(found, key=lambda pattern: len(found[pattern]))
-    missing = [band for band in bands if band not in found[best]]
+def _no_family(given: Given, bands: Sequence[str]) -> InputError:
+    columns = given.columns
+    every = [pattern for family in families_of(given.survey, given.reading) for pattern in family.names]
+    known = [band for band in given.survey.bands if band.name in bands]
+    found = {pattern: follow(columns, pattern, known).bands for pattern in every}
+    best = max(found, key=lambda pattern: len(found[pattern]), default=BARE)
+    missing = [band for band in bands if band not in found.get(best, ())]
     family = f" of {given.reading.magnitudes}" if given.reading.magnitudes else ""
-    examples = ", ".join(pattern.format(b=missing[0]) for pattern in _examples(found))
-    if missing == ["z"] and "z" in given.columns:
+    firsts = [family.names[0] for family in given.survey.families]
+    examples = ", ".join(pattern.replace(BARE, missing[0]) for pattern in [one for one in found if one in firsts][:6])
+    if missing == ["z"] and "z" in columns:
         examples += "; is the column z the band (--map z=z), or the redshift (--map z=COLUMN)"
-    return given.columns.error(
-        f"the column of band {', '.join(missing)}{family} is missing", missing[0], f"one of {examples}, ..."
-    )
+    expected = f"one of {examples}, ..." if examples else f"a column {missing[0]}"
+    what = f"the column of band {', '.join(missing)}{family} is missing"
+    return columns.error(what, missing[0], expected, _way_out(given, missing[0]))
 
 
-def _examples(found: Mapping[str, list[str]]) -> list[str]:
-    """The patterns that a user is most likely to have: the first of each family."""
-    firsts = [family.names[0] for family in FAMILIES]
-    return [pattern for pattern in found if pattern in firsts][:6]
+def _way_out(given: Given, band: str) -> str:
+    """What to do where a band is missing: name its column, or another survey."""
+    if not given.is_default:
+        others = "" if given.reading.bands else ", or name the bands that there are with --bands"
+        return f"choose with --map {band}=COLUMN{others}"
+    fitting = might_be(given.columns, given.reading)
+    survey = f"--survey {' or '.join(fitting)}" if fitting else "--survey NAME"
+    return f"choose with --map {band}=COLUMN, or say whose bands they are: {survey}, or any with --bands and --map"
 
 
-def _check_bare_z(columns: Columns, found: Mapping[str, list[str]], has_redshift: bool) -> None:
+def _check_bare_z(
+    columns: Columns, found: Mapping[str, list[str]], redshifts: Sequence[str], has_redshift: bool
+) -> None:
     """Refuse u, g, r, i, z where z may be something else: another column has the z band's name and no naming of its own
     beside it, or z has the company of a redshift that has no column of its own.
     """
     for pattern, bands in found.items():
         if bands == ["z"]:
-            other = pattern.format(b="z")
+            other = pattern.replace(BARE, "z")
             raise columns.error(
                 "two columns could be the band", "z", f"either z (and {other} is something else) or {other}"
             )
-    if has_redshift or any(name in columns for name in NAMES["redshift"]):
+    if has_redshift or any(name in columns for name in redshifts):
         return
     company = [name for name in REDSHIFT_COMPANY if name in columns and not _is_of_band(columns, name)]
     if company:
@@ -180,22 +222,26 @@ def _is_of_band(columns: Columns, name: str) -> bool:
 
 def _find_scale(given: Given, family: Family, taken: Mapping[str, Taken]) -> _Scale:
     """Whether the columns hold fluxes, and of which zero points. InputError where it is not clear."""
-    reading = given.reading
-    units = {band: given.unit(taken[band]) for band in DEFAULT_BANDS}
+    reading, num_bands = given.reading, len(taken)
+    units = {band: given.unit(column) for band, column in taken.items()}
     if reading.flux == "counts":
-        return _Scale(reading.zero_point * (len(DEFAULT_BANDS) // len(reading.zero_point)))
+        _check_zero_points(given, num_bands)
+        return _Scale(reading.zero_point * (num_bands // len(reading.zero_point)))
     said = {band: flux_unit(unit) for band, unit in units.items()}
     if reading.flux:
         by_hand = f"the columns of {family.label} are read as fluxes, as --flux says"
         notes = () if family.is_flux or any(said.values()) else (by_hand,)
-        points = (ZERO_POINTS[reading.flux],) * len(DEFAULT_BANDS)
-        return _Scale(points, (*notes, *_note_other(units, said, reading.flux)))
-    if not (family.is_flux or any(said.values())):
+        return _Scale((ZERO_POINTS[reading.flux],) * num_bands, (*notes, *_note_other(units, said, reading.flux)))
+    are_magnitudes = all(unit and magnitude_factor(unit) for unit in units.values())  # which some files call FLUX_J
+    if are_magnitudes or not (family.is_flux or any(said.values())):
         _check_magnitude_units(given, taken)
         return _Scale()
-    chosen = [said[band] or ("" if units[band] else family.unit) for band in DEFAULT_BANDS]
+    if family.zero_point is not None and not any(units.values()):
+        note = f"the bands are fluxes of zero point {family.zero_point:g}, as {family.label} is by convention"
+        return _Scale((family.zero_point,) * num_bands, (note,))
+    chosen = [said[band] or ("" if units[band] else family.unit) for band in taken]
     if not all(chosen):
-        shown = ", ".join(f"{given.name(taken[band])} {units[band]!r}" for band in DEFAULT_BANDS)
+        shown = ", ".join(f"{given.name(column)} {units[band]!r}" for band, column in taken.items())
         raise InputError(
             "the bands are fluxes of unknown unit",
             where=given.columns.path,
@@ -208,9 +254,17 @@ def _find_scale(given: Given, family: Family, taken: Mapping[str, Taken]) -> _Sc
     return _Scale(tuple(ZERO_POINTS[str(name)] for name in chosen), (note,))
 
 
+def _check_zero_points(given: Given, num_bands: int) -> None:
+    """InputError where there is neither one zero point nor one for each band."""
+    points = given.reading.zero_point
+    if len(points) not in (1, num_bands):
+        got, expected = ", ".join(map(str, points)), f"one number, or {num_bands}, one for each band"
+        raise InputError("wrong zero points", where="--zero-point", got=got, expected=expected)
+
+
 def _note_other(units: Mapping[str, str], said: Mapping[str, str | None], flux: str) -> tuple[str, ...]:
     """What to know where the file says another unit than the user."""
-    other = {units[band] for band in DEFAULT_BANDS if units[band] and said[band] != flux}
+    other = {unit for band, unit in units.items() if unit and said[band] != flux}
     listed = ", ".join(sorted(other))
     return (f"the file says {listed}, the bands are read in {flux} as --flux says",) if other else ()
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hpc_ae.errors import InputError
+from hpc_ae.readers.surveys import DEFAULT_SURVEY, Survey
 from hpc_ae.reading import Reading
 
 _SHOWN = 60
@@ -21,11 +22,12 @@ _NO_UNIT = ("-", "--", "---", "1", "none", "unitless", "dimensionless", "b-v")  
 
 @dataclass(frozen=True)
 class Columns:
-    """Names and units of a raw file's columns."""
+    """Names and units of the columns of a raw file, of its `table` where it has several; TABLE/NAME is one of these."""
 
     path: Path
     names: Sequence[str]
     units: Sequence[str] = ()
+    table: str = ""
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:
@@ -49,7 +51,10 @@ class Columns:
 
     def places(self, name: str) -> list[int]:
         """Indices of the columns called `name`, whatever its case."""
-        return self._places.get(name.strip().lower(), [])
+        key = name.strip().lower()
+        group = self.table.lower().rpartition(" in /")[2].strip("/")  # of an HDF5 file
+        inside = key.removeprefix("/").removeprefix(f"{group}/") if group else key
+        return self._places.get(key) or self._places.get(inside, [])
 
     def find(self, name: str, target: str, *, exactly: bool = False) -> int:
         """Index of the one column called `name` whatever its case; with `exactly`, its own spelling settles a tie, and
@@ -67,22 +72,6 @@ class Columns:
             what, expected = "several columns could be meant", f"one column {name}, whatever its case"
             raise self.error(what, target, expected, f"choose with --map {target}=COLUMN, or by its number: {numbers}")
         return same[0]
-
-    def cases(self, pattern: str, bands: Sequence[str]) -> list[bool]:
-        """The cases (True: upper) in which the letters of all these bands stand in columns that follow a pattern; none
-        where some are of one and some of the other: U beside g, r, i and z is Johnson's.
-        """
-        found = [{self._is_upper(pattern, index) for index in self.places(pattern.format(b=band))} for band in bands]
-        return [case for case in (False, True) if all(case in one for one in found)]
-
-    def _is_upper(self, pattern: str, index: int) -> bool:
-        return self.names[index].strip()[pattern.index("{b}")].isupper()
-
-    def find_band(self, pattern: str, band: str, target: str, bands: Sequence[str]) -> int:
-        """Index of the column of a band of a pattern, of the case that all `bands` have. InputError as of `find`."""
-        cases = self.cases(pattern, bands)
-        places = [one for one in self.places(pattern.format(b=band)) if self._is_upper(pattern, one) in cases]
-        return places[0] if len(cases) == len(places) == 1 else self.find(pattern.format(b=band), target)
 
     def shown(self) -> str:
         """The names, for messages."""
@@ -109,7 +98,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Given:
-    """What is known before anything is decided: the columns, and what a user says of them.
+    """What is known before anything is decided: the columns, whose they are, and what a user says of them.
 
     `mapping` is target to column name, "" where the file has none; `by_hand` has the columns that it names.
     """
@@ -117,16 +106,32 @@ class Given:
     columns: Columns
     mapping: Mapping[str, str]
     reading: Reading
+    survey: Survey
     by_hand: Mapping[str, Taken]
 
     @classmethod
-    def of(cls, columns: Columns, mapping: Mapping[str, str], reading: Reading) -> Given:
+    def of(cls, columns: Columns, mapping: Mapping[str, str], reading: Reading, survey: Survey) -> Given:
         """InputError where a column that the mapping names is not there."""
         named = {target: name for target, name in mapping.items() if name}
         by_hand = {
             target: Taken(columns.find(name, target, exactly=True), "mapped by hand") for target, name in named.items()
         }
-        return cls(columns, mapping, reading, by_hand)
+        return cls(columns, mapping, reading, survey, by_hand)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the survey is the one that is assumed where nothing is said."""
+        return not self.reading.bands and self.reading.survey in (None, DEFAULT_SURVEY) and self.survey.complete
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether every band must be there: those that the user named, and those of a survey of which all are."""
+        return self.survey.complete or bool(self.reading.bands)
+
+    @property
+    def by_hand_bands(self) -> list[str]:
+        """The bands whose columns the user named."""
+        return [band for band in self.survey.band_names if band in self.by_hand]
 
     def name(self, taken: Taken) -> str:
         """The name of a column that was taken."""

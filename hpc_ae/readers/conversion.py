@@ -5,7 +5,7 @@ Shape letters: N stars, B bands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,29 +13,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hpc_ae.catalog.quality import find_sentinels
-from hpc_ae.catalog.schema import DEFAULT_BANDS
+from hpc_ae.catalog.states import State, holds_limit
 from hpc_ae.errors import InputError
-from hpc_ae.readers.flux import SOFTENING, error_of_inverse_variance, to_asinh, to_pogson
-from hpc_ae.readers.names import FAMILIES, RAW_PREFIX
-from hpc_ae.readers.selection import CUTS, Condition, fulfils, parse_condition
+from hpc_ae.readers.flux import error_of_inverse_variance, to_asinh, to_pogson
+from hpc_ae.readers.names import RAW_PREFIX
+from hpc_ae.readers.selection import Condition, cut_conditions, fulfils, parse_condition
 from hpc_ae.readers.sexagesimal import read_angles
 from hpc_ae.readers.star_rows import StarRows, clean_text, is_text
+from hpc_ae.readers.surveys import load_survey, said_survey, survey_names
 from hpc_ae.reading import Reading
 
 _SENTINEL = -9999.0
-LABELS = tuple(family.label for family in FAMILIES)
+
+
+def labels_of(reading: Reading) -> tuple[str, ...]:
+    """The words that `--magnitudes` knows: the families of the survey that was said, else of all."""
+    said = said_survey(reading)
+    surveys = [said] if said else map(load_survey, survey_names())
+    return tuple(dict.fromkeys(family.label for survey in surveys for family in survey.families))
 
 
 def check_reading(reading: Reading) -> None:
     """InputError where a value cannot be, or two do not go together."""
-    if reading.magnitudes and reading.magnitudes.lower() not in {label.lower() for label in LABELS}:
-        raise InputError("an unknown word", where="--magnitudes", got=reading.magnitudes, expected=", ".join(LABELS))
+    labels = labels_of(reading)
+    if reading.magnitudes and reading.magnitudes.lower() not in {label.lower() for label in labels}:
+        raise InputError("an unknown word", where="--magnitudes", got=reading.magnitudes, expected=", ".join(labels))
     reading.check_words()
-    if reading.zero_point and (
-        len(reading.zero_point) not in (1, len(DEFAULT_BANDS)) or not np.isfinite(reading.zero_point).all()
-    ):
+    if reading.zero_point and (len(reading.zero_point) == 2 or not np.isfinite(reading.zero_point).all()):
         raise InputError(
-            "wrong zero points", where="--zero-point", got=reading.zero_point, expected="one number, or five"
+            "wrong zero points",
+            where="--zero-point",
+            got=reading.zero_point,
+            expected="one number, or one for each band",
         )
     if (reading.flux == "counts") != bool(reading.zero_point):
         points = ", ".join(map(str, reading.zero_point)) or "not given"
@@ -51,9 +60,10 @@ def check_reading(reading: Reading) -> None:
     conditions_of(reading)
 
 
-def conditions_of(reading: Reading) -> list[Condition]:
-    """All conditions that a row must fulfil. InputError where one is none."""
-    return [parse_condition(text) for text in (*CUTS.get(reading.cuts or "", ()), *reading.keep)]
+def conditions_of(reading: Reading, bands: Sequence[str] = ()) -> list[Condition]:
+    """All conditions that a row must fulfil, of a file that has these bands. InputError where one is none."""
+    said = [parse_condition(text) for text in reading.keep]
+    return [*cut_conditions(reading.cuts, bands), *said]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Conversion:
     ra_factor: float = 1.0  # degrees in one unit of ra
     dec_factor: float = 1.0
     zero_points: tuple[float, ...] = ()
+    softening: tuple[float, ...] = ()  # (B,) of asinh magnitudes, in fluxes of magnitude 0; () for Pogson's
     inverse_variance: bool = False
     error_factors: tuple[float, ...] = ()  # (B,): error = factor * the file's value; () is 1
     extinction_factors: tuple[float, ...] = ()  # (B,): extinction = factor * the file's value; () is no correction
@@ -103,6 +114,9 @@ def convert(conversion: Conversion, rows: StarRows, part: slice, batch: Mapping[
         _convert_fluxes(conversion, rows, part)
     if conversion.extinction_factors:
         factors = np.array(conversion.extinction_factors, np.float32)
+        extinction = factors * rows.extinction[part]
+        if len(rows.magnitude_error):
+            _deredden_limits(rows.magnitude[part], rows.magnitude_error[part], extinction)
         _deredden(rows.magnitude[part], rows.extinction[part], factors, rows.missing[part])
     for condition in conversion.conditions:
         if condition.column.startswith(RAW_PREFIX):
@@ -160,11 +174,15 @@ def _convert_fluxes(conversion: Conversion, rows: StarRows, part: slice) -> None
     if conversion.inverse_variance:
         error = error_of_inverse_variance(error)
     zero_points = np.array(conversion.zero_points)
-    if conversion.reading.asinh:
-        magnitude, magnitude_error = to_asinh(flux, error, zero_points, np.array(SOFTENING))
+    if conversion.softening:
+        magnitude, magnitude_error = to_asinh(flux, error, zero_points, np.array(conversion.softening))
     else:
         magnitude, magnitude_error = to_pogson(flux, error, zero_points)
+        rows.known[part][np.isfinite(flux) & (flux <= 0)] = State.LIMIT
+    if conversion.inverse_variance:  # a flux of exactly nothing, of no weight
+        rows.known[part][(flux == 0) & ~np.isfinite(error)] = State.UNOBSERVED
     sentinel = find_sentinels(rows.magnitude[part]) & (flux < 0)
+    rows.known[part][sentinel] = State.MEASURED  # which it is not: what a sentinel means is said elsewhere
     with np.errstate(over="ignore"):
         rows.magnitude[part] = np.where(sentinel, flux, magnitude)
         if has_errors:
@@ -178,3 +196,9 @@ def _deredden(magnitude: np.ndarray, extinction: np.ndarray, factors: np.ndarray
     missing |= unknown & ~sentinel
     np.subtract(magnitude, factors * extinction, out=magnitude, where=~sentinel)
     magnitude[unknown & ~sentinel] = np.nan
+
+
+def _deredden_limits(magnitude: np.ndarray, error: np.ndarray, extinction: np.ndarray) -> None:
+    """Subtract the extinction (N, B) in mag from what stands for a limit among errors (N, B), in place."""
+    is_limit = holds_limit(magnitude, error) & np.isfinite(extinction)
+    error[is_limit] -= extinction[is_limit]

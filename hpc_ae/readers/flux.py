@@ -15,13 +15,9 @@ import re
 import numpy as np
 
 POGSON = 2.5 / np.log(10.0)  # mag of a relative change by e
-SOFTENING = (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)  # b of SDSS u, g, r, i, z, in f / f0
-# Extinction in u, g, r, i, z (mag) for a reddening E(B-V) of 1 mag on the scale of Schlegel, Finkbeiner & Davis (1998):
-# Schlafly & Finkbeiner 2011, ApJ 737, 103, table 6, R_V = 3.1, SDSS.
-EXTINCTION_OF_REDDENING = (4.239, 3.303, 2.285, 1.698, 1.263)
 _LEAST_FILL = 1e19  # what numpy's filled() (1e20), netCDF (9.97e36) and IRAF (1.6e38) write for no value
-# The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0.
-ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9}
+# The AB magnitude of one unit of flux. A nanomaggy is 1e-9 of the flux of magnitude 0; cgs is erg/s/cm^2/Hz.
+ZERO_POINTS = {"maggy": 0.0, "nanomaggy": 22.5, "nJy": 31.4, "uJy": 23.9, "mJy": 16.4, "Jy": 8.9, "cgs": -48.6}
 
 
 def to_pogson(flux: np.ndarray, error: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,4 +112,5 @@ _FLUXES = {
     **dict.fromkeys(("ujy", "µjy", "μjy", "microjansky"), "uJy"),
     **dict.fromkeys(("mjy", "millijansky"), "mJy"),
     **dict.fromkeys(("jy", "jansky"), "Jy"),
+    **dict.fromkeys(("erg/s/cm2/hz", "erg/s/cm^2/hz", "erg/(s.cm2.hz)", "erg.s-1.cm-2.hz-1"), "cgs"),
 }

@@ -21,8 +21,8 @@ from hpc_ae.readers.hdf5_fill import fill_values
 from hpc_ae.readers.hdf5_pandas import fixed_frame, frame_names, is_fixed_frame
 from hpc_ae.readers.hdf5_rows import HDF5_ERRORS
 from hpc_ae.readers.hdf5_vaex import add_vaex_column, vaex_place
-from hpc_ae.readers.names import NAMES
 from hpc_ae.readers.raw_file import BATCH_BYTES, RawFile, unreadable
+from hpc_ae.readers.surveys import common_names
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, *(512 << shift for shift in range(7)))
@@ -30,7 +30,6 @@ _MOST_OBJECTS = 20_000
 _MOST_DEPTH = 16
 _ASTROPY_META = ".__table_column_meta__"
 _BANDS = ("bands", "filters", "band_names")  # attributes that say what the columns of a matrix are
-_KNOWN = {name for names in NAMES.values() for name in names}
 _ERROR = re.compile(r"(?i)err|sigma|ivar|^e_")
 
 
@@ -108,7 +107,7 @@ def _add_strangers(tables: list[H5Table]) -> None:
         (table, name)
         for table in tables
         for name in table.names
-        if name.lower() in _KNOWN or (_ERROR.search(name) and table.num_rows > 1)
+        if name.lower() in common_names() or (_ERROR.search(name) and table.num_rows > 1)
     ]
     for table in tables:
         for other, name in found:

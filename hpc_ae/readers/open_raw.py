@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.batches import read_batches
 from hpc_ae.readers.columns import Columns
@@ -18,7 +18,8 @@ from hpc_ae.readers.conversion import Conversion, convert
 from hpc_ae.readers.first_rows import read_first
 from hpc_ae.readers.fits import open_fits
 from hpc_ae.readers.hdf5 import is_hdf5, open_hdf5
-from hpc_ae.readers.mapping import understand
+from hpc_ae.readers.mapping import Look, understand
+from hpc_ae.readers.names import ERROR_PREFIX, number_word
 from hpc_ae.readers.packed import compression_of, decompress
 from hpc_ae.readers.parquet import open_parquet
 from hpc_ae.readers.raw_file import (
@@ -31,7 +32,7 @@ from hpc_ae.readers.raw_file import (
     wrong_count,
 )
 from hpc_ae.readers.sexagesimal import is_sexagesimal, may_hold_angles
-from hpc_ae.readers.star_rows import BadValue, StarRows
+from hpc_ae.readers.star_rows import BadValue, StarRows, clean_text, is_text
 from hpc_ae.readers.text_header import open_text
 from hpc_ae.readers.votable import convert_votable, converted_paths, is_cut_short
 from hpc_ae.reading import Reading
@@ -190,10 +191,25 @@ def _map_columns(raw: RawFile, mapping: Mapping[str, str], reading: Reading, *, 
             return False
         return is_sexagesimal(read_first(raw, [index])[0])
 
-    columns = Columns(raw.path, raw.columns, raw.units)
-    found = understand(columns, mapping, reading, first, is_text_angle, notice=notice)
-    notes = [*raw.notes, *_array_note(raw, found.wanted), *found.notes, *_absences(found.wanted)]
-    return replace(raw, wanted=found.wanted, conversion=found.conversion, reasons=found.reasons, notes=tuple(notes))
+    def has_words(index: int) -> bool:
+        if raw.dtypes[index] not in _MAYBE_TEXT:
+            return False
+        values = read_first(raw, [index])[0]
+        return is_text(values.type) and bool(pc.any(pc.invert(clean_text(values)[1])).as_py())
+
+    columns = Columns(raw.path, raw.columns, raw.units, raw.table)
+    found = understand(columns, mapping, reading, Look(first, is_text_angle, has_words), notice=notice)
+    bands = found.survey.band_names
+    notes = [*raw.notes, *_array_note(raw, found.wanted, bands), *found.notes, *_absences(found.wanted, bands)]
+    return replace(
+        raw,
+        wanted=found.wanted,
+        conversion=found.conversion,
+        survey=found.survey,
+        has_states=found.has_states,
+        reasons=found.reasons,
+        notes=tuple(notes),
+    )
 
 
 def _first_bytes(raw: RawFile) -> bytes:
@@ -203,20 +219,21 @@ def _first_bytes(raw: RawFile) -> bytes:
         return file.read(_ROWS_BYTES)
 
 
-def _absences(wanted: Mapping[str, int]) -> list[str]:
+def _absences(wanted: Mapping[str, int], bands: Sequence[str]) -> list[str]:
     """What the star catalog will not have."""
     found = [] if "objid" in wanted else ["no column of ids: they will be row numbers"]
     found += [] if {"ra", "dec"} <= wanted.keys() else ["no column of ra and dec: positions will be missing"]
-    return found + ([] if "err_u" in wanted else ["no errors of all five bands: there will be none"])
+    has_errors = any(ERROR_PREFIX + band in wanted for band in bands)
+    return found + ([] if has_errors else [f"no errors of all {number_word(len(bands))} bands: there will be none"])
 
 
-def _array_note(raw: RawFile, wanted: Mapping[str, int]) -> list[str]:
+def _array_note(raw: RawFile, wanted: Mapping[str, int], bands: Sequence[str]) -> list[str]:
     """Five elements of an array might be other things than bands, such as apertures: so it is said."""
-    names = [raw.columns[wanted[band]] for band in DEFAULT_BANDS]
-    array = names[0].removesuffix(f"_{DEFAULT_BANDS[0]}")
+    names = [raw.columns[wanted[band]] for band in bands]
+    array = names[0].removesuffix(f"_{bands[0]}")
     if not all(name in raw.elements and name.startswith(f"{array}_") for name in names):
         return []
-    return [f"the bands are the five elements of the array column {array}, in the order {', '.join(DEFAULT_BANDS)}"]
+    return [f"the bands are the five elements of the array column {array}, in the order {', '.join(bands)}"]
 
 
 def is_called(table: RawFile, name: str) -> bool:
@@ -235,7 +252,7 @@ def _no_choice(tables: Sequence[RawFile], num_found: int, reading: Reading) -> I
     named = f" called {reading.table}" if reading.table else ""
     more = f", all of them with --table {ALL_TABLES}" if num_found > 1 else ""
     return InputError(
-        f"{num_found} of the {len(tables)} tables of a file{named} have the five bands",
+        f"{num_found} of the {len(tables)} tables of a file{named} have the bands",
         where=tables[0].path,
         got="; ".join(listed[:20])[:2000],
         expected="one table with the bands",

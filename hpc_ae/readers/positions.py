@@ -11,7 +11,7 @@ import numpy as np
 from hpc_ae.errors import InputError
 from hpc_ae.readers.columns import Columns, Given, Taken
 from hpc_ae.readers.flux import angle_factor
-from hpc_ae.readers.names import EITHER_ANGLE, NAMES, PAIRS, RADIANS
+from hpc_ae.readers.names import EITHER_ANGLE, PAIRS, RADIANS
 
 _SEXAGESIMAL = ":"
 _LIMITS = {"ra": 2 * np.pi, "dec": np.pi / 2}  # in radians
@@ -65,7 +65,7 @@ def choose_positions(given: Given) -> dict[str, Taken]:
 def _find(given: Given, target: str) -> Taken | None:
     """The first column of the known names; degrees before text such as 12:34:56, which VizieR has beside them."""
     columns, texts = given.columns, []
-    for name in NAMES[target]:
+    for name in given.survey.names_of(target):
         if name in columns and (name not in PAIRS or PAIRS[name] in columns):
             taken = Taken(columns.find(name, target), f"named {name}")
             if _SEXAGESIMAL not in columns.unit(taken.index):
@@ -134,7 +134,9 @@ def measure_positions(
 def _notes_of(given: Given, taken: Mapping[str, Taken], texts: frozenset[str]) -> tuple[str, ...]:
     """What a user should know of columns that are called otherwise than positions usually are, or are text."""
     notes = []
-    if any(given.name(one).strip().lower() not in NAMES[target] for target, one in _by_name(given, taken)):
+    if any(
+        given.name(one).strip().lower() not in given.survey.names_of(target) for target, one in _by_name(given, taken)
+    ):
         notes.append(f"the positions are the columns {' and '.join(given.name(one) for one in taken.values())}")
     if texts:
         notes.append(

@@ -15,6 +15,7 @@ from hpc_ae.catalog.schema import DEFAULT_BANDS
 from hpc_ae.errors import InputError
 from hpc_ae.readers.conversion import Conversion
 from hpc_ae.readers.names import RAW_PREFIX
+from hpc_ae.readers.surveys import Survey
 
 Kind = Literal["csv", "parquet", "fits", "hdf5"]
 # What a reader yields: the first row of a batch, counted in the file from 0, and its columns by our names.
@@ -56,6 +57,8 @@ class RawFile:
     layout: Any = None
     elements: frozenset[str] = frozenset()  # the columns that `element_names` made of array columns
     conversion: Conversion = field(default_factory=Conversion)
+    survey: Survey | None = None  # whose bands they are, with those that are there alone; None before it is understood
+    has_states: bool = False  # whether bands may be missing, and the catalog says which
     reasons: dict[str, str] = field(default_factory=dict)  # our name -> why that column was taken
     notes: tuple[str, ...] = ()  # what a user should know of how the file was understood
 
@@ -63,6 +66,11 @@ class RawFile:
         for name in ("units", "dtypes"):
             if not getattr(self, name):
                 object.__setattr__(self, name, ("",) * len(self.columns))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The bands that were found."""
+        return self.survey.band_names if self.survey else ()
 
     @property
     def name(self) -> str:

@@ -6,13 +6,14 @@ A row without a value (empty, null, NaN) fulfils no condition. Shape letter: N s
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpc_ae.catalog.schema import DEFAULT_BANDS, MAGNITUDE_RANGE
+from hpc_ae.catalog.schema import MAGNITUDE_RANGE
 from hpc_ae.errors import InputError
 from hpc_ae.readers.star_rows import BadValue, clean_text, is_text
 
@@ -32,7 +33,7 @@ _TRUTH = {"true": 1, "false": 0}
 _LOW, _HIGH = MAGNITUDE_RANGE
 _RANGE = ((">=", _LOW), ("<=", _HIGH))
 # The lecture's query says: WHERE u BETWEEN 0 AND 30 AND g BETWEEN 0 AND 30 AND ...
-CUTS = {"lecture": tuple(f"{band}{sign}{limit:g}" for band in DEFAULT_BANDS for sign, limit in _RANGE)}
+CUTS = {"lecture": _RANGE}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def parse_condition(text: str) -> Condition:
     if (number is None and condition.operator not in ("=", "!=")) or number != number:
         raise _wrong(text)
     return condition
+
+
+def cut_conditions(cuts: str | None, bands: Sequence[str]) -> list[Condition]:
+    """The conditions on each band that a word of `--cuts` stands for."""
+    limits = CUTS[cuts] if cuts else ()
+    return [Condition(f"{band}{sign}{limit:g}", band, sign, f"{limit:g}") for band in bands for sign, limit in limits]
 
 
 def _wrong(text: str) -> InputError:

@@ -5,7 +5,7 @@ Shape letters: N stars, B bands.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -31,17 +31,22 @@ class BadValue(ValueError):
 
 
 class StarRows:
-    """The raw columns of N stars, filled batch by batch; a column that is not in a batch is missing there."""
+    """The raw columns of N stars, filled batch by batch; a column that is not in a batch is missing there.
 
-    def __init__(self, num_rows: int, names: Collection[str]) -> None:
+    `known` (N, B) has the states of bands that have no magnitude for a reason that the file gives.
+    """
+
+    def __init__(self, num_rows: int, names: Collection[str], bands: Sequence[str] = DEFAULT_BANDS) -> None:
+        self.bands = tuple(bands)
         self.names = {name for name in names if not name.startswith(RAW_PREFIX)} | {"objid", "ra", "dec"}
         self.objid = np.empty(num_rows, np.int64)
         self.damaged = np.zeros(num_rows, bool)
         self.ra = np.empty(num_rows)
         self.dec = np.empty(num_rows)
         self.redshift = np.empty(num_rows, np.float32)
-        self.magnitude = np.empty((num_rows, len(DEFAULT_BANDS)), np.float32)
+        self.magnitude = np.empty((num_rows, len(self.bands)), np.float32)
         self.missing = np.zeros(self.magnitude.shape, bool)
+        self.known = np.zeros(self.magnitude.shape, np.uint8)
         self.magnitude_error = self._per_band(ERROR_PREFIX)
         self.extinction = self._per_band(EXTINCTION_PREFIX)
         self.turned = np.zeros(num_rows, bool)  # whether ra was negative in the file
@@ -50,7 +55,7 @@ class StarRows:
     def _per_band(self, prefix: str) -> np.ndarray:
         """(N, B), or (0, B) where no raw file has such columns."""
         num_rows = len(self.objid) if any(name.startswith(prefix) for name in self.names) else 0
-        return np.empty((num_rows, len(DEFAULT_BANDS)), np.float32)
+        return np.empty((num_rows, len(self.bands)), np.float32)
 
     def fill(self, at: int, batch: Mapping[str, pa.ChunkedArray]) -> int:
         """Store a batch from row `at` on; return its number of rows. BadValue where text is no number."""
@@ -66,17 +71,17 @@ class StarRows:
                 continue
             target = self.values(name)
             target[rows], missing = read_numbers(name, column, target.dtype)
-            if missing is not None and name in DEFAULT_BANDS:
-                self.missing[rows, DEFAULT_BANDS.index(name)] = missing
+            if missing is not None and name in self.bands:
+                self.missing[rows, self.bands.index(name)] = missing
         return num_rows
 
     def values(self, name: str) -> np.ndarray:
         """The (N,) array of a column, by our name."""
-        if name in DEFAULT_BANDS:
-            return self.magnitude[:, DEFAULT_BANDS.index(name)]
+        if name in self.bands:
+            return self.magnitude[:, self.bands.index(name)]
         for prefix, target in ((ERROR_PREFIX, self.magnitude_error), (EXTINCTION_PREFIX, self.extinction)):
             if name.startswith(prefix):
-                return target[:, DEFAULT_BANDS.index(name.removeprefix(prefix))]
+                return target[:, self.bands.index(name.removeprefix(prefix))]
         found: np.ndarray = getattr(self, name)
         return found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_ae.catalog.quality import flag_magnitudes
 from hpc_ae.catalog.records import RawRecord
-from hpc_ae.catalog.schema import DEFAULT_BANDS, STAR_FORMAT, Caution, Quality, flag_name
+from hpc_ae.catalog.schema import STAR_FORMAT, Caution, Quality, flag_name
 from hpc_ae.catalog.shard import Arrays, count_flags
 from hpc_ae.errors import InputError
 from hpc_ae.readers.names import RAW_PREFIX
@@ -153,7 +153,9 @@ def bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) ->
     for piece in pieces:
         stop = first + piece.stop - piece.start
         for row in first + np.flatnonzero(quality[first:stop])[: _NAMED_ROWS - len(named)]:
-            bands = np.flatnonzero([flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(5)])
+            bands = np.flatnonzero(
+                [flag_magnitudes(magnitude[row : row + 1, [band]])[0] for band in range(magnitude.shape[1])]
+            )
             values = ", ".join(f"column {_column(piece, int(band))} is {magnitude[row, band]:g}" for band in bands)
             named.append(f"{piece.raw.path}, row {piece.start + row - first + 1:,}: {values}")
         first = stop
@@ -167,4 +169,4 @@ def bad_rows(pieces: list[Piece], magnitude: np.ndarray, quality: np.ndarray) ->
 
 
 def _column(piece: Piece, band: int) -> str:
-    return piece.raw.columns[piece.raw.wanted[DEFAULT_BANDS[band]]]
+    return piece.raw.columns[piece.raw.wanted[piece.raw.bands[band]]]

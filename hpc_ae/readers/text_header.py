@@ -18,6 +18,7 @@ from hpc_ae.errors import InputError
 from hpc_ae.readers.astropy_notes import MASK
 from hpc_ae.readers.raw_file import RawFile, unreadable
 from hpc_ae.readers.text_fixed import bounds_of, cut_line
+from hpc_ae.readers.text_listed import listed_names
 
 BLANK = " "  # stands for any run of blanks and tabs
 _HEAD_BYTES = 1 << 20
@@ -228,21 +229,25 @@ def _find_header(head: bytes, start: int) -> tuple[bytes, str, int]:
     """The header line, the units that a comment under it holds ("" for none), and the offset after them.
 
     The header is the first line that is blank or comment no more (`#Table1`). Where numbers follow the comments at
-    once, it is the last comment, or the one before that has as many fields, where the last repeats itself as units do.
+    once, it is what the comments list line by line, else the last comment, or the one before that has as many
+    fields, where the last repeats itself as units do.
     """
-    comments: list[tuple[bytes, int]] = []  # the last two, with the offsets after them
+    comments: list[tuple[bytes, int]] = []  # with the offsets after them
     while start < len(head):
         stop = head.find(b"\n", start) + 1 or len(head)
         line = head[start:stop]
         if line.startswith(_COMMENT):
             if line.strip(b"#%! \r\n\t"):
-                comments = [*comments[-1:], (line, stop)]
+                comments.append((line, stop))
         elif line.strip():
             if not comments or not _has_number(line):
                 return line, "", stop
-            return *_names_and_units([one for one, _ in comments]), start
+            listed = listed_names([one for one, _ in comments], len(line.split()))
+            if listed is not None:
+                return " ".join(listed.names).encode(), " ".join(listed.units), start
+            return *_names_and_units([one for one, _ in comments[-2:]]), start
         start = stop
-    return (*_names_and_units([one for one, _ in comments]), comments[-1][1]) if comments else (b"", "", start)
+    return (*_names_and_units([one for one, _ in comments[-2:]]), comments[-1][1]) if comments else (b"", "", start)
 
 
 def _names_and_units(comments: list[bytes]) -> tuple[bytes, str]:
