@@ -121,6 +121,9 @@ class Standardize(Section):
     std: list[Annotated[float, Field(gt=0.0)]] = Field(description="per band, in mag")
 
 
+MIN_MASKED_BANDS = 3
+
+
 class ModelSection(Section):
     """The autoencoder."""
 
@@ -129,6 +132,18 @@ class ModelSection(Section):
     scaling: Literal["standardize"] | Divide | Standardize = Field(
         "standardize", description="standardize (mean and std of the catalog's good stars), {divide: 20} or {mean, std}"
     )
+    missing: Literal["refuse", "mask"] = Field(
+        "refuse",
+        description="stars that lack a band: refuse (no latent), or mask (the network sees which bands there are)",
+    )
+    min_bands: int = Field(
+        MIN_MASKED_BANDS, ge=1, le=60, description="with mask: a star with fewer measured bands has no latent"
+    )
+
+    @property
+    def masked(self) -> bool:
+        """Whether the network sees which bands are measured."""
+        return self.missing == "mask"
 
 
 class TrainSection(Section):
@@ -150,6 +165,12 @@ class TrainSection(Section):
         "none",
         description="added to what the network sees, not to what it is to answer: none, catalog (drawn from each "
         "star's own errors), pairs (the same, and taken off what it is to answer), or a standard deviation in mag",
+    )
+    hide_bands: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="with model.missing mask: how often a star of a batch has measured bands hidden",
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products, on GPUs")
     compute: Literal["auto", "fused", "compile", "torch"] = Field(

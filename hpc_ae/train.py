@@ -15,7 +15,8 @@ from hpc_ae.training.loop import Loop
 from hpc_ae.training.partition import BatchPlan, check_cut, check_enough
 from hpc_ae.training.position import restore
 from hpc_ae.training.publish import publish_model
-from hpc_ae.training.settings import TrainSettings, check_errors
+from hpc_ae.training.settings import TrainSettings, check_errors, check_usable
+from hpc_ae.training.usable import UsableStars
 
 
 def train(
@@ -34,12 +35,14 @@ def train(
         return "done"
     check_cut(settings.train.batch_size, settings.train.partitions, group.ranks.world_size)
     # Before the scaling, which needs stars too: what all good stars cannot fill, those that are not held out cannot.
-    check_enough(BatchPlan(job.catalog.num_good, settings.train.partitions, settings.train.batch_size, settings.seed))
+    usable = UsableStars.of(job.catalog, job.row_kind)
+    check_usable(usable)
+    check_enough(BatchPlan(usable.num_stars, settings.train.partitions, settings.train.batch_size, settings.seed))
     if settings.train.needs_errors:
         check_errors(job.catalog)
     stepper = make_stepper(job)
     position = restore(job, stepper)
-    data = load_data(job.catalog, settings.train, settings.seed, group)
+    data = load_data(usable, settings.train, settings.seed, group)
     if not Loop(job, data, stepper, position).run(stop_requested):
         return "interrupted"
     publish_model(job, data, stepper, position)

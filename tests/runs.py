@@ -44,6 +44,7 @@ from hpc_ae.training import batches
 from hpc_ae.training.batches import chunks
 from hpc_ae.training.data import TrainingData, load_data
 from hpc_ae.training.split import validation_mask
+from hpc_ae.training.usable import RowKind, UsableStars
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BANDS = ("u", "g", "r", "i", "z")
@@ -135,7 +136,8 @@ def load_share(catalog_dir: Path, rank: int, world_size: int, **train: Any) -> T
     """The data of one rank of several, as its training would load them."""
     catalog, section = open_catalog(catalog_dir), TrainSection(**train)
     counts = training_rows(catalog_dir, section.validation_fraction)[1]
-    return load_data(catalog, section, 5, _Share(Ranks(rank, world_size, rank, world_size), counts))
+    share = _Share(Ranks(rank, world_size, rank, world_size), counts)
+    return load_data(UsableStars.of(catalog, RowKind(section.needs_errors)), section, 5, share)
 
 
 def batches_from(data: TrainingData, first_step: int, num_steps: int) -> np.ndarray:

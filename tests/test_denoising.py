@@ -40,6 +40,7 @@ from hpc_ae.jobs.advice import sure_problems_of
 from hpc_ae.jobs.plan import disk_gb, memory_gib
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import make_autoencoder
+from hpc_ae.model.hiding import Draws
 from hpc_ae.model.jacobian import reconstruct
 from hpc_ae.model.kernel import load_kernel
 from hpc_ae.model.noise import Noise, philox
@@ -155,7 +156,7 @@ def test_every_way_to_compute_sees_the_same_noise(sigma: float | None, echo: boo
     for compute, wrap in (("auto", lambda inner: inner), ("auto", _Wrapped), ("torch", lambda inner: inner)):
         model = make_autoencoder(Architecture(BANDS), MEAN, STD, seed=7)
         stepper = Stepper(model, wrap, StepSettings("adamw", 0.1, (0.9, 0.95), 1.0, compute))
-        stepper.steps(rows, index, [1e-4] * 10, 1 / 64, noise)
+        stepper.steps(rows, index, [1e-4] * 10, 1 / 64, Draws(noise))
         results.append((stepper.take_loss(), stepper.weights()))
     for loss, weights in results[1:]:
         assert_allclose(loss, results[0][0], rtol=1e-5)
@@ -174,7 +175,7 @@ def test_loss_is_of_the_catalogs_magnitudes() -> None:
         with torch.no_grad():
             wanted = (seen - model(seen) - torch.from_numpy(magnitude) - target * drawn).square().mean()
         stepper = Stepper(model, lambda objective: objective, StepSettings())
-        stepper.steps(torch.from_numpy(magnitude), row, [0.0], 1 / 64, Noise(1, 0.3, row, 0, echo))
+        stepper.steps(torch.from_numpy(magnitude), row, [0.0], 1 / 64, Draws(Noise(1, 0.3, row, 0, echo)))
         assert_allclose(stepper.take_loss(), float(wanted), rtol=1e-5)
 
 

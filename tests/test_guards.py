@@ -22,6 +22,7 @@ from hpc_ae.jobs.status import open_run
 from hpc_ae.photometry import BANDS, simulate_stars
 from hpc_ae.simulate import SimulateSettings, simulate
 from hpc_ae.training.split import read_split
+from hpc_ae.training.usable import RowKind
 
 SMALL = "train: {epochs: 1, batch_size: 64, partitions: 8}\ncluster: {ranks_per_node: 1}"
 
@@ -112,7 +113,7 @@ def test_ids_that_are_no_ids_do_not_decide_the_split(tmp_path: Path) -> None:
     done = hpc_ae("run", tmp_path / "run.yaml")
     assert done.returncode == 0, done.stderr
     assert "sentinel 7" in done.stderr and "id_repeated 4,000" in done.stderr
-    split = read_split(open_catalog(tmp_path / "run" / "catalog"), 0)
+    split = read_split(open_catalog(tmp_path / "run" / "catalog"), 0, RowKind())
     held_out, training = split.held_out(0.05), split.training(0.05)
     assert 120 < held_out.sum() < 280 and held_out.sum() + training.sum() == 3993
 

@@ -342,7 +342,7 @@ def test_batches_that_do_not_fit(catalog_dir: Path, tmp_path: Path, settings: di
 def test_without_a_good_star(tmp_path: Path) -> None:
     """A catalog of bad stars alone is called that, not one of constant magnitudes."""
     simulate(tmp_path / "stars", SimulateSettings(500, bad_fraction=0.999999))
-    with pytest.raises(InputError, match=r"fewer training stars than one batch[\s\S]*0 good stars"):
+    with pytest.raises(InputError, match=r"no star of the catalog has all bands[\s\S]*500 stars, none of them usable"):
         train_here(make_config(tmp_path / "run", tmp_path / "stars"))
 
 

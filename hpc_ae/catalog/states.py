@@ -94,13 +94,20 @@ def holds_limit(magnitude: np.ndarray, error: np.ndarray) -> np.ndarray:
         return (magnitude >= _LEAST_SENTINEL) & (error > _LIMITS[0]) & (error < _LIMITS[1])
 
 
-def states_of(magnitude: np.ndarray) -> np.ndarray:
-    """The states uint8 (N, B) of magnitudes (N, B) of a catalog that does not have them: what is no magnitude within
-    the range is unusable.
+def seen_magnitudes(magnitude: np.ndarray, has_states: bool) -> np.ndarray:
+    """Magnitudes (N, B) of a catalog with NaN where a band is not measured. One with states has them so; of one without
+    what is outside of the range, such as -9999, is not measured.
     """
+    if has_states:
+        return magnitude
     with np.errstate(invalid="ignore"):
         inside = (magnitude >= MAGNITUDE_RANGE[0]) & (magnitude <= MAGNITUDE_RANGE[1])
-    return np.where(inside, State.MEASURED, State.UNUSABLE).astype(np.uint8)
+    return magnitude if inside.all() else np.where(inside, magnitude, np.float32(np.nan))
+
+
+def count_measured(magnitude: np.ndarray) -> np.ndarray:
+    """How many bands of magnitudes (N, B), NaN where a band is not measured, are: int64 (N,)."""
+    return np.asarray(np.count_nonzero(~np.isnan(magnitude), axis=1))
 
 
 def count_by_bands(state: np.ndarray) -> tuple[int, ...]:

@@ -18,16 +18,24 @@ _HEADER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Architecture:
-    """Encoder B-H-...-H-L and the mirrored decoder."""
+    """Encoder B-H-...-H-L and the mirrored decoder; `masked`: the encoder sees behind the magnitudes which of them are
+    measured, 2B-H-...-H-L.
+    """
 
     bands: tuple[str, ...]
     hidden: tuple[int, ...] = (40, 40, 40, 40)
     latent: int = 2
+    masked: bool = False
 
     @property
     def widths(self) -> list[int]:
-        """Of the encoder's layers, its input counted; the decoder's are these from the end."""
-        return [len(self.bands), *self.hidden, self.latent]
+        """Of the encoder's layers, its input counted."""
+        return [len(self.bands) * (2 if self.masked else 1), *self.hidden, self.latent]
+
+    @property
+    def decoder_widths(self) -> list[int]:
+        """Of the decoder's layers, its input counted."""
+        return [self.latent, *reversed(self.hidden), len(self.bands)]
 
     @property
     def most_bytes(self) -> int:
@@ -37,7 +45,7 @@ class Architecture:
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter by its name, in the order in which PyTorch has them."""
-        return _layer_shapes("encoder", self.widths) | _layer_shapes("decoder", self.widths[::-1])
+        return _layer_shapes("encoder", self.widths) | _layer_shapes("decoder", self.decoder_widths)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters' and, mean and std (B,), the scaling's."""

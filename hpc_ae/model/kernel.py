@@ -27,6 +27,7 @@ from hpc_ae.model.architecture import Architecture
 from hpc_ae.private import open_place
 
 if TYPE_CHECKING:
+    from hpc_ae.model.hiding import Draws, Hiding
     from hpc_ae.model.noise import Noise
 
 _SOURCE = Path(__file__).parent / "kernels" / "fused.cpp"
@@ -76,15 +77,23 @@ class Kernel:
         rows: tuple[np.ndarray, np.ndarray],
         gradient: np.ndarray,
         num_threads: int = 1,
-        noise: Noise | None = None,
+        draws: Draws | None = None,
     ) -> float:
         """Sum over stars of the loss (mag^2) of `rows`: magnitude (N, B) and which of them, int64 (n,).
 
         `gradient` (P,) gets the gradient of that sum: the same bits for any number of threads.
         """
         size = ctypes.c_int64(len(rows[1]))
-        arguments = (*network.pointers, *map(_pointer, rows), size, _packed(noise), num_threads, _pointer(gradient))
+        chance = _pack_draws(draws)
+        arguments = (*network.pointers, *map(_pointer, rows), size, *chance, num_threads, _pointer(gradient))
         return float(self._library.hpc_ae_gradient(*arguments))
+
+    def hidden(self, hiding: Hiding, magnitude: np.ndarray) -> np.ndarray:
+        """Which bands of magnitude (n, B) the first step of `hiding` hides, bool (n, B), as training does."""
+        stars, out = np.ascontiguousarray(magnitude, np.float32), np.zeros(magnitude.shape, np.uint8)
+        packed = _packed_hiding(hiding)
+        self._library.hpc_ae_hidden(packed, _pointer(stars), ctypes.c_int64(len(stars)), _pointer(out))
+        return out.astype(bool)
 
     def normals(self, noise: Noise) -> np.ndarray:
         """Standard normal numbers float32 (n, B) of the first step of `noise`, as training draws them."""
@@ -103,7 +112,7 @@ class Kernel:
                 ctypes.c_int64(num_steps),
                 ctypes.c_int64(num_rows),
                 ctypes.c_float(batches.factor),
-                _packed(batches.noise),
+                *_pack_draws(batches.draws),
                 _pointer(rates),
                 ctypes.c_int64(optimizer.steps_before),
                 optimizer.packed,
@@ -138,7 +147,7 @@ class Batches:
     index: np.ndarray
     rates: list[float]
     factor: float
-    noise: Noise | None = None
+    draws: Draws | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,35 @@ def _packed(noise: Noise | None) -> Any:
     return ctypes.byref(_PackedNoise(noise.row.data_ptr(), noise.step, noise.seed, sigma, float(noise.echo)))
 
 
+class _PackedHiding(ctypes.Structure):
+    """`Hiding` as kernels/hiding.h reads it."""
+
+    _fields_ = (
+        ("row", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
+        ("threshold", ctypes.c_uint64),
+        ("seed", ctypes.c_uint32),
+        ("least", ctypes.c_int32),
+    )
+
+
+def _packed_hiding(hiding: Hiding | None) -> Any:
+    """A pointer for C, null where nothing is hidden; it is good as long as `hiding` is."""
+    if hiding is None:
+        return ctypes.c_void_p(None)
+    if not hiding.row.is_contiguous():
+        raise ValueError("the rows of hiding are not contiguous")
+    packed = _PackedHiding(hiding.row.data_ptr(), hiding.step, hiding.threshold, hiding.seed, hiding.least)
+    return ctypes.byref(packed)
+
+
+def _pack_draws(draws: Draws | None) -> tuple[Any, Any]:
+    """Pointers for C to noise and hiding."""
+    if draws is None:
+        return _packed(None), _packed_hiding(None)
+    return _packed(draws.noise), _packed_hiding(draws.hiding)
+
+
 def _pointer(values: np.ndarray | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if values is None else values.ctypes.data)
 
@@ -187,7 +225,7 @@ def load_kernel(architecture: Architecture) -> Kernel:
     compiler = _find_compiler()
     source = "".join(path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*")))
     widths = architecture.widths
-    chain = [*widths, *widths[-2::-1]]
+    chain = [*widths, *architecture.decoder_widths[1:]]
     defines = (f"-DHPC_AE_WIDTHS={','.join(map(str, chain))}", f"-DHPC_AE_LATENT={len(widths) - 1}")
     key = _digest(source, *_FLAGS, *defines, _compiler_version(compiler), _processor())
     path = cache_dir() / f"fused-{key[:24]}.so"

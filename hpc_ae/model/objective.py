@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hpc_ae.errors import HpcAeError
-from hpc_ae.model.autoencoder import Autoencoder, squared_error
+from hpc_ae.model.autoencoder import Autoencoder, squared_error, squared_error_of_measured
+from hpc_ae.model.hiding import Draws
 from hpc_ae.model.kernel import Batches, Kernel, Network, Optimizer, load_kernel
-from hpc_ae.model.noise import Noise
 
 _EVALUATION_ROWS = 16_384
 
@@ -38,8 +38,8 @@ class Objective(Protocol):
         """Sum of the squared error in mag^2 over stars (N, B), in full precision."""
         ...
 
-    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
-        """For each of the S steps what `forward` takes as its noise."""
+    def drawn(self, draws: Draws, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """For each of the S steps what `forward` takes as what chance does."""
         ...
 
 
@@ -51,25 +51,37 @@ class TorchObjective(nn.Module):
         self.model = model
         self.precision = precision
         self.echo = 0.0
+        self.num_bands = len(model.architecture.bands)
+        self.error_of = squared_error_of_measured if model.architecture.masked else squared_error
         self.name = f"torch-{next(model.parameters()).device.type}-{precision}"
         if precision == "tf32":
             torch.set_float32_matmul_precision("high")
 
-    def forward(self, rows: Tensor, index: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, rows: Tensor, index: Tensor, drawn: tuple[Tensor | None, Tensor | None] = (None, None)) -> Tensor:
         """Loss of rows[index]: (N, B), (n,) to a scalar.
 
-        The network sees `noise` (n, B) in mag, which is not in what it is to answer.
+        `drawn` is noise (n, B) in mag, which the network sees and is not to answer, and which bands, bool (n, B), it
+        does not see and is to answer.
         """
-        stars = rows.index_select(0, index)
-        seen = stars if noise is None else stars[:, : noise.shape[1]] + noise
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            residual = self.model(seen)
-        return squared_error(residual.float() if noise is None else residual.float() - noise * (1.0 + self.echo)).sum()
+        noise, hidden = drawn
+        stars = rows.index_select(0, index)[:, : self.num_bands]
+        seen = stars if noise is None else stars + noise
+        if hidden is None:
+            with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                residual = self.model(seen).float()
+        else:
+            with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                answer = self.model.predict(seen.masked_fill(hidden, torch.nan))
+            residual = seen - answer.float()
+        return self.error_of(residual if noise is None else residual - noise * (1.0 + self.echo)).sum()
 
-    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
-        """The noise of each step, (S, n, B) in mag: all at once, and outside of a captured step."""
-        self.echo = float(noise.echo)
-        return noise.draw(rows, index)  # type: ignore[return-value]
+    def drawn(self, draws: Draws, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """Noise (n, B) in mag and hidden bands (n, B) of each step: all at once, and outside of a captured step."""
+        noise, hiding = draws.noise, draws.hiding
+        self.echo = 0.0 if noise is None else float(noise.echo)
+        noises = [None] * len(index) if noise is None else noise.draw(rows, index)
+        hidden = [None] * len(index) if hiding is None else hiding.draw(~rows[:, : self.num_bands][index].isnan())
+        return list(zip(noises, hidden, strict=True))
 
     def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """One tensor per parameter to its name."""
@@ -82,7 +94,7 @@ class TorchObjective(nn.Module):
     @torch.no_grad()
     def evaluate(self, magnitude: Tensor) -> float:
         """Sum of the squared error in mag^2 over stars (N, B)."""
-        parts = [squared_error(self.model(part)).double().sum() for part in torch.split(magnitude, _EVALUATION_ROWS)]
+        parts = [self.error_of(self.model(part)).double().sum() for part in torch.split(magnitude, _EVALUATION_ROWS)]
         return float(torch.stack(parts).sum()) if parts else 0.0
 
 
@@ -107,14 +119,14 @@ class FusedObjective(nn.Module):
         if self.flat.grad is not None:
             self.kernel.update(self.network, self.flat.grad.numpy(), rate, optimizer)
 
-    def forward(self, rows: Tensor, index: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, rows: Tensor, index: Tensor, draws: Draws | None = None) -> Tensor:
         """Loss of rows[index]: (N, B), (n,) to a scalar; its gradient comes with it."""
-        loss: Tensor = _FusedLoss.apply(self.flat, self, rows, index, noise)  # type: ignore[no-untyped-call]
+        loss: Tensor = _FusedLoss.apply(self.flat, self, rows, index, draws)  # type: ignore[no-untyped-call]
         return loss
 
-    def noises(self, noise: Noise, rows: Tensor, index: Tensor) -> Sequence[Any]:
-        """The noise of each step, which the kernel draws tile by tile."""
-        return [noise.of_step(step) for step in range(len(index))]
+    def drawn(self, draws: Draws, rows: Tensor, index: Tensor) -> Sequence[Any]:
+        """What chance does in each step, which the kernel draws tile by tile."""
+        return [draws.of_step(step) for step in range(len(index))]
 
     def unpack(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """The flat tensor to views by name."""
@@ -135,11 +147,11 @@ class FusedObjective(nn.Module):
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor, noise: Noise | None
+        ctx: Any, flat: Tensor, objective: FusedObjective, rows: Tensor, index: Tensor, draws: Draws | None
     ) -> Tensor:
         gradient = torch.empty_like(flat)
         arrays, num_threads = (rows.numpy(), index.numpy()), torch.get_num_threads()
-        loss = objective.kernel.gradient(objective.network, arrays, gradient.numpy(), num_threads, noise)
+        loss = objective.kernel.gradient(objective.network, arrays, gradient.numpy(), num_threads, draws)
         ctx.gradient = gradient
         return torch.tensor(loss, dtype=torch.float64)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hpc_ae.errors import DamageError
 from hpc_ae.model.autoencoder import Autoencoder
 from hpc_ae.model.graph import StepGraph
+from hpc_ae.model.hiding import Draws
 from hpc_ae.model.kernel import Batches, Optimizer
-from hpc_ae.model.noise import Noise
 from hpc_ae.model.objective import FusedObjective, make_objective
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -87,19 +87,19 @@ class Stepper:
             print(f"train: torch.compile is not used: {reason[:200]}", file=sys.stderr, flush=True)
         self.objective.zero_grad(set_to_none=True)
 
-    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float, noise: Noise | None = None) -> None:
+    def steps(self, rows: Tensor, index: Tensor, rates: list[float], factor: float, draws: Draws | None = None) -> None:
         """S updates from rows[index[s]] of magnitudes (N, B), index (S, n); `factor` is world_size / batch_size.
 
-        With `noise` of each star's own errors these follow its magnitudes: rows (N, 2 B).
+        With noise of each star's own errors these follow its magnitudes: rows (N, 2 B).
         """
         if isinstance(self.wrapped, FusedObjective):  # this rank is alone: no autograd hooks to wait for
-            self._fused_steps(self.wrapped, Batches(rows.numpy(), index.numpy(), rates, factor, noise))
+            self._fused_steps(self.wrapped, Batches(rows.numpy(), index.numpy(), rates, factor, draws))
             return
         self._factor = factor
-        noises = [None] * len(index) if noise is None else self.objective.noises(noise, rows, index)
-        for one, rate, its_noise in zip(index, rates, noises, strict=True):
+        drawn = [None] * len(index) if draws is None else self.objective.drawn(draws, rows, index)
+        for one, rate, its_draws in zip(index, rates, drawn, strict=True):
             self._set_rate(rate)
-            self._take(rows, one, its_noise)
+            self._take(rows, one, its_draws)
 
     def _fused_steps(self, objective: FusedObjective, batches: Batches) -> None:
         self.loss_sum += objective.take_steps(batches, self._fused_optimizer(objective))
@@ -123,10 +123,10 @@ class Stepper:
             else:
                 group["lr"] = rate
 
-    def _one_step(self, rows: Tensor, index: Tensor, noise: Any = None) -> None:
+    def _one_step(self, rows: Tensor, index: Tensor, drawn: Any = None) -> None:
         """Forward, backward, clip, update, without a synchronisation: it may be captured."""
         (self.optimizer or self.objective).zero_grad(set_to_none=False)
-        inputs = (rows, index) if noise is None else (rows, index, noise)
+        inputs = (rows, index) if drawn is None else (rows, index, drawn)
         loss = self.wrapped(*inputs) * self._factor
         loss.backward()
         self.loss_sum += loss.detach()

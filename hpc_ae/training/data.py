@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.prefetch import prefetched
 from hpc_ae.sections import TrainSection
 from hpc_ae.training.partition import BatchPlan, check_enough, owned_partitions
-from hpc_ae.training.split import SplitShard, read_shards, row_width, rows_of
+from hpc_ae.training.split import SplitShard, read_shards
 from hpc_ae.training.streaming import StreamedRows, TrainingStars
+from hpc_ae.training.usable import UsableStars
 
 _OVERHEAD_BYTES = 1 << 30  # of a rank beside its rows
 _SIGMAS = 6.0  # an edge is farther off once in a billion times; the rows are read again then
@@ -53,15 +53,15 @@ class Piece:
     place: int
 
 
-def load_data(catalog: Catalog, train: TrainSection, seed: int, group: Group) -> TrainingData:
+def load_data(usable: UsableStars, train: TrainSection, seed: int, group: Group) -> TrainingData:
     """Read each shard that this rank needs once.
 
     InputError where there are not the stars of one global batch.
     """
-    ranks = group.ranks
+    catalog, ranks = usable.catalog, group.ranks
     partitions = owned_partitions(ranks.rank, ranks.world_size, train.partitions)
-    read = _OnePass(catalog, train, list(range(ranks.rank, len(catalog.shards), ranks.world_size)))
-    windows = likely_windows(partitions, train.partitions, catalog.num_good, train.validation_fraction)
+    read = _OnePass(usable, train, list(range(ranks.rank, len(catalog.shards), ranks.world_size)))
+    windows = likely_windows(partitions, train.partitions, usable.num_stars, train.validation_fraction)
     streamed = read.expected_bytes(windows) + _OVERHEAD_BYTES > train.memory_limit_bytes
     read.run([] if streamed else windows)
     counts = group.sum(read.counts)
@@ -99,14 +99,16 @@ class _OnePass:
     rank's to count and to hold; of others it takes training rows alone.
     """
 
-    def __init__(self, catalog: Catalog, train: TrainSection, counted: list[int]) -> None:
-        self.catalog, self.counted = catalog, set(counted)
+    def __init__(self, usable: UsableStars, train: TrainSection, counted: list[int]) -> None:
+        catalog = usable.catalog
+        self.catalog, self.usable, self.counted = catalog, usable.counts, set(counted)
         self.fraction = train.validation_fraction
-        self.measured_fraction = min(self.fraction, train.validation_stars / max(1, catalog.num_good))
-        self.has_errors, self.errors = "magnitude_error" in catalog.columns, train.needs_errors
-        self.stars = TrainingStars(catalog, self.fraction, self.errors)
+        self.measured_fraction = min(self.fraction, train.validation_stars / max(1, usable.num_stars))
+        self.kind = usable.kind
+        self.held_kind = self.kind.with_errors("magnitude_error" in catalog.columns)
+        self.stars = TrainingStars(catalog, self.fraction, self.kind)
         self.counts = np.zeros(len(catalog.shards), np.int64)  # training rows of each counted shard
-        self.held_out = [np.empty((0, row_width(catalog, self.has_errors)), np.float32)]
+        self.held_out = [np.empty((0, self.held_kind.width(len(catalog.bands))), np.float32)]
         self.pieces: list[Piece] = []
         self.store = np.empty((0, self.stars.width), np.float32)
         self.num_stored = 0
@@ -118,14 +120,14 @@ class _OnePass:
     def run(self, windows: list[tuple[int, int]]) -> None:
         """Read the counted shards and those with good stars in the windows, whose training rows are kept."""
         self.store = np.empty((sum(stop - start for start, stop in windows), self.stars.width), np.float32)
-        ends = np.cumsum([shard.num_good for shard in self.catalog.shards])
-        firsts = ends - [shard.num_good for shard in self.catalog.shards]
+        ends = np.cumsum(self.usable)
+        firsts = ends - self.usable
         inside: dict[int, list[tuple[int, int]]] = {}
         for index, (first, end) in enumerate(zip(firsts, ends, strict=True)):
             parts = [(max(start, first) - first, min(stop, end) - first) for start, stop in windows]
             inside[index] = [(int(low), int(high)) for low, high in parts if low < high]
         indices = [index for index, parts in inside.items() if parts or index in self.counted]
-        for shard in prefetched(read_shards(self.catalog, indices, self.has_errors)):
+        for shard in prefetched(read_shards(self.catalog, indices, self.held_kind, self.usable)):
             self._look_at(shard, inside[shard.index])
 
     def _look_at(self, shard: SplitShard, parts: list[tuple[int, int]]) -> None:
@@ -134,14 +136,14 @@ class _OnePass:
         if shard.index in self.counted:
             self.counts[shard.index] = np.count_nonzero(training)
             held_out = np.flatnonzero(shard.split.held_out(self.measured_fraction))
-            self.held_out.append(rows_of(shard.arrays, held_out, self.has_errors))
+            self.held_out.append(self.held_kind.rows_of(shard.arrays, held_out))
         self.stars.remember(shard.index, training)
         good = np.flatnonzero(shard.split.good) if parts else np.empty(0, np.int64)
         for low, high in parts:
             first_row = int(good[low])
             rows = np.flatnonzero(training[first_row : int(good[high - 1]) + 1]) + first_row
             end = self.num_stored + len(rows)
-            self.store[self.num_stored : end] = rows_of(shard.arrays, rows, self.errors)
+            self.store[self.num_stored : end] = self.kind.rows_of(shard.arrays, rows)
             before = int(np.count_nonzero(training[:first_row]))
             self.pieces.append(Piece(shard.index, before, len(rows), self.num_stored))
             self.num_stored = end

@@ -16,6 +16,7 @@ from hpc_ae.provenance import Fingerprint
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.sections import Divide, ModelSection, Standardize
 from hpc_ae.training.settings import TrainSettings
+from hpc_ae.training.usable import RowKind
 
 _SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
 
@@ -38,7 +39,12 @@ class TrainJob:
     def architecture(self) -> Architecture:
         """The shape of the network."""
         model = self.settings.model
-        return Architecture(tuple(self.catalog.bands), tuple(model.hidden), model.latent)
+        return Architecture(tuple(self.catalog.bands), tuple(model.hidden), model.latent, model.masked)
+
+    @property
+    def row_kind(self) -> RowKind:
+        """What the network is trained on."""
+        return RowKind.of(self.settings.model, self.settings.train, self.catalog)
 
 
 def make_stepper(job: TrainJob) -> Stepper:
@@ -76,7 +82,10 @@ def make_scaling(model: ModelSection, catalog: Catalog) -> tuple[list[float], li
 
 
 def _standard_scaling(catalog: Catalog) -> tuple[list[float], list[float]]:
-    """Mean and std in mag of each band over the good stars; InputError where a band does not vary."""
+    """Mean and std in mag of each band over the good stars (over all measured, where the catalog knows them).
+
+    InputError where a band does not vary.
+    """
     statistics = catalog.manifest_as(StarManifest).statistics
     for band in catalog.bands:
         if not statistics[band].std > _SMALLEST_STD:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from hpc_ae.errors import WorkError
+from hpc_ae.model.hiding import Draws, Hiding
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.schedule import learning_rate
 from hpc_ae.model.step import Stepper
@@ -83,7 +84,7 @@ class Loop:
         for chunk in self._chunks():
             steps = range(position.step, position.step + len(chunk.index))
             rates = [learning_rate(train.schedule, train.learning_rate, step, num_steps) for step in steps]
-            self.stepper.steps(chunk.rows, chunk.index, rates, factor, self._noise(chunk))
+            self.stepper.steps(chunk.rows, chunk.index, rates, factor, self._draws(chunk))
             position.step += len(steps)
             position.loss_steps += len(steps)
             heartbeat.beat(f"step {position.step}{self.reads}")
@@ -102,7 +103,7 @@ class Loop:
 
     def _chunks(self) -> Iterator[Chunk]:
         """The steps that are left, up to the next boundary at a time or fewer."""
-        numbered = self.train.noise != "none"
+        numbered = self.train.noise != "none" or self.hides
         for chunk in prefetched(chunks(self.data, self.position.step, self.boundaries.num_steps, numbered)):
             done = 0
             while done < len(chunk.index):
@@ -110,12 +111,22 @@ class Loop:
                 yield chunk.steps(done, until)
                 done = until
 
-    def _noise(self, chunk: Chunk) -> Noise | None:
+    @property
+    def hides(self) -> bool:
+        """Whether bands are hidden from the network."""
+        return self.job.settings.model.masked and self.train.hide_bands > 0
+
+    def _draws(self, chunk: Chunk) -> Draws | None:
+        """What chance does to the stars of these steps."""
         if chunk.numbers is None:
             return None
-        noise = self.train.noise
-        sigma = noise if isinstance(noise, float) else None
-        return Noise(self.job.settings.seed, sigma, chunk.numbers, self.position.step, echo=noise == "pairs")
+        seed, step, noise, hiding = self.job.settings.seed, self.position.step, None, None
+        if self.train.noise != "none":
+            sigma = self.train.noise if isinstance(self.train.noise, float) else None
+            noise = Noise(seed, sigma, chunk.numbers, step, echo=self.train.noise == "pairs")
+        if self.hides:
+            hiding = Hiding(seed, self.train.hide_bands, self.job.settings.model.min_bands, chunk.numbers, step)
+        return Draws(noise, hiding)
 
     def _agree(self, stop: bool, due: bool) -> tuple[bool, bool]:
         """One small all-reduce: the loss over all ranks, and whether any of them wants to stop or to save."""

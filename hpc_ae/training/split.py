@@ -1,7 +1,6 @@
-"""One shard as training takes it: which of its good stars are trained on, which are held out, and their values.
+"""One shard as training takes it: which of its usable stars are trained on, which are held out, and their values.
 
-Rows are the magnitudes of a star, (N, B), or with errors (N, 2 B): then their errors, 0 where the catalog has no
-usable one. Shape letters: N stars, B bands.
+Shape letters: N stars, B bands.
 """
 
 from __future__ import annotations
@@ -13,39 +12,38 @@ import numpy as np
 
 from hpc_ae.analysis.draws import part_of
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.schema import Caution
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError
+from hpc_ae.training.usable import RowKind
 
 _DOUBTFUL_ID = int(Caution.ID_MISSING | Caution.ID_REPEATED | Caution.ID_DAMAGED)
-_KEY_COLUMNS = ("objid", "quality", "caution")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The stars of one shard: which are good, and what decides which are held out, uint64 (N,)."""
+    """The stars of one shard: which are usable, and what decides which are held out, uint64 (N,)."""
 
     good: np.ndarray
     hashes: np.ndarray
 
     def held_out(self, fraction: float) -> np.ndarray:
-        """The good stars that are held out of training, bool (N,)."""
+        """The usable stars that are held out of training, bool (N,)."""
         return np.asarray(self.good & below(self.hashes, fraction))
 
     def training(self, fraction: float) -> np.ndarray:
-        """The good stars that are trained on, bool (N,)."""
+        """The usable stars that are trained on, bool (N,)."""
         return np.asarray(self.good & ~below(self.hashes, fraction))
 
 
-def split_stars(arrays: Arrays, first_row: int) -> Split:
+def split_stars(arrays: Arrays, first_row: int, kind: RowKind) -> Split:
     """The split of stars of which the first is row `first_row` of its catalog.
 
     By the hash of objid; of the row where the id is missing, damaged or repeated, as many stars may share such an id.
     """
     rows = np.arange(first_row, first_row + len(arrays["objid"]))
     keys = np.where(arrays["caution"] & _DOUBTFUL_ID, rows, arrays["objid"])
-    return Split(arrays["quality"] == 0, star_hashes(keys))
+    return Split(kind.usable(arrays), star_hashes(keys))
 
 
 def star_hashes(objid: np.ndarray) -> np.ndarray:
@@ -67,9 +65,9 @@ def validation_mask(objid: np.ndarray, fraction: float) -> np.ndarray:
     return below(star_hashes(objid), fraction)
 
 
-def read_split(catalog: Catalog, index: int) -> Split:
+def read_split(catalog: Catalog, index: int, kind: RowKind) -> Split:
     """The split of a shard's stars."""
-    return split_stars(catalog.read_shard(index, _KEY_COLUMNS), int(catalog.offsets[index]))
+    return split_stars(catalog.read_shard(index, kind.key_columns), int(catalog.offsets[index]), kind)
 
 
 @dataclass(frozen=True)
@@ -81,36 +79,19 @@ class SplitShard:
     arrays: Arrays
 
 
-def read_shards(catalog: Catalog, indices: list[int], errors: bool) -> Iterator[SplitShard]:
-    """Shards with the magnitudes of their stars, and with the errors where they are asked for."""
+def read_shards(catalog: Catalog, indices: list[int], kind: RowKind, counts: list[int]) -> Iterator[SplitShard]:
+    """Shards with the values of their stars; `counts` has the number of usable ones of every shard."""
     for index in indices:
-        arrays = catalog.read_shard(index, [*_KEY_COLUMNS, *value_columns(errors)])
-        split = split_stars(arrays, int(catalog.offsets[index]))
-        if (num_good := np.count_nonzero(split.good)) != catalog.shards[index].num_good:
+        arrays = catalog.read_shard(index, list(dict.fromkeys([*kind.key_columns, *kind.value_columns])))
+        split = split_stars(arrays, int(catalog.offsets[index]), kind)
+        if (num_good := np.count_nonzero(split.good)) != counts[index]:
             raise DamageError(
                 "a shard does not match its manifest",
                 where=catalog.shard_path(index),
-                got=f"{num_good} good stars",
-                expected=catalog.shards[index].num_good,
+                got=f"{num_good} usable stars",
+                expected=counts[index],
             )
         yield SplitShard(index, split, arrays)
-
-
-def value_columns(errors: bool) -> list[str]:
-    """The columns that rows are made of."""
-    return ["magnitude", "magnitude_error"] if errors else ["magnitude"]
-
-
-def row_width(catalog: Catalog, errors: bool) -> int:
-    """Numbers of one row."""
-    return len(catalog.bands) * (2 if errors else 1)
-
-
-def rows_of(arrays: Arrays, chosen: np.ndarray, errors: bool) -> np.ndarray:
-    """Rows float32 (n, B), with errors (n, 2 B), of the stars that are chosen by a mask or by number."""
-    if not errors:
-        return np.asarray(arrays["magnitude"][chosen])
-    return np.concatenate([arrays["magnitude"][chosen], usable_errors(arrays["magnitude_error"][chosen])], axis=1)
 
 
 def one_in(number: int, rows: np.ndarray) -> np.ndarray:

@@ -11,15 +11,16 @@ import numpy as np
 
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.training.partition import BLOCK_ROWS, WINDOW_BLOCKS, BatchPlan, PartitionOrder
-from hpc_ae.training.split import read_split, row_width, rows_of, value_columns
+from hpc_ae.training.split import read_split
+from hpc_ae.training.usable import RowKind
 
 
 class TrainingStars:
     """The training rows of a catalog by their number. Holds one bit for each star of the shards that it has seen."""
 
-    def __init__(self, catalog: Catalog, fraction: float, errors: bool) -> None:
-        self.catalog, self.fraction, self.errors = catalog, fraction, errors
-        self.width = row_width(catalog, errors)
+    def __init__(self, catalog: Catalog, fraction: float, kind: RowKind) -> None:
+        self.catalog, self.fraction, self.kind = catalog, fraction, kind
+        self.width = kind.width(len(catalog.bands))
         self._masks: dict[int, np.ndarray] = {}
 
     def remember(self, shard: int, training: np.ndarray) -> None:
@@ -37,13 +38,13 @@ class TrainingStars:
             rows = np.flatnonzero(self._mask(shard))[low:high]
             if len(rows):
                 span = slice(int(rows[0]), int(rows[-1]) + 1)
-                arrays = self.catalog.read_shard(shard, value_columns(self.errors), span)
-                parts.append(rows_of(arrays, rows - rows[0], self.errors))
+                arrays = self.catalog.read_shard(shard, self.kind.value_columns, span)
+                parts.append(self.kind.rows_of(arrays, rows - rows[0]))
         return np.concatenate(parts)
 
     def _mask(self, shard: int) -> np.ndarray:
         if shard not in self._masks:
-            self.remember(shard, read_split(self.catalog, shard).training(self.fraction))
+            self.remember(shard, read_split(self.catalog, shard, self.kind).training(self.fraction))
         return np.unpackbits(self._masks[shard], count=self.catalog.shards[shard].num_stars)
 
 

@@ -4,6 +4,7 @@
 //
 // Layout: activations are feature-major, [width][TILE], so that SIMD lanes are stars. Every star goes through the same
 // operations in the same order whatever its lane: outputs do not depend on position, company, or number of threads.
+// A masked network (its input is twice its output) sees behind the magnitudes which of them are measured: NaN is not.
 // LayerNorm's scale and shift are folded into the next layer's weights (`fold`), its centring is done explicitly.
 // Legend: T stars of a tile, I inputs, O outputs of a layer, V lanes.
 

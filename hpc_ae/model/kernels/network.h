@@ -20,7 +20,8 @@ typedef int32_t VI __attribute__((vector_size(LANES * 4)));
 constexpr int WIDTHS[] = {HPC_AE_WIDTHS};
 constexpr int LAYERS = sizeof(WIDTHS) / sizeof(int) - 1;
 constexpr int ENCODER_LAYERS = HPC_AE_LATENT;
-constexpr int BANDS = WIDTHS[0], LATENT = WIDTHS[ENCODER_LAYERS];
+constexpr int BANDS = WIDTHS[LAYERS], LATENT = WIDTHS[ENCODER_LAYERS];
+constexpr bool MASKED = WIDTHS[0] != BANDS;  // behind the magnitudes stands which are measured
 constexpr float EPSILON = 1e-5f;  // torch.nn.LayerNorm's default
 
 constexpr bool is_hidden(int layer) { return layer != ENCODER_LAYERS - 1 && layer != LAYERS - 1; }
@@ -175,5 +176,14 @@ static inline void load_tile(const float* magnitude, const int64_t* index, int64
     for (int b = 0; b < BANDS; ++b) out[b * TILE + t] = star[b];
   }
   for (int b = 0; b < BANDS; ++b)
-    for (int v = 0; v < VECTORS; ++v) tile.row[b][v] = (tile.row[b][v] - mean[b]) / deviation[b];
+    for (int v = 0; v < VECTORS; ++v) {
+      const V scaled = (tile.row[b][v] - mean[b]) / deviation[b];
+      if constexpr (MASKED) {  // NaN is not measured
+        const VI measured = scaled == scaled;
+        tile.row[b][v] = measured ? scaled : V{};
+        tile.row[BANDS + b][v] = measured ? splat(1.0f) : V{};
+      } else {
+        tile.row[b][v] = scaled;
+      }
+    }
 }

@@ -15,20 +15,22 @@ struct Noise {
   int stride() const { return sigma < 0.0f ? 2 * BANDS : BANDS; }
 };
 
+constexpr uint32_t NOISE = 0x6E6F6973u;
 constexpr int DRAWN = 4;  // numbers of one call of the generator
 struct alignas(64) Words { uint32_t at[DRAWN][TILE]; };
 
-// Philox4x32-10 (Salmon et al. 2011), counter (row low, row high, step, block), key (seed, "nois").
-static inline void philox(const Noise& noise, int64_t start, int64_t rows, uint32_t block, Words& words) {
+// Philox4x32-10 (Salmon et al. 2011), counter (row low, row high, step, block), key (seed, what for).
+static inline void philox(const int64_t* row_numbers, int64_t step, uint32_t seed, uint32_t what, int64_t start,
+                          int64_t rows, uint32_t block, Words& words) {
   uint32_t(&c)[DRAWN][TILE] = words.at;
   for (int t = 0; t < TILE; ++t) {
-    const uint64_t row = uint64_t(noise.row[start + std::min<int64_t>(t, rows - 1)]);
+    const uint64_t row = uint64_t(row_numbers[start + std::min<int64_t>(t, rows - 1)]);
     c[0][t] = uint32_t(row);
     c[1][t] = uint32_t(row >> 32);
-    c[2][t] = uint32_t(noise.step);
+    c[2][t] = uint32_t(step);
     c[3][t] = block;
   }
-  uint32_t key0 = noise.seed, key1 = 0x6E6F6973u;
+  uint32_t key0 = seed, key1 = what;
   for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u)
     for (int t = 0; t < TILE; ++t) {
       const uint64_t even = uint64_t(0xD2511F53u) * c[0][t], odd = uint64_t(0xCD9E8D57u) * c[2][t];
@@ -81,7 +83,7 @@ static inline void sine_cosine(V turn, V& sine, V& cosine) {
 static inline void draw_normals(const Noise& noise, int64_t start, int64_t rows, Tile& tile) {
   for (int first = 0; first < BANDS; first += DRAWN) {
     Words words;
-    philox(noise, start, rows, uint32_t(first / DRAWN), words);
+    philox(noise.row, noise.step, noise.seed, NOISE, start, rows, uint32_t(first / DRAWN), words);
     alignas(64) float uniform[TILE], turn[TILE];
     for (int pair = 0; pair < 2 && first + 2 * pair < BANDS; ++pair) {
       for (int t = 0; t < TILE; ++t) {
@@ -112,7 +114,11 @@ static inline void add_noise(const Noise& noise, const float* magnitude, const i
       sigma[t] = noise.sigma < 0.0f ? magnitude[star * 2 * BANDS + BANDS + b] : noise.sigma;
     }
     for (int v = 0; v < VECTORS; ++v) {
-      const V drawn = target.row[b][v] * vector_of(sigma + v * LANES) / deviation[b];
+      V drawn = target.row[b][v] * vector_of(sigma + v * LANES) / deviation[b];
+      if constexpr (MASKED) {
+        drawn = drawn * tile.row[BANDS + b][v];
+        target.row[BANDS + b][v] = tile.row[BANDS + b][v];
+      }
       target.row[b][v] = tile.row[b][v] - drawn * noise.echo;
       tile.row[b][v] += drawn;
     }

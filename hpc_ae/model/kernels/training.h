@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "network.h"
-#include "noise.h"
+#include "hiding.h"
 #include "team.h"
 
 template <int L>
@@ -145,10 +145,18 @@ struct Batch {
   int64_t num_rows;
   float factor;  // of the gradient
   const Noise* noise;  // of this batch's rows, or null
+  const Hiding* hiding;  // the same
 
   int64_t num_tiles() const { return (num_rows + TILE - 1) / TILE; }
   int num_parts() const { return std::min<int64_t>(MAX_PARTS, (num_tiles() + PART_TILES - 1) / PART_TILES); }
 };
+
+// BANDS over the number of measured bands of each star: its loss is the mean over these.
+static inline V weight_of_a_band(const Tile& target, int v) {
+  V measured{};
+  for (int b = 0; b < BANDS; ++b) measured += target.row[BANDS + b][v];
+  return float(BANDS) / (measured > V{} ? measured : splat(1.0f));
+}
 
 static void add_tile(const Batch& batch, int64_t start, const float* net, Workspace& space, Part& part) {
   const int64_t rows = std::min<int64_t>(TILE, batch.num_rows - start);
@@ -158,15 +166,27 @@ static void add_tile(const Batch& batch, int64_t start, const float* net, Worksp
   load_tile(batch.magnitude, batch.index + start, rows, batch.mean, batch.deviation, saved.output[0], stride);
   if (noise)  // what the network sees is not what it is to answer
     add_noise(*noise, batch.magnitude, batch.index, start, rows, batch.deviation, saved.output[0], space.target);
-  const Tile& target = noise ? space.target : saved.output[0];
+  const bool differs = noise || batch.hiding;
+  if (!noise && differs) std::memcpy(space.target.row, saved.output[0].row, sizeof(V) * VECTORS * WIDTHS[0]);
+  if constexpr (MASKED)
+    if (batch.hiding) hide_bands(*batch.hiding, start, rows, saved.output[0]);
+  const Tile& target = differs ? space.target : saved.output[0];
   forward_saving<0>(net, saved);
+  V share[VECTORS];  // of a band in the star's loss, times BANDS
+  for (int v = 0; v < VECTORS; ++v) share[v] = MASKED ? weight_of_a_band(target, v) : splat(1.0f);
   for (int b = 0; b < BANDS; ++b)
     for (int v = 0; v < VECTORS; ++v) {
       V residual = (target.row[b][v] - saved.output[LAYERS].row[b][v]) * batch.deviation[b];
       for (int lane = 0; lane < LANES; ++lane)
         if (v * LANES + lane >= rows) residual[lane] = 0.0f;
-      part.loss += lane_sum(residual * residual);
-      space.delta.row[b][v] = residual * (-2.0f / BANDS * batch.deviation[b] * batch.factor);
+      if constexpr (MASKED) {
+        residual = residual * target.row[BANDS + b][v];
+        part.loss += lane_sum(residual * residual * share[v]);
+        space.delta.row[b][v] = residual * share[v] * (-2.0f / BANDS * batch.deviation[b] * batch.factor);
+      } else {
+        part.loss += lane_sum(residual * residual);
+        space.delta.row[b][v] = residual * (-2.0f / BANDS * batch.deviation[b] * batch.factor);
+      }
     }
   backward_layers<LAYERS - 1>(net, saved, &space.delta, &space.other, part.gradient.at);
 }
@@ -205,9 +225,9 @@ struct Gradient {
 
 extern "C" double hpc_ae_gradient(const float* parameters, const float* mean, const float* deviation,
                                   const float* magnitude, const int64_t* index, int64_t num_rows, const Noise* noise,
-                                  int num_threads, float* gradient) {
+                                  const Hiding* hiding, int num_threads, float* gradient) {
   Gradient compute(num_threads);
-  return compute(parameters, Batch{mean, deviation, magnitude, index, num_rows, 1.0f, noise}, gradient);
+  return compute(parameters, Batch{mean, deviation, magnitude, index, num_rows, 1.0f, noise, hiding}, gradient);
 }
 
 // ---- many steps of AdamW -------------------------------------------------------------------------------------------
@@ -240,18 +260,21 @@ extern "C" void hpc_ae_update(const Optimizer* with, double rate, int64_t steps_
 }
 
 // `num_steps` steps, the rows of step s being index[s * num_rows ...], those of its noise noise->row[s * num_rows ...]
-// and its step noise->step + s (noise may be null); returns the sum of their losses times `factor`.
+// and its step noise->step + s, hiding likewise (both may be null); returns the sum of their losses times `factor`.
 extern "C" double hpc_ae_train(float* parameters, const float* mean, const float* deviation, const float* magnitude,
                                const int64_t* index, int64_t num_steps, int64_t num_rows, float factor,
-                               const Noise* noise, const double* rates, int64_t steps_before, const Optimizer* with,
-                               float* first, float* second, int num_threads) {
+                               const Noise* noise, const Hiding* hiding, const double* rates, int64_t steps_before,
+                               const Optimizer* with, float* first, float* second, int num_threads) {
   Gradient compute(num_threads);
   std::vector<float> gradient(NUM_PARAMETERS);
   double loss = 0;
   for (int64_t s = 0; s < num_steps; ++s) {
     Noise drawn{};
     if (noise) drawn = {noise->row + s * num_rows, noise->step + s, noise->seed, noise->sigma, noise->echo};
-    const Batch batch{mean, deviation, magnitude, index + s * num_rows, num_rows, factor, noise ? &drawn : nullptr};
+    Hiding hidden{};
+    if (hiding) hidden = {hiding->row + s * num_rows, hiding->step + s, hiding->threshold, hiding->seed, hiding->least};
+    const Batch batch{mean, deviation, magnitude, index + s * num_rows, num_rows, factor, noise ? &drawn : nullptr,
+                      hiding ? &hidden : nullptr};
     loss += compute(parameters, batch, gradient.data()) * factor;
     update(*with, rates[s], steps_before + s + 1, parameters, gradient.data(), first, second);
   }
