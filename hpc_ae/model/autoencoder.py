@@ -54,8 +54,12 @@ class Autoencoder(nn.Module):
 
     def predict(self, magnitude: Tensor) -> Tensor:
         """The decoder's magnitudes, of all bands: (N, B) to (N, B)."""
+        return self.encode_and_predict(magnitude)[1]
+
+    def encode_and_predict(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent (N, L) and the decoder's magnitudes (N, B), of all bands, of magnitudes (N, B)."""
         latent = self.encoder(self.seen(self.scaling(magnitude)))
-        return self.scaling.inverse(self.decoder(latent))
+        return latent, self.scaling.inverse(self.decoder(latent))
 
 
 def squared_error(residual: Tensor) -> Tensor:

@@ -41,7 +41,29 @@ def chi_squared(residual: np.ndarray, error: np.ndarray) -> np.ndarray:
 
     float32 (N,), NaN where an error is not finite and positive.
     """
-    usable = (np.isfinite(error) & (error > 0)).all(axis=1)
+    return _chi_squared(residual, error, np.ones(residual.shape, bool))
+
+
+def chi_squared_of_measured(residual: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """The same over the bands whose residual is not NaN."""
+    return _chi_squared(residual, error, ~np.isnan(residual))
+
+
+def _chi_squared(residual: np.ndarray, error: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    usable = ((np.isfinite(error) & (error > 0)) | ~counted).all(axis=1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = np.square(residual / error).sum(axis=1)
+        values = np.square(np.where(counted, residual / error, np.float32(0))).sum(axis=1)
     return np.asarray(np.where(usable, values, np.float32(np.nan)), np.float32)
+
+
+def rms(residual: np.ndarray) -> np.ndarray:
+    """Root mean square of residuals (N, B) in mag: float32 (N,)."""
+    return np.asarray(np.sqrt(np.square(residual).mean(axis=1)))
+
+
+def rms_of_measured(residual: np.ndarray) -> np.ndarray:
+    """The same over the bands that are not NaN; NaN of a star that has none."""
+    measured = ~np.isnan(residual)
+    num = np.count_nonzero(measured, axis=1).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(np.square(np.where(measured, residual, np.float32(0))).sum(axis=1) / num))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hpc_ae.model.autoencoder import Autoencoder
-from hpc_ae.model.encoding import Encoding, chi_squared
+from hpc_ae.model.encoding import Encoding, chi_squared, chi_squared_of_measured, rms, rms_of_measured
 from hpc_ae.model.files import as_autoencoder
 from hpc_ae.model.weights import Weights
 
@@ -20,7 +20,10 @@ _TILES_IN_FLIGHT = 2
 
 
 class _Slot:
-    """Buffers of one tile. On a GPU they are pinned and have a stream of their own: copies run beside compute."""
+    """Buffers of one tile. On a GPU they are pinned and have a stream of their own: copies run beside compute.
+
+    `residual` holds the reconstruction of a masked model, which has one of every band.
+    """
 
     def __init__(self, model: Autoencoder, device: torch.device, tile_rows: int) -> None:
         self.model, self.device = model, device
@@ -37,7 +40,9 @@ class _Slot:
         self.magnitude[len(magnitude) :] = 0.0
         self.targets = (latent, residual)
         with torch.cuda.stream(self.stream):  # of None: no effect
-            outputs = self.model.encode(self.magnitude.to(self.device, non_blocking=True))
+            stars = self.magnitude.to(self.device, non_blocking=True)
+            masked = self.model.architecture.masked
+            outputs = self.model.encode_and_predict(stars) if masked else self.model.encode(stars)
             for buffer, values in zip((self.latent, self.residual), outputs, strict=True):
                 buffer.copy_(values, non_blocking=True)
 
@@ -81,9 +86,13 @@ class TorchForward:
             slot.start(magnitude[rows], latent[rows], residual[rows])
         for slot in self.slots:
             slot.finish()
-        rebuilt = magnitude - residual if reconstruction else None
-        chi2 = None if magnitude_error is None else chi_squared(residual, magnitude_error)
-        return Encoding(latent, rebuilt, np.sqrt(np.square(residual).mean(axis=1)), chi2)
+        if self.model.architecture.masked:
+            rebuilt, residual = residual, magnitude - residual
+            error, chi2_of = rms_of_measured(residual), chi_squared_of_measured
+        else:
+            rebuilt, error, chi2_of = magnitude - residual, rms(residual), chi_squared
+        chi2 = None if magnitude_error is None else chi2_of(residual, magnitude_error)
+        return Encoding(latent, rebuilt if reconstruction else None, error, chi2)
 
 
 def torch_forward(weights: Weights, device: str) -> TorchForward:
