@@ -22,6 +22,7 @@ from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ShardRecord, summed
 from hpc_ae.catalog.schema import ENCODING_FORMAT
 from hpc_ae.catalog.shard import Arrays, describe_shard, read_notes, write_shard
+from hpc_ae.catalog.states import count_measured, seen_magnitudes
 from hpc_ae.catalog.view import write_view
 from hpc_ae.errors import DamageError, InputError, WorkError
 from hpc_ae.files import make_dir, publish_json, remove_debris
@@ -100,7 +101,14 @@ class EncodeJob:
         names = ["objid", "quality", "caution", "latent", "reconstruction_error"]
         names += ["reconstruction"] if self.settings.reconstruction else []
         names += ["reconstruction_uncertainty"] if self.settings.uncertainty else []
-        return names + (["chi2"] if "magnitude_error" in self.stars.columns else [])
+        names += ["chi2"] if "magnitude_error" in self.stars.columns else []
+        return names + (["num_bands"] if self.model.masked else [])
+
+    def seen(self, arrays: Arrays) -> np.ndarray:
+        """What the network is shown of the magnitudes (N, B): NaN stands for a band that is not measured."""
+        if not self.model.masked:
+            return arrays["magnitude"]
+        return seen_magnitudes(arrays["magnitude"], "band_state" in self.stars.columns)
 
 
 def make_job(paths: EncodePaths, settings: EncodeSettings) -> EncodeJob:
@@ -196,8 +204,9 @@ def _encode_shards(
             heartbeat.beat(f"reading {job.stars.directory / job.path(index).name}")
             arrays = next(source)
             heartbeat.beat(f"computing {job.path(index)}")
+            arrays["magnitude"] = job.seen(arrays)
             encoding = forward(arrays["magnitude"], arrays.get("magnitude_error"), job.settings.reconstruction)
-            outputs = make_outputs(arrays, encoding, table)
+            outputs = make_outputs(arrays, encoding, job.model, table)
             if writing is not None:
                 heartbeat.beat(f"writing the shard before {job.path(index)}")
                 writing.result()
@@ -218,13 +227,16 @@ def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[Arrays]:
         yield job.stars.read_shard(index, names)
 
 
-def make_outputs(stars: Arrays, encoding: Encoding, table: Uncertainty | None = None) -> Arrays:
-    """The arrays of an encoding shard; rows with quality != 0 are NaN in every float.
+def make_outputs(stars: Arrays, encoding: Encoding, model: ModelRecord, table: Uncertainty | None = None) -> Arrays:
+    """The arrays of an encoding shard; rows of stars that lack too many bands are NaN in every float.
 
     With a `table` also the uncertainty of the reconstruction.
     """
     outputs = {name: stars[name] for name in ("objid", "quality", "caution")}
     bad = stars["quality"] != 0
+    if model.masked:
+        outputs["num_bands"] = count_measured(stars["magnitude"]).astype(np.uint8)
+        bad = outputs["num_bands"] < model.least_bands
     for name, values in vars(encoding).items():
         if values is not None:
             outputs[name] = values
@@ -304,6 +316,7 @@ def _manifest(job: EncodeJob, config: dict[str, Any], records: list[ShardRecord]
         **summed(ENCODING_FORMAT, records),
         bands=tuple(job.stars.bands),
         latent=job.model.latent,
+        min_bands=job.model.least_bands if job.model.masked else None,
         columns=tuple(job.columns()),
         order=job.stars.manifest.order,
         compute=compute[0] if compute else None,

@@ -35,7 +35,7 @@ from hpc_ae.catalog.schema import (
 )
 from hpc_ae.catalog.shard import Arrays, count_flags, objid_range, open_shard, read_column, read_shard
 from hpc_ae.catalog.sky_check import check_positions
-from hpc_ae.catalog.state_check import STATE_COLUMNS, check_states
+from hpc_ae.catalog.state_check import STATE_COLUMNS, check_num_bands, check_states
 from hpc_ae.catalog.view import ViewSource, view_image, view_sources
 from hpc_ae.errors import DamageError, HpcAeError
 from hpc_ae.files import TEMP_MARK, digest_bytes, digest_file, inspect_json, read_regular
@@ -94,6 +94,7 @@ class ShardCheck:
     columns: tuple[str, ...]
     bands: tuple[str, ...]
     num_latent: int = 0
+    min_bands: int | None = None  # of an encoding whose model sees which bands there are
     star_path: Path | None = None
 
 
@@ -110,6 +111,7 @@ def shard_checks(catalog: Place, stars: Place | None = None) -> list[ShardCheck]
             manifest.columns,
             manifest.bands,
             manifest.num_latent,
+            manifest.min_bands if isinstance(manifest, EncodingManifest) else None,
             star_path,
         )
         for record, star_path in zip(manifest.shards, star_paths, strict=False)
@@ -204,8 +206,9 @@ def _check_content(check: ShardCheck, file: h5py.File, *, thorough: bool) -> lis
         elif has_states and name == "magnitude":
             continue  # which the states say more of
         elif name in _WITH_VALUES[check.format] and len(values) == len(arrays.get("quality", ())):
-            errors += _check_values(check, name, values, arrays["quality"])
-    return errors + _check_rows(check, arrays) + _check_sky(check, file) + _check_bands(check, file, arrays)
+            errors += _check_values(check, name, values, _has_latent(check, file, arrays["quality"]))
+    errors += _check_rows(check, arrays) + _check_sky(check, file)
+    return errors + _check_bands(check, file, arrays) + _check_num_bands(check, file)
 
 
 def _check_sky(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
@@ -276,6 +279,16 @@ def _check_rows(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
     return errors
 
 
+def _check_num_bands(check: ShardCheck, file: h5py.File) -> list[HpcAeError]:
+    """Whether an encoding shard's numbers of measured bands are those of its star shard."""
+    if check.star_path is None or "num_bands" not in file:
+        return []
+    try:
+        return check_num_bands(check.path, check.star_path, read_column(check.path, file, "num_bands"))
+    except HpcAeError as error:
+        return [error]
+
+
 def _check_copies(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
     """Whether an encoding shard's flags are those of its star shard."""
     if check.star_path is None:
@@ -290,6 +303,16 @@ def _check_copies(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
         for name, values in stars.items()
         if not np.array_equal(values, arrays[name])
     ]
+
+
+def _has_latent(check: ShardCheck, file: h5py.File, quality: np.ndarray) -> np.ndarray:
+    """What says which stars have values, (N,), 0 for those that do: the quality, or how many bands they lack."""
+    if check.min_bands is None or "num_bands" not in file:
+        return quality
+    num_bands = read_column(check.path, file, "num_bands")
+    if num_bands.shape != quality.shape:
+        return quality  # which the layout's check has said
+    return np.where(num_bands >= check.min_bands, 0, Quality.MISSING).astype(np.uint16)
 
 
 def _check_values(check: ShardCheck, name: str, values: np.ndarray, quality: np.ndarray) -> list[HpcAeError]:

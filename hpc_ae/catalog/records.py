@@ -293,11 +293,12 @@ class EncodingManifest(Hdf5Manifest):
 
     nulls: ClassVar[frozenset[str]] = frozenset({"compute"})
     placed_last: ClassVar[tuple[str, ...]] = (
-        *("flags", "bands", "latent", "columns", "order", "compute", "inputs", "fingerprint", "provenance", "view"),
-        *("shards", "digest"),
+        *("flags", "bands", "latent", "min_bands", "columns", "order", "compute", "inputs", "fingerprint"),
+        *("provenance", "view", "shards", "digest"),
     )
 
     latent: Count
+    min_bands: Count | None = None  # where the model sees which bands there are: with fewer a star has no latent
     compute: str | None = None
     view: ViewRecord | None = None
 

@@ -108,6 +108,7 @@ ENCODING_COLUMNS = (
         "reconstruction_uncertainty", "<f4", "B", unit="mag", ucd="stat.error;phot.mag;meta.modelled", optional=True
     ),
     Column("chi2", "<f4", ucd="stat.fit.chi2", optional=True),
+    Column("num_bands", "|u1", ucd="meta.number;instr.bandpass", optional=True),
 )
 SCORE_COLUMNS = (
     _OBJID,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hpc_ae.catalog.records import ShardRecord
-from hpc_ae.catalog.shard import Arrays
-from hpc_ae.catalog.states import State, count_by_bands
+from hpc_ae.catalog.schema import STAR_FORMAT
+from hpc_ae.catalog.shard import Arrays, read_shard, shard_columns
+from hpc_ae.catalog.states import State, count_by_bands, count_measured, seen_magnitudes
 from hpc_ae.errors import DamageError, HpcAeError
 
 STATE_COLUMNS = ("band_state", "magnitude", "magnitude_error", "magnitude_limit")
@@ -36,6 +37,17 @@ def check_states(path: Path, record: ShardRecord, arrays: Arrays, quality: np.nd
         what = "the numbers of stars by measured bands do not match the manifest"
         found.append(DamageError(what, where=path, got=counts, expected=record.stars_by_bands))
     return found
+
+
+def check_num_bands(path: Path, star_path: Path, num_bands: np.ndarray) -> list[HpcAeError]:
+    """Whether the numbers of measured bands (N,) of an encoding shard are those of its star shard."""
+    has_states = "band_state" in shard_columns(star_path, STAR_FORMAT)
+    magnitude = read_shard(star_path, STAR_FORMAT, ["magnitude"])["magnitude"]
+    expected = count_measured(seen_magnitudes(magnitude, has_states))
+    if np.array_equal(num_bands, expected):
+        return []
+    what = "the numbers of measured bands of an encoding shard do not match its star shard"
+    return [DamageError(what, where=f"{path}, dataset num_bands", expected=f"those of {star_path}")]
 
 
 def _finding(path: Path, name: str, mask: np.ndarray, expected: str) -> HpcAeError:

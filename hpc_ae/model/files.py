@@ -17,6 +17,8 @@ from hpc_ae.layout import MODEL_NAME, WEIGHTS_NAME
 from hpc_ae.model.architecture import Architecture, check_shapes
 from hpc_ae.model.autoencoder import Autoencoder
 from hpc_ae.model.weights import (
+    MASKED_INPUT,
+    PLAIN_INPUT,
     ModelRecord,
     Origin,
     Weights,
@@ -54,6 +56,7 @@ def write_model(model_dir: Path, architecture: Architecture, tensors: dict[str, 
         bands=architecture.bands,
         hidden=list(architecture.hidden),
         latent=architecture.latent,
+        input=MASKED_INPUT if architecture.masked else PLAIN_INPUT,
         weights_digest=weights_digest,
         **dict(origin),
         digest="",
@@ -105,15 +108,17 @@ def infer_architecture(tensors: dict[str, Tensor], bands: tuple[str, ...], where
     """The architecture of a plain state dict with the names encoder.N.weight, decoder.N.weight."""
     linear = [name for name, tensor in tensors.items() if _ENCODER_WEIGHT.fullmatch(name) and tensor.ndim == 2]
     linear.sort(key=lambda name: int(name.split(".")[1]))
-    if not linear or tensors[linear[0]].shape[1] != len(bands):
+    num_bands = len(bands)
+    width = tensors[linear[0]].shape[1] if linear else 0
+    if width not in (num_bands, 2 * num_bands):
         raise InputError(
             "no encoder for these bands in the state dict",
             where=where,
             got=sorted(tensors)[:4],
-            expected=f"encoder.0.weight of shape (H, {len(bands)}), encoder.0.bias, encoder.2.weight, ...",
+            expected=f"encoder.0.weight of shape (H, {num_bands}), masked (H, {2 * num_bands}), encoder.0.bias, ...",
         )
     widths = [int(tensors[name].shape[0]) for name in linear]
-    return Architecture(bands, tuple(widths[:-1]), widths[-1])
+    return Architecture(bands, tuple(widths[:-1]), widths[-1], masked=width == 2 * num_bands)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

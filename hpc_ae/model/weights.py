@@ -23,6 +23,8 @@ from hpc_ae.record import Names, Record
 
 MODEL_FORMAT: Literal["hpc_ae/model"] = "hpc_ae/model"
 MODEL_VERSION = 1
+PLAIN_INPUT: Literal["magnitude"] = "magnitude"
+MASKED_INPUT: Literal["magnitude+mask"] = "magnitude+mask"
 _Width = Annotated[int, Field(gt=0, le=1 << 20)]
 
 
@@ -57,6 +59,7 @@ class Origin(Record):
     fingerprint: Fingerprint = Field({})
     provenance: Provenance | None = None
     uncertainty: dict[str, list[Any]] | None = None  # the table of analysis/denoising.py
+    min_bands: int | None = None
 
 
 class ModelRecord(Record):
@@ -69,6 +72,8 @@ class ModelRecord(Record):
     bands: Annotated[Names, Field(min_length=1)]
     hidden: list[_Width]
     latent: _Width
+    input: Literal["magnitude", "magnitude+mask"] = PLAIN_INPUT
+    min_bands: _Width | None = None  # of a masked model: a star with fewer measured bands has no latent
     weights_digest: str
     training: Trained | Imported | None = None
     fingerprint: Fingerprint = Field({})
@@ -79,7 +84,17 @@ class ModelRecord(Record):
     @property
     def architecture(self) -> Architecture:
         """The shape of the network."""
-        return Architecture(self.bands, tuple(self.hidden), self.latent)
+        return Architecture(self.bands, tuple(self.hidden), self.latent, self.masked)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the network sees which bands are measured."""
+        return self.input == MASKED_INPUT
+
+    @property
+    def least_bands(self) -> int:
+        """How many measured bands a star needs."""
+        return (self.min_bands or 1) if self.masked else len(self.bands)
 
     @property
     def held_out_error(self) -> float | None:

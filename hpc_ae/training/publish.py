@@ -30,6 +30,7 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
     held_out = _gather_held_out(job, data)
     if job.group.is_lead:
         num_bands, latent = len(job.catalog.bands), job.architecture.latent
+        complete = held_out[~np.isnan(held_out[:, :num_bands]).any(axis=1), :num_bands]
         training = Trained(
             catalog_digest=job.catalog.digest,
             steps=position.step,
@@ -37,7 +38,7 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
             validation_mse_mag2=position.best_mse if position.best else None,
             num_training_stars=data.plan.num_rows,
             num_validation_stars=data.num_held_out,
-            linear_mse_mag2=linear_error(held_out[:, :num_bands], latent) if len(held_out) else None,
+            linear_mse_mag2=linear_error(complete, latent) if len(complete) else None,
             world_size=job.group.ranks.world_size,
             compute=stepper.objective.name,
             torch=torch.__version__,
@@ -47,6 +48,7 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
             fingerprint=job.fingerprint,
             provenance=Provenance.now(job.settings.config),
             uncertainty=_measure_uncertainty(job, held_out, tensors),
+            min_bands=job.row_kind.least_bands,
         )
         remove_debris(job.layout.model_dir)
         write_model(job.layout.model_dir, job.architecture, tensors, origin)
@@ -66,7 +68,7 @@ def _measure_uncertainty(
 ) -> dict[str, list[Any]] | None:
     """How uncertain the reconstructions of held-out stars are; None where that is not known."""
     num_bands = len(job.catalog.bands)
-    if held_out.shape[1] == num_bands:
+    if held_out.shape[1] == num_bands or job.architecture.masked:
         return None
     magnitude, errors = held_out[:, :num_bands], held_out[:, num_bands:]
     model = load_autoencoder(job.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
