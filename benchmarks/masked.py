@@ -1,10 +1,10 @@
 """A network that sees which bands are measured: what it costs, and how well it predicts a band that is hidden.
 
 python benchmarks/masked.py [--epochs 50] [--latent 2,3,4] [--share 0.5] [--folder DIR]
-A seventh of the sky (15 % of the HEALPix cells of an order) is held out. Of its stars: the median squared error with all
-bands, beside that of a network that refuses missing bands; with one band hidden, the median absolute deviation of that
-band; and the rank correlation of the reconstruction errors with and without it. Needs ../shared/data. Prints a table on
-standard error and a JSON line for each on standard output.
+15 % of the HEALPix cells of an order are held out. Of their stars: the median squared error with all bands, beside that
+of a network that refuses missing bands; with one band hidden, the median absolute deviation of that band; and the rank
+correlation of the reconstruction errors with and without it. Needs ../shared/data. Prints a table on standard error and
+a JSON line for each on standard output.
 """
 
 from __future__ import annotations
@@ -65,10 +65,16 @@ def cut(folder: Path, order: int) -> Stars:
 
 def trained(stars: Stars, folder: Path, latent: int, missing: str, options: argparse.Namespace) -> tuple[Path, float]:
     """A model directory, and the seconds that training took."""
-    run_dir = (
-        folder
-        / f"{missing}-{latent}-{options.epochs}-{options.share}-{options.least}-{options.seed}-{abs(hash(options.more)) % 10**6}"
+    said = (
+        missing,
+        latent,
+        options.epochs,
+        options.share,
+        options.least,
+        options.seed,
+        abs(hash(options.more)) % 10**6,
     )
+    run_dir = folder / "-".join(map(str, said))
     config = check_config(
         {
             "run_dir": str(run_dir),
