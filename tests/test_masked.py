@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from runs import (
+    assert_same_training,
+    encode,
+    finalise,
+    finish,
+    make_config,
+    metrics_of,
+    start_ranks,
+    stop_after,
+    train_here,
+    write_config,
+)
 from test_kernel import MEAN, STD, kernel_of, network_of, threads  # noqa: F401
 from torch import nn
 
+from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.catalog.states import State
+from hpc_ae.config import RunConfig
+from hpc_ae.errors import InputError
+from hpc_ae.files import digest_file, read_json
+from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.model.architecture import Architecture
 from hpc_ae.model.autoencoder import Autoencoder, make_autoencoder, squared_error_of_measured
 from hpc_ae.model.files import weights_of
@@ -20,7 +41,11 @@ from hpc_ae.model.hiding import Draws, Hiding
 from hpc_ae.model.kernel import Batches, Optimizer
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.step import Stepper, StepSettings
-from hpc_ae.photometry import simulate_stars
+from hpc_ae.photometry import simulate_observed, simulate_stars
+from hpc_ae.reading import Reading
+from hpc_ae.runtime.ranks import Ranks
+from hpc_ae.training.usable import RowKind, UsableStars
+from hpc_ae.verify import verify
 
 BANDS = tuple("ugriz")
 ARCHITECTURES = [
@@ -194,3 +219,170 @@ def test_bits_do_not_depend_on_threads() -> None:
         loss = kernel.train(network, batches, optimizer, num_threads)
         outcomes.add((network.arrays[0].tobytes(), moments.tobytes(), loss))
     assert len(outcomes) == 1
+
+
+# ---- from a catalog to its encoding --------------------------------------------------------------------------------
+
+NUM = 2_000
+MASK = {"model": {"missing": "mask"}, "hide_bands": 0.6}
+
+
+def raw_file(path: Path) -> Path:
+    """Simulated stars of which two in five lack a band, one in ten three, some all."""
+    stars = simulate_observed(0, NUM, 5)
+    magnitude, error = stars["magnitude"].copy(), stars["magnitude_error"].copy()
+    random = np.random.default_rng(8)
+    order = random.random(magnitude.shape).argsort(axis=1)
+    num = random.choice([0, 1, 3, 5], NUM, p=[0.48, 0.4, 0.1, 0.02])
+    gone = order < num[:, None]
+    magnitude[gone] = np.where(random.random(gone.sum()) < 0.5, 99.0, -99.0)
+    error[gone] = np.where(magnitude[gone] > 0, 22.5, 0.0)
+    names = {band: magnitude[:, place] for place, band in enumerate(BANDS)}
+    names |= {f"err_{band}": error[:, place] for place, band in enumerate(BANDS)}
+    pq.write_table(pa.table({"objid": np.arange(NUM) + 10**12, **names}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def catalogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same stars with the states of their bands, and without, as SDSS's catalogs are."""
+    folder = tmp_path_factory.mktemp("catalogs")
+    raw = raw_file(folder / "stars.parquet")
+    for name, survey in (("states", "sdss"), ("plain", None)):
+        ingest([raw], folder / name, IngestSettings(shard_rows=600, reading=Reading(survey=survey)))
+    return {name: folder / name for name in ("states", "plain")}
+
+
+@pytest.fixture(scope="module")
+def whole(catalogs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A tiny masked training that was never interrupted, and its encoding; tests only read it."""
+    config = make_config(tmp_path_factory.mktemp("masked"), catalogs["states"], **MASK)
+    assert train_here(config) == "done" and encode(config, Ranks()) == "done"
+    finalise(config)
+    return config
+
+
+def weights_digest(config: RunConfig) -> str:
+    """The digest of the model's weights."""
+    return digest_file(config.run_path / "model" / "model.safetensors")
+
+
+def test_states_of_sdss(catalogs: dict[str, Path]) -> None:
+    """The states are there where the survey was said; without a word the catalog is as it always was."""
+    states, plain = open_catalog(catalogs["states"]), open_catalog(catalogs["plain"])
+    assert set(states.columns) - set(plain.columns) == {"band_state", "magnitude_limit"}
+    assert "survey" not in read_json(catalogs["plain"] / "manifest.json")
+    assert np.array_equal(states["quality"][:], plain["quality"][:])
+    measured = states["band_state"][:] == State.MEASURED
+    assert np.array_equal(states["magnitude"][:][measured], plain["magnitude"][:][measured])
+    assert set(np.unique(plain["magnitude"][:][~measured])) == {-99.0, 99.0}
+
+
+def test_which_stars_are_trained_on(catalogs: dict[str, Path]) -> None:
+    """Every star with enough bands, whether the catalog says the states or not; its shards' counts are those found."""
+    for name, path in catalogs.items():
+        catalog = open_catalog(path)
+        for least in (1, 3, 5):
+            kind = RowKind(least_bands=least, has_states=name == "states")
+            counted = UsableStars.of(catalog, kind).counts
+            found = [int(kind.usable(arrays).sum()) for arrays in catalog.iter_shards(["magnitude", "quality"])]
+            assert counted == found
+    assert sum(counted) == catalog.num_good
+
+
+def test_encoding_of_every_star_with_enough_bands(whole: RunConfig, catalogs: dict[str, Path]) -> None:
+    """With three bands or more: a latent, and all bands; the error is that of the measured ones; verify agrees."""
+    stars, encoding = open_catalog(catalogs["states"]), open_catalog(whole.encoding_path)
+    num = (stars["band_state"][:] == State.MEASURED).sum(axis=1)
+    assert np.array_equal(encoding["num_bands"][:], num) and encoding.manifest.min_bands == 3
+    for name in ("latent", "reconstruction", "reconstruction_error", "chi2"):
+        finite = np.isfinite(encoding[name][:])
+        assert np.array_equal(finite.all(axis=1) if finite.ndim > 1 else finite, num >= 3), name
+    residual = stars["magnitude"][:] - encoding["reconstruction"][:]
+    error = np.sqrt(np.nanmean(residual[num >= 3] ** 2, axis=1))
+    assert_allclose(encoding["reconstruction_error"][:][num >= 3], error, atol=1e-5)
+    chi2 = np.nansum((residual / stars["magnitude_error"][:])[num >= 3] ** 2, axis=1)
+    assert_allclose(encoding["chi2"][:][num >= 3], chi2, rtol=1e-4)
+    record = read_json(whole.run_path / "model" / "model.json")
+    assert (record["input"], record["min_bands"]) == ("magnitude+mask", 3)
+    assert not verify(whole.encoding_path).findings
+
+
+def test_catalog_without_states_gives_the_same(whole: RunConfig, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """-99 and 99 of a catalog of SDSS are not measured either: same training, same latents."""
+    model = {"missing": "mask", "scaling": {"divide": 20.0}}
+    config = make_config(tmp_path / "plain", catalogs["plain"], hide_bands=0.6, model=model)
+    other = make_config(tmp_path / "states", catalogs["states"], hide_bands=0.6, model=model)
+    for one in (config, other):
+        assert train_here(one) == "done" and encode(one, Ranks()) == "done"
+        finalise(one)
+    assert weights_digest(config) == weights_digest(other)
+    latents = [open_catalog(one.encoding_path)["latent"][:] for one in (config, other)]
+    assert np.array_equal(*latents, equal_nan=True)
+    assert not verify(config.encoding_path).findings
+
+
+def test_resume_is_bitwise(whole: RunConfig, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """Stopped in the middle and started again: what is hidden in the steps that are left is as in the whole run."""
+    config = make_config(tmp_path, catalogs["states"], **MASK)
+    assert train_here(config, stop_after(2)) == "interrupted"
+    assert train_here(config) == "done"
+    assert_same_training(config, whole)
+
+
+def test_streaming_is_bitwise(whole: RunConfig, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """Rows that are read from disk have the same bands hidden as resident ones."""
+    config = make_config(tmp_path, catalogs["states"], **MASK, memory_limit="1G")
+    assert train_here(config) == "done"
+    assert weights_digest(config) == weights_digest(whole)
+
+
+def test_what_is_hidden_decides_the_model(whole: RunConfig, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """Hiding changes the model; where nothing may be missing its keys are no part of what decides it."""
+    config = make_config(tmp_path, catalogs["states"], model={"missing": "mask"}, hide_bands=0.0)
+    assert train_here(config) == "done" and weights_digest(config) != weights_digest(whole)
+    plain = make_config(tmp_path / "plain", catalogs["states"], steps=5)
+    assert train_here(plain) == "done"
+    fingerprint = read_json(plain.run_path / "model" / "model.json")["fingerprint"]
+    assert "missing" not in fingerprint["model"] and "hide_bands" not in fingerprint["train"]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_encoding_is_the_same_for_any_ranks(whole: RunConfig, num_ranks: int, tmp_path: Path) -> None:
+    """Latents of all stars by one rank or several: the same bytes."""
+    config = make_config(tmp_path, whole.catalog_path, **MASK, encode={"model": str(whole.run_path / "model")})
+    for rank in range(num_ranks):
+        assert encode(config, Ranks(rank, num_ranks, rank, num_ranks)) == "done"
+    finalise(config)
+    shards = [sorted(one.encoding_path.glob("shard-*.h5")) for one in (config, whole)]
+    assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
+
+
+@pytest.mark.slow
+def test_real_ranks_hide_the_same(whole: RunConfig, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """Two processes over Gloo have the losses of one."""
+    config = make_config(tmp_path, catalogs["states"], **MASK)
+    for status, output in finish(
+        start_ranks(["-m", "hpc_ae", "train", str(write_config(config))], 2, tmp_path / "meet")
+    ):
+        assert status == 0, output
+    for key in ("train_mse_mag2", "validation_mse_mag2"):
+        expected = [line[key] for line in metrics_of(whole)]
+        assert_allclose([line[key] for line in metrics_of(config)], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"missing": "mask", "min_bands": 6}, "more bands asked for than there are"),
+        ({"missing": "refuse"}, "no star of the catalog has all bands"),
+        ({"missing": "mask", "min_bands": 4}, "no star of the catalog has 4 measured bands"),
+    ],
+)
+def test_no_star_has_enough(model: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """A catalog of which no star has the bands that are asked for is one clear error."""
+    rows = "".join(f"{one},15,16,17,,\n" for one in range(200))
+    (tmp_path / "stars.csv").write_text("objid,u,g,r,i,z\n" + rows)
+    ingest([tmp_path / "stars.csv"], tmp_path / "stars", IngestSettings(reading=Reading(survey="sdss")))
+    with pytest.raises(InputError, match=words):
+        train_here(make_config(tmp_path / "run", tmp_path / "stars", model=model))

@@ -356,7 +356,7 @@ def test_names_of_stars_are_no_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["band_state", "magnitude_limit"])
 def test_flipped_bits_of_states_are_found(damage: str, tmp_path: Path) -> None:
-    """60 bits flipped anywhere in the new datasets' bytes: verify finds each."""
+    """Bits flipped anywhere in the new datasets' bytes: verify finds each."""
     rows = [f"{15 + one % 7},{14 if one % 3 else 99},13,0.1,{0.1 if one % 3 else 21.5},0.1" for one in range(300)]
     run(tmp_path, lines(*rows, header="B,V,R,err_B,err_V,err_R"), reading=Reading(bands=("B", "V", "R")))
     path = tmp_path / "catalog" / "shard-00000.h5"
@@ -364,7 +364,7 @@ def test_flipped_bits_of_states_are_found(damage: str, tmp_path: Path) -> None:
         chunk = file[damage].id.get_chunk_info(0)
     data = path.read_bytes()
     random = np.random.default_rng(4)
-    for place in random.integers(0, 8 * chunk.size, 30).tolist():
+    for place in random.integers(0, 8 * chunk.size, 6).tolist():
         spoilt = bytearray(data)
         spoilt[chunk.byte_offset + place // 8] ^= 1 << place % 8
         path.write_bytes(spoilt)
