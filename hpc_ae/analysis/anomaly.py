@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hpc_ae.analysis.draws import part_of
+from hpc_ae.analysis.score_gaps import Marginal, patterns
 from hpc_ae.analysis.score_mixture import Mixture, fit_mixture
 from hpc_ae.analysis.score_tail import Tail
 
@@ -38,6 +39,7 @@ _STEPS_PER_MAG = 20
 _FINE_STEPS = 100  # of each of those
 _FAINTEST_MAG = 30
 _FEW_STARS = 100
+_ENOUGH_COMPLETE = 5_000  # stars with all bands to fit the density to
 _LEAST_SHARE = 1e-4
 _ORDINARY_TAIL = 0.25
 _ORDINARY_STARS = 0.95
@@ -158,8 +160,10 @@ class ScoreModel:
     def score(self, arrays: Arrays) -> Arrays:
         """`anomaly_score`, higher is stranger, and `tail_probability`, float32 (N,) each; NaN where not usable.
 
-        Of `magnitude` (N, B) in mag and `quality` (N,).
+        Of `magnitude` (N, B) in mag and `quality` (N,); where bands may be missing of `filled` (N, B) too.
         """
+        if "filled" in arrays:
+            return self._score_with_gaps(arrays["magnitude"], arrays["filled"])
         magnitude = arrays["magnitude"]
         usable = arrays["quality"] == 0
         for column in magnitude.T:
@@ -169,6 +173,43 @@ class ScoreModel:
             score = self.surprisal(rows)
         found = {"anomaly_score": score, "tail_probability": self.tail.probability(score, rows[:, self.reference])}
         return {name: _spread(values, usable) for name, values in found.items()}
+
+    def _score_with_gaps(self, magnitude: np.ndarray, filled: np.ndarray) -> Arrays:
+        """The same of stars that lack bands: of those that they have, beside stars as bright in `filled` (N, B)."""
+        score = np.full(len(magnitude), np.nan, np.float32)
+        with _blas.limit(limits=1, user_api="blas"):
+            for kept, rows in patterns(magnitude):
+                if len(kept) == magnitude.shape[1]:
+                    score[rows] = self.surprisal(magnitude[rows])
+                elif len(kept):
+                    score[rows] = self._surprisal_of(magnitude[rows], filled[rows], kept)
+        probability = self.tail.probability(score, filled[:, self.reference])
+        return {"anomaly_score": score, "tail_probability": np.where(np.isnan(score), np.float32(np.nan), probability)}
+
+    def _surprisal_of(self, magnitude: np.ndarray, filled: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """How unexpected stars (N, B) of one pattern are by the half that they do not belong to, float32 (N,)."""
+        found = np.empty(len(magnitude), np.float32)
+        half_of = part_of(filled, 2)
+        for number in range(len(self.halves)):
+            rows = np.flatnonzero(half_of == number)
+            if len(rows):
+                stretched = self.scales.stretch(magnitude[rows])[kept]
+                found[rows] = self._marginal(number, kept).surprisal(stretched)
+        return found
+
+    def _marginal(self, number: int, kept: np.ndarray) -> Marginal:
+        """The density of some bands by one half, made once."""
+        key = (number, kept.tobytes())
+        if key not in self._marginals:
+            half = self.halves[number]
+            bands = half.mixture.transformed(np.linalg.inv(_colour_matrix(len(self.limits), self.reference)))
+            to_colours = partial(_to_colours, reference=self.reference)
+            self._marginals[key] = Marginal.of(bands, kept, lambda drawn: half.surprisal(to_colours(drawn)))
+        return self._marginals[key]
+
+    @cached_property
+    def _marginals(self) -> dict[tuple[int, bytes], Marginal]:
+        return {}
 
     def ordinary_bands(self) -> Mixture:
         """The first mixture's ordinary stars, with the stretched magnitudes of the bands as coordinates."""
@@ -180,9 +221,12 @@ class ScoreModel:
 def fit_score_model(sample: Arrays) -> ScoreModel:
     """Fit to a sample of usable stars: `magnitude` (N, B), and `reconstruction` (N, B) or `reconstruction_error` (N,).
 
+    Of stars that lack bands those that have all are fitted, or, where these are few, all as `filled` (N, B) has them.
+
     A mixture is fitted to each half, 100,000 stars at most (to all where one has fewer than 100), the tail to the
     scores of all stars, each by the mixture that has not seen it. The same for the same sample.
     """
+    sample = _complete(sample)
     magnitude = sample.get("magnitude", np.empty((0, 1), np.float32))
     model = ScoreModel.none(magnitude.shape[1])
     if not len(magnitude):
@@ -204,6 +248,16 @@ def fit_score_model(sample: Arrays) -> ScoreModel:
         model.halves = [_mark_ordinary(model, half, magnitude[:_JUDGING_STARS]) for half in model.halves]
         model.limits = _find_limits(model, fitted[0][:_LIMIT_STARS])
     return model
+
+
+def _complete(sample: Arrays) -> Arrays:
+    """The stars with all bands, where they are enough to know the rest by."""
+    if "filled" not in sample:
+        return sample
+    complete = np.asarray(~np.isnan(sample["magnitude"]).any(axis=1))
+    if complete.sum() >= min(_ENOUGH_COMPLETE, 0.5 * len(complete)):
+        return {name: values[complete] for name, values in sample.items()}
+    return {**sample, "magnitude": sample["filled"]}
 
 
 _blas = ThreadpoolController()

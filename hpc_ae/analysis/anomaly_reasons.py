@@ -33,6 +33,12 @@ class Deviations:
     sigma: np.ndarray
     rest: np.ndarray
 
+    def without(self, lacking: np.ndarray) -> Deviations:
+        """The same where bands that a star lacks (N, B) differ from nothing."""
+        if not lacking.any():
+            return self
+        return Deviations(*(np.where(lacking, 0, values) for values in (self.excess, self.sigma, self.rest)))
+
 
 def deviations(model: ScoreModel, magnitude: np.ndarray) -> Deviations:
     """How each band of stars (N, B), finite and in mag, differs from what is expected from their other bands."""
@@ -69,10 +75,12 @@ def find_kinds(model: ScoreModel, stars: Arrays, bands: Sequence[str]) -> list[K
     Strange is the tenth with the lowest `tail_probability`. The list of the strangest is full of failed measurements;
     here each kind has its place: quasars, of which a survey has thousands, are those with u alone brighter.
     """
-    probability, magnitude = stars["tail_probability"], stars["magnitude"]
+    probability, magnitude = stars["tail_probability"], stars.get("filled", stars["magnitude"])
+    lacking = np.isnan(stars["magnitude"])
     rows = np.flatnonzero(probability < _STRANGE)
     rows = rows[np.argsort(probability[rows], kind="stable")]
-    blocks = [deviations(model, magnitude[rows[start : start + _BLOCK_ROWS]]) for start in _starts(len(rows))]
+    chosen = (rows[start : start + _BLOCK_ROWS] for start in _starts(len(rows)))
+    blocks = [deviations(model, magnitude[some]).without(lacking[some]) for some in chosen]
     labels = np.array([label for block in blocks for label in kinds_of(block, bands)], dtype=object)
     found = []
     for label in dict.fromkeys(labels.tolist()):
@@ -106,16 +114,18 @@ def _starts(num: int) -> range:
 def reasons(model: ScoreModel, arrays: Arrays, bands: Sequence[str]) -> list[str]:
     """A sentence for each of a few stars: of magnitude (N, B), and where known tail_probability and magnitude_error.
 
-    Stars with a magnitude that is not finite, or of quality other than 0, get the reason that nothing is known.
+    Stars with a magnitude that is not finite, or of quality other than 0, get the reason that nothing is known; with
+    `filled` (N, B) a band that is missing is as the model has it, and no reason.
     """
-    magnitude = np.asarray(arrays["magnitude"], np.float32)
+    lacking = np.isnan(arrays["magnitude"])
+    magnitude = np.asarray(arrays.get("filled", arrays["magnitude"]), np.float32)
     quality = arrays.get("quality", np.zeros(len(magnitude), np.uint16))
-    usable = np.asarray(np.isfinite(magnitude).all(axis=1) & (quality == 0))
+    usable = np.asarray(np.isfinite(magnitude).all(axis=1) & ((quality == 0) | ("filled" in arrays)))
     probability = arrays.get("tail_probability")
     if probability is None:
         probability = model.score({"magnitude": magnitude, "quality": quality})["tail_probability"]
     error = arrays.get("magnitude_error", np.full(magnitude.shape, np.nan))
-    found = deviations(model, np.where(usable[:, None], magnitude, 0.0))
+    found = deviations(model, np.where(usable[:, None], magnitude, 0.0)).without(lacking)
     num_alike = model.tail.num_alike(np.where(usable, magnitude[:, model.reference], 0.0))
     texts = ["not scored: its magnitudes are not usable"] * len(magnitude)
     for row in np.flatnonzero(usable).tolist():

@@ -59,6 +59,8 @@ def _unpack(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
         return {key: arrays[prefix + key] for key in keys}
     if isinstance(like, list):
         return [_unpack(item, arrays, f"{prefix}{index}") for index, item in enumerate(like)]
+    if name and _JSON + name not in arrays and isinstance(like, bool) and not like:
+        return like  # what an earlier version had no word for
     value = json.loads(arrays[_JSON + name].tobytes())
     return tuple(value) if isinstance(value, list) else value
 

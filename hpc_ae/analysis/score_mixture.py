@@ -76,6 +76,15 @@ class Mixture:
         covariances = np.einsum("ij,kjl,ml->kim", matrix, self.covariances, matrix)
         return Mixture(matrix @ self.center, self.weights, self.means @ matrix.T, covariances)
 
+    def draw(self, num: int) -> np.ndarray:
+        """Columns (D, num) of stars drawn from the density, the same each time."""
+        generator = np.random.default_rng(0)
+        component = generator.choice(len(self.weights), num, p=self.weights / self.weights.sum())
+        roots = np.linalg.cholesky(self.covariances)
+        normals = generator.standard_normal((num, len(self.center)))
+        drawn = np.einsum("nij,nj->in", roots[component], normals) + self.means[component].T
+        return np.asarray(drawn + self.center[:, None])
+
     def expect(self, columns: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (N,) of coordinate `index` of stars (D, N), given their other coordinates."""
         others = [dim for dim in range(len(self.center)) if dim != index]

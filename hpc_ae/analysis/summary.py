@@ -112,15 +112,15 @@ class BandSummary(Record):
 
 
 def summarize_bands(bands: Sequence[str], tally: ResidualTally, num: int) -> dict[str, BandSummary] | None:
-    """Per band, over `num` stars; None of none."""
+    """Per band, over the stars that have it, of `num` in all; None of none."""
     if not num:
         return None
     return {
         band: BandSummary(
-            rms_mag=json_number(math.sqrt(tally.square[index] / num)),
-            mean_residual_mag=json_number(tally.total[index] / num),
+            rms_mag=json_number(math.sqrt(tally.square[index] / own)) if own else None,
+            mean_residual_mag=json_number(tally.total[index] / own) if own else None,
         )
-        for index, band in enumerate(bands)
+        for index, (band, own) in enumerate(zip(bands, tally.num_stars.tolist(), strict=True))
     }
 
 

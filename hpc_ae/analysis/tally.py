@@ -35,10 +35,12 @@ _MARGIN = 0.15
 
 
 def usable_rows(stars: Arrays) -> np.ndarray:
-    """Rows, bool (N,), that enter the statistics: quality (N,) is 0, and reconstruction_error (N,), latent (N, L) and,
-    where there is one, reconstruction (N, B) are finite.
+    """Rows, bool (N,), that enter the statistics: quality (N,) is 0 (where bands may be missing: whatever it is), and
+    reconstruction_error (N,), latent (N, L) and, where there is one, reconstruction (N, B) are finite.
     """
-    usable: np.ndarray = (stars["quality"] == 0) & np.isfinite(stars["reconstruction_error"])
+    usable: np.ndarray = np.isfinite(stars["reconstruction_error"])
+    if "num_bands" not in stars:
+        usable &= stars["quality"] == 0
     for name in ("latent", "reconstruction"):
         for column in stars[name].T if name in stars else ():
             usable &= np.isfinite(column)
@@ -100,7 +102,7 @@ class ResidualTally:
     """|residual| against magnitude, and sums of residuals per band.
 
     `grids`: (B, magnitude bins, residual bins). `total` and `square`: (B,) in mag and mag^2, zero without a
-    reconstruction, where the error takes the place of every residual.
+    reconstruction, where the error takes the place of every residual. A band that a star lacks does not count.
     """
 
     grids: np.ndarray
@@ -116,13 +118,23 @@ class ResidualTally:
     def count(self, magnitude: np.ndarray, residual: np.ndarray | None, error: np.ndarray) -> None:
         """Add stars: magnitude and residual (B, N), error (N,), in mag, float32."""
         for band, grid in enumerate(self.grids):
-            size = error
+            values, sizes, known = magnitude[band], error, ~np.isnan(magnitude[band])
             if residual is not None:
-                wide = residual[band].astype(np.float64)
+                sizes = residual[band]
+            if not known.all():
+                values, sizes = values[known], sizes[known]
+            if residual is not None:
+                wide = sizes.astype(np.float64)
                 self.total[band] += wide.sum()
                 self.square[band] += np.square(wide, out=wide).sum()
-                size = np.abs(residual[band])
-            grid += count_against(MAGNITUDE_BINS.padded_index(magnitude[band]), size, RESIDUAL_BINS)
+                sizes = np.abs(sizes)
+            grid += count_against(MAGNITUDE_BINS.padded_index(values), sizes, RESIDUAL_BINS)
+
+    @property
+    def num_stars(self) -> np.ndarray:
+        """How many stars were counted in each band, int64 (B,)."""
+        found: np.ndarray = self.grids.sum(axis=(1, 2))
+        return found
 
     def add(self, other: ResidualTally) -> None:
         """Take in the tally of the next part."""
@@ -140,6 +152,7 @@ class SurveyShape:
     has_redshift: bool
     sky_order: int
     reference_band: int
+    has_gaps: bool = False
 
     @property
     def num_shown(self) -> int:
@@ -152,7 +165,8 @@ class SurveyTally:
     """All that the pass over a survey adds up. `tails`: stars by TAIL_BINS, all of them and those brighter than
     BRIGHT_MAG in the reference band (2, bins). `strangest`: every column of the NUM_KEPT stars with the highest score.
 
-    The quantities of the maps are the magnitudes of the bands, the error, the score and, where there is one, redshift.
+    The quantities of the maps are the magnitudes of the bands (where one is missing, the model's), the error, the score
+    and, where there is one, redshift; where bands may be missing, behind the score the number of measured ones.
     """
 
     errors: ErrorTally
@@ -168,7 +182,7 @@ class SurveyTally:
         return cls(
             ErrorTally.none(shape.num_latent),
             ResidualTally.none(shape.num_bands),
-            LatentMaps.none(shape.num_shown, shape.num_bands + 2, shape.has_redshift),
+            LatentMaps.none(shape.num_shown, shape.num_bands + 2 + shape.has_gaps, shape.has_redshift),
             SkyTally.none(shape.sky_order, shape.num_latent),
             np.zeros((2, TAIL_BINS.num), np.int64),
         )
@@ -179,7 +193,10 @@ class SurveyTally:
         """
         self.maps.count(fine)
         self._keep(stars)
-        tails, bright = stars["tail_probability"], stars["magnitude"][:, reference_band] < BRIGHT_MAG
+        tails, bright = (
+            stars["tail_probability"],
+            stars.get("filled", stars["magnitude"])[:, reference_band] < BRIGHT_MAG,
+        )
         self.tails += np.stack([TAIL_BINS.count(tails), TAIL_BINS.count(tails[bright])])
         coarse = coarse_indices(fine)
         for start in range(0, len(tails), _BLOCK_ROWS):  # the arrays of a block stay in the core's cache
@@ -194,7 +211,9 @@ class SurveyTally:
         self.errors.count(error, latent)
         self.residuals.count(magnitude, residual, error)
         self.sky.count(pixels, np.concatenate([error[None, :], latent]))
-        quantities = np.concatenate([magnitude, error[None, :], stars["anomaly_score"][None, :]])
+        filled = np.ascontiguousarray(stars["filled"].T) if "filled" in stars else magnitude
+        more = [stars["num_bands"].astype(np.float32)[None, :]] if "num_bands" in stars else []
+        quantities = np.concatenate([filled, error[None, :], stars["anomaly_score"][None, :], *more])
         self.maps.add_sums(coarse, quantities, stars.get("redshift"))
 
     def _keep(self, stars: Arrays) -> None:
@@ -221,4 +240,5 @@ class SurveyTally:
             self._merge(other.strangest)
 
 
-_SUMMED = {"magnitude", "latent", "reconstruction", "reconstruction_error", "anomaly_score", "redshift"}
+_SUMMED = {"magnitude", "filled", "latent", "reconstruction", "reconstruction_error", "anomaly_score", "redshift"}
+_SUMMED |= {"num_bands"}

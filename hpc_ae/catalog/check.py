@@ -22,7 +22,7 @@ import numpy as np
 
 from hpc_ae.catalog.link import Place
 from hpc_ae.catalog.manifest import parse_manifest
-from hpc_ae.catalog.records import EncodingManifest, Manifest, ShardRecord
+from hpc_ae.catalog.records import EncodingManifest, Manifest, ScoreManifest, ShardRecord
 from hpc_ae.catalog.schema import (
     COLUMNS,
     ENCODING_FORMAT,
@@ -111,7 +111,7 @@ def shard_checks(catalog: Place, stars: Place | None = None) -> list[ShardCheck]
             manifest.columns,
             manifest.bands,
             manifest.num_latent,
-            manifest.min_bands if isinstance(manifest, EncodingManifest) else None,
+            manifest.min_bands if isinstance(manifest, EncodingManifest | ScoreManifest) else None,
             star_path,
         )
         for record, star_path in zip(manifest.shards, star_paths, strict=False)
@@ -306,7 +306,11 @@ def _check_copies(check: ShardCheck, arrays: Arrays) -> list[HpcAeError]:
 
 
 def _has_latent(check: ShardCheck, file: h5py.File, quality: np.ndarray) -> np.ndarray:
-    """What says which stars have values, (N,), 0 for those that do: the quality, or how many bands they lack."""
+    """What says which stars have values, (N,), 0 for those that do: the quality, or how many bands they lack, which a
+    catalog of scores does not know: any may have some.
+    """
+    if check.min_bands is not None and check.format == SCORE_FORMAT:
+        return np.zeros_like(quality)
     if check.min_bands is None or "num_bands" not in file:
         return quality
     num_bands = read_column(check.path, file, "num_bands")

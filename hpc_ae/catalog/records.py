@@ -312,9 +312,11 @@ class ScoreManifest(Hdf5Manifest):
     """The manifest of a score catalog. `files` has the digests of what lies beside its shards."""
 
     placed_last: ClassVar[tuple[str, ...]] = (
-        *("flags", "bands", "columns", "order", "files", "inputs", "fingerprint", "provenance", "shards", "digest"),
+        *("flags", "bands", "min_bands", "columns", "order", "files", "inputs", "fingerprint", "provenance", "shards"),
+        *("digest",),
     )
 
+    min_bands: Count | None = None  # as in the manifest of the encoding
     files: dict[str, str]
 
 

@@ -25,7 +25,8 @@ _LOCUS_STARS = 200_000
 MOST_DRAWN = 20_000
 _DRAWN = ("magnitude", "magnitude_error", "latent", "reconstruction")
 _KIND_STARS = 300_000
-_OF_KINDS = ("objid", "ra", "dec", "magnitude", "tail_probability")
+_OF_KINDS = ("objid", "ra", "dec", "magnitude", "filled", "tail_probability")
+_NOT_SHOWN = ("quality", "caution", "filled")
 _CELLS = 128  # along a side, of which each gives some stars to click on
 
 
@@ -63,13 +64,20 @@ def gather_facts(survey: Survey, plan: SurveyPlan, sample: Arrays) -> SampleFact
     names = ("row", "objid", "ra", "dec", "latent")
     return SampleFacts(
         num_stars=len(order),
-        shown={name: values[shown] for name, values in stars.items() if name not in ("quality", "caution")},
+        shown={name: values[shown] for name, values in stars.items() if name not in _NOT_SHOWN},
         normal={name: stars[name][np.sort(normal)] for name in names},
         pulls=_count_pulls(sample),
         locus=_locus(plan, sample, order[:_LOCUS_STARS]),
-        drawn={name: sample[name][np.sort(order[:MOST_DRAWN])] for name in _DRAWN if name in sample},
-        kinds=_kinds(survey, plan, {name: stars[name][order[:_KIND_STARS]] for name in _OF_KINDS}),
+        drawn=_drawn(sample, order),
+        kinds=_kinds(survey, plan, {name: stars[name][order[:_KIND_STARS]] for name in _OF_KINDS if name in stars}),
     )
+
+
+def _drawn(sample: Arrays, order: np.ndarray) -> Arrays:
+    """Stars with all bands, drawn by chance."""
+    if "num_bands" in sample:
+        order = order[~np.isnan(sample["magnitude"][order]).any(axis=1)]
+    return {name: sample[name][np.sort(order[:MOST_DRAWN])] for name in _DRAWN if name in sample}
 
 
 def _kinds(survey: Survey, plan: SurveyPlan, stars: Arrays) -> Arrays:
@@ -122,5 +130,5 @@ def _locus(plan: SurveyPlan, sample: Arrays, rows: np.ndarray) -> Arrays:
     num_dims = plan.ridge.points.shape[1]
     low, high = plan.windows[:num_dims].T
     places = (sample["latent"][rows, :num_dims] - low) / (high - low) * MEAN_CELLS - 0.5
-    counts, found = locus_quantiles(plan.ridge, places, colours_of(sample["magnitude"][rows]))
+    counts, found = locus_quantiles(plan.ridge, places, colours_of(sample.get("filled", sample["magnitude"])[rows]))
     return {"num_stars": counts, "quantiles": found}

@@ -26,7 +26,7 @@ from hpc_ae.layout import (
     PAGE_NAME,
     SKY_MAP_NAME,
 )
-from hpc_ae.report.data import EXPLORE_URL, History, ReportData
+from hpc_ae.report.data import History, ReportData
 from hpc_ae.report.rows import explore_link
 from hpc_ae.runtime.executor import Mapper
 from hpc_ae.survey.page import Report, Shown, fill_page, map_layers
@@ -80,7 +80,7 @@ def _anomalies_csv(shown: Shown) -> bytes:
     num = len(columns["rank"])
     columns["reasons"] = list(shown.reasons) or [""] * num
     places = zip(found.get("ra", ()), found.get("dec", ()), strict=True)
-    columns["explore"] = [explore_link(EXPLORE_URL, float(ra), float(dec)) for ra, dec in places]
+    columns["explore"] = [explore_link(shown.survey.explore_url, float(ra), float(dec)) for ra, dec in places]
     normal, nearest = shown.scored.facts.normal, shown.neighbours
     for name in ("objid", "ra", "dec"):
         columns[f"normal_{name}"] = normal[name][nearest] if len(nearest) else [None] * num

@@ -75,6 +75,8 @@ def map_layers(survey: Survey, scored: ScoredSurvey, index: int) -> list[MapLaye
         for band, name in enumerate(survey.colours)
     ]
     layers.append(MapLayer("score", "mean anomaly score", "", means[num + 1]))
+    if scored.plan.shape.has_gaps:
+        layers.append(MapLayer("bands", "mean number of measured bands", "", means[num + 2]))
     if scored.plan.shape.has_redshift:
         layers.append(MapLayer("redshift", "mean redshift", "", means[-1]))
     if index == 0:
@@ -91,6 +93,7 @@ def fill_page(shown: Shown, history: page.History, words: page.ReportData) -> pa
     flat = scored.plan.shape.num_shown == 1
     return replace(
         words,
+        explore_url=survey.explore_url,
         num_stars=survey.encoding.num_stars,
         num_good=tally.errors.num_good,
         num_latent=survey.num_latent,

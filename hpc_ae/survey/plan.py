@@ -74,6 +74,7 @@ def make_plan(survey: Survey, sample: Arrays) -> SurveyPlan:
         has_redshift="redshift" in stars.columns,
         sky_order=sky_order(stars.num_stars),
         reference_band=survey.reference_band,
+        has_gaps=survey.has_gaps,
     )
     latent = sample["latent"] if sample else np.empty((0, shape.num_latent), np.float32)
     windows = latent_windows(latent)
@@ -81,7 +82,7 @@ def make_plan(survey: Survey, sample: Arrays) -> SurveyPlan:
     fine = fine_indices(latent, windows)
     maps.count(fine)
     if sample:
-        maps.add_sums(coarse_indices(fine), _colour(sample["magnitude"])[None, :], None)
+        maps.add_sums(coarse_indices(fine), _colour(sample.get("filled", sample["magnitude"]))[None, :], None)
     density = pooled(maps.counts[0], MEAN_CELLS)
     return SurveyPlan(
         shape,

@@ -17,7 +17,7 @@ from hpc_ae.analysis.tally import SurveyTally
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.link import relative_path
 from hpc_ae.catalog.manifest import is_whole, read_manifest, write_manifest
-from hpc_ae.catalog.records import Inputs, Link, ScoreManifest, ShardRecord, summed
+from hpc_ae.catalog.records import EncodingManifest, Inputs, Link, ScoreManifest, ShardRecord, summed
 from hpc_ae.catalog.schema import SCORE_COLUMNS, SCORE_FORMAT
 from hpc_ae.catalog.shard import Arrays
 from hpc_ae.errors import DamageError, WorkError
@@ -126,6 +126,7 @@ def _manifest(scores_dir: Path, survey: Survey, records: list[ShardRecord], tall
         bands=tuple(encoding.bands),
         columns=tuple(column.name for column in SCORE_COLUMNS),
         order=encoding.manifest.order,
+        min_bands=encoding.manifest_as(EncodingManifest).min_bands,
         files={TALLIES_NAME: digest_bytes(tallies)},
         inputs=Inputs(catalog=link(survey.stars), encoding=link(encoding)),
         fingerprint=fingerprint(survey),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 
 from hpc_ae.catalog.catalog import Catalog
-from hpc_ae.catalog.records import StarManifest
+from hpc_ae.catalog.records import BandStatistics, StarManifest
 from hpc_ae.errors import InputError
 from hpc_ae.layout import RunLayout
 from hpc_ae.model.architecture import Architecture
@@ -18,6 +19,7 @@ from hpc_ae.sections import Divide, ModelSection, Standardize
 from hpc_ae.training.settings import TrainSettings
 from hpc_ae.training.usable import RowKind
 
+_NOTHING = BandStatistics(mean=0.0, std=0.0, min=0.0, max=0.0)  # of a band that no star has
 _SMALLEST_STD = 1.0e-6  # mag; float32 resolves no less at these magnitudes
 
 
@@ -78,15 +80,24 @@ def make_scaling(model: ModelSection, catalog: Catalog) -> tuple[list[float], li
                     expected=f"a number for each of {', '.join(catalog.bands)}",
                 )
         return scaling.mean, scaling.std
-    return _standard_scaling(catalog)
+    return _standard_scaling(catalog, model.masked)
 
 
-def _standard_scaling(catalog: Catalog) -> tuple[list[float], list[float]]:
-    """Mean and std in mag of each band over the good stars (over all measured, where the catalog knows them).
+def _standard_scaling(catalog: Catalog, masked: bool) -> tuple[list[float], list[float]]:
+    """Mean and std in mag of each band over the good stars (over all measured, where the catalog knows them); of a band
+    that a masked network never sees, as it is measured of no star, those of all others.
 
     InputError where a band does not vary.
     """
     statistics = catalog.manifest_as(StarManifest).statistics
+    seen = [one for one in statistics.values() if one != _NOTHING]
+    if masked and len(seen) < len(catalog.bands) and seen:
+        unseen = [band for band in catalog.bands if statistics[band] == _NOTHING]
+        print(f"train: no star has band {', '.join(unseen)}: what is predicted of it means nothing", file=sys.stderr)
+        like = BandStatistics(
+            mean=sum(one.mean for one in seen) / len(seen), std=max(one.std for one in seen), min=0.0, max=0.0
+        )
+        statistics = {**statistics, **dict.fromkeys(unseen, like)}
     for band in catalog.bands:
         if not statistics[band].std > _SMALLEST_STD:
             raise InputError(
