@@ -23,13 +23,17 @@ from runs import (
     train_here,
     write_config,
 )
+from scipy.stats import spearmanr
 from test_kernel import MEAN, STD, kernel_of, network_of, threads  # noqa: F401
 from torch import nn
 
+from hpc_ae.analysis.anomaly import fit_score_model
+from hpc_ae.analysis.score_mixture import fit_mixture
 from hpc_ae.catalog.catalog import open_catalog
 from hpc_ae.catalog.states import State
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError
+from hpc_ae.export import ExportSettings, export
 from hpc_ae.files import digest_file, read_json
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.model.architecture import Architecture
@@ -42,6 +46,7 @@ from hpc_ae.model.kernel import Batches, Optimizer
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.step import Stepper, StepSettings
 from hpc_ae.photometry import simulate_observed, simulate_stars
+from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.reading import Reading
 from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.training.usable import RowKind, UsableStars
@@ -386,3 +391,87 @@ def test_no_star_has_enough(model: dict[str, Any], words: str, tmp_path: Path) -
     ingest([tmp_path / "stars.csv"], tmp_path / "stars", IngestSettings(reading=Reading(survey="sdss")))
     with pytest.raises(InputError, match=words):
         train_here(make_config(tmp_path / "run", tmp_path / "stars", model=model))
+
+
+# ---- what comes after ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored(whole: RunConfig) -> Path:
+    """The report's directory of the masked run."""
+    paths = ReportPaths(whole.encoding_path, whole.catalog_path, whole.run_path / "report")
+    postprocess(paths, PostprocessSettings(50))
+    return whole.run_path
+
+
+def test_every_star_with_a_latent_is_scored(scored: Path) -> None:
+    """Score and probability of each; summary, anomalies and page count them; verify agrees, and finds a changed one."""
+    encoding, scores = open_catalog(scored / "encoding"), open_catalog(scored / "scores")
+    has_latent = encoding["num_bands"][:] >= 3
+    for name in ("anomaly_score", "tail_probability"):
+        assert np.array_equal(np.isfinite(scores[name][:]), has_latent)
+    summary = read_json(scored / "report" / "summary.json")
+    assert summary["num_with_latent"] == has_latent.sum() and summary["num_good"] == encoding.manifest.num_good
+    assert sum(one["num_stars"] for one in summary["clusters"]) <= has_latent.sum()
+    assert summary["bands"]["u"]["rms_mag"] > 0
+    page = (scored / "report" / "index.html").read_text()
+    assert "mean number of measured bands" in page and "nan" not in (scored / "report" / "anomalies.csv").read_text()
+    assert not verify(scored / "scores").findings
+
+
+def test_score_does_not_jump(scored: Path) -> None:
+    """Of stars that lack one band the scores are as spread as of stars with all, and as rare."""
+    num = open_catalog(scored / "encoding")["num_bands"][:]
+    scores = open_catalog(scored / "scores")
+    score, rare = scores["anomaly_score"][:], scores["tail_probability"][:]
+    whole, fewer = num == 5, num == 4
+    spread = np.subtract(*np.quantile(score[whole], [0.84, 0.16]))
+    assert abs(np.median(score[fewer]) - np.median(score[whole])) < 0.3 * spread
+    assert 0.7 < np.subtract(*np.quantile(score[fewer], [0.84, 0.16])) / spread < 1.4
+    assert (rare[fewer] < 0.1).mean() < 0.2
+
+
+def test_hidden_band_keeps_the_rank() -> None:
+    """The score of simulated stars with one band hidden follows the one with all: rank correlations above 0.7."""
+    magnitude = simulate_observed(0, 20_000, 3)["magnitude"]
+    model = fit_score_model({"magnitude": magnitude, "reconstruction": magnitude + np.float32(0.01)})
+    rows = magnitude[:4_000]
+    quality = np.zeros(len(rows), np.uint16)
+    score = model.score({"magnitude": rows, "quality": quality})["anomaly_score"]
+    for band in range(5):
+        hidden = rows.copy()
+        hidden[:, band] = np.nan
+        other = model.score({"magnitude": hidden, "filled": rows})["anomaly_score"]
+        assert spearmanr(score, other)[0] > 0.7, BANDS[band]
+    again = model.score({"magnitude": rows, "filled": rows})["anomaly_score"]
+    assert np.array_equal(again, score)
+
+
+def test_marginals_are_exact() -> None:
+    """The surprisal of some bands is minus the logarithm of the integral of the density over the others."""
+    generator = np.random.default_rng(1)
+    mixture = fit_mixture(generator.normal(size=(3, 2_000)) * [[1.0], [2.0], [0.5]], 4, 1e-3)
+    point = np.array([0.3, -0.2, 0.1])
+    grid = np.linspace(-12, 12, 4_001)
+    columns = np.stack([np.full_like(grid, point[0]), grid, np.full_like(grid, point[2])])
+    integral = np.exp(mixture.log_density(columns).astype(np.float64)).sum() * (grid[1] - grid[0])
+    found = mixture.marginal([0, 2]).log_density(point[[0, 2], None])[0]
+    assert_allclose(found, np.log(integral), atol=1e-3)
+
+
+@pytest.mark.parametrize("to", ["fits", "parquet", "votable", "hdf5-table"])
+def test_exports_with_gaps(scored: Path, to: str, catalogs: dict[str, Path], tmp_path: Path) -> None:
+    """States, limits and numbers of bands in each format of `export`, which reads every row back."""
+    for path in (catalogs["states"], scored / "encoding", scored / "scores"):
+        done = export(path, tmp_path / path.name, ExportSettings(to))
+        assert done.num_rows == NUM
+
+
+def test_postprocess_needs_what_is_predicted(whole: RunConfig, tmp_path: Path) -> None:
+    """Without reconstructions the stars that lack bands cannot be judged: one clear error."""
+    encode_keys = {"model": str(whole.run_path / "model"), "reconstruction": False}
+    config = make_config(tmp_path, whole.catalog_path, **MASK, encode=encode_keys)
+    assert encode(config, Ranks()) == "done"
+    finalise(config)
+    with pytest.raises(InputError, match=r"encode\.reconstruction"):
+        postprocess(ReportPaths(config.encoding_path, config.catalog_path, tmp_path / "report"), PostprocessSettings(5))

@@ -349,4 +349,5 @@ def test_every_column_in_every_export(made: Path, tmp_path: Path, to: str, *, sp
         done = export(made / name, tmp_path / name, ExportSettings(to, split=split))
         assert done.num_rows == catalog.num_stars == NUM_STARS
     types = {column.dtype for name in ("stars", "encoding", "scores") for column in open_catalog(made / name).fields()}
-    assert types == {one.dtype for kind in KINDS for one in columns_of(kind).values()}
+    in_gaps = {"|u1"}  # of catalogs whose stars may lack bands: tests/test_masked.py
+    assert types == {one.dtype for kind in KINDS for one in columns_of(kind).values()} - in_gaps

@@ -182,18 +182,18 @@ class ScoreModel:
                 if len(kept) == magnitude.shape[1]:
                     score[rows] = self.surprisal(magnitude[rows])
                 elif len(kept):
-                    score[rows] = self._surprisal_of(magnitude[rows], filled[rows], kept)
+                    score[rows] = self._surprisal_of(filled[rows], kept)
         probability = self.tail.probability(score, filled[:, self.reference])
         return {"anomaly_score": score, "tail_probability": np.where(np.isnan(score), np.float32(np.nan), probability)}
 
-    def _surprisal_of(self, magnitude: np.ndarray, filled: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """How unexpected stars (N, B) of one pattern are by the half that they do not belong to, float32 (N,)."""
-        found = np.empty(len(magnitude), np.float32)
+    def _surprisal_of(self, filled: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """How unexpected stars (N, B) are, whose bands `kept` are measured, by the half that they do not belong to."""
+        found = np.empty(len(filled), np.float32)
         half_of = part_of(filled, 2)
         for number in range(len(self.halves)):
             rows = np.flatnonzero(half_of == number)
             if len(rows):
-                stretched = self.scales.stretch(magnitude[rows])[kept]
+                stretched = self.scales.stretch(filled[rows])[kept]
                 found[rows] = self._marginal(number, kept).surprisal(stretched)
         return found
 

@@ -66,6 +66,7 @@ class Summary(Record):
     package: str = f"hpc_ae {hpc_ae.__version__}"
     num_stars: int
     num_good: int
+    num_with_latent: int | None = None  # where stars may lack bands; the rest are excluded
     num_excluded: int
     num_not_finite: int
     flags: dict[str, int]
@@ -97,8 +98,9 @@ def summarize(report: Report, inputs: dict[str, str], fingerprint: Fingerprint) 
     return Summary(
         num_stars=encoding.num_stars,
         num_good=errors.num_good,
-        num_excluded=encoding.num_stars - errors.num_good,
-        num_not_finite=errors.num_good - num_usable,
+        num_with_latent=num_usable if survey.has_gaps else None,
+        num_excluded=encoding.num_stars - (num_usable if survey.has_gaps else errors.num_good),
+        num_not_finite=0 if survey.has_gaps else errors.num_good - num_usable,
         flags=encoding.manifest_as(EncodingManifest).flags,
         error=ErrorSummary.of(errors),
         squared_error=SquaredErrorSummary.of(errors),
@@ -148,7 +150,11 @@ def _notes(report: Report) -> list[str]:
         notes.append("bands is null: the encoding has no reconstruction (encode.reconstruction: false)")
     if report.history.is_empty:
         notes.append(f"{LOSS_FIGURE_NAME} is left out: no metrics of the training were found")
-    if lost := errors.num_good - errors.error.num:
+    if report.survey.has_gaps:
+        notes.append(
+            "stars that lack bands are counted too; maps of their magnitudes and colours have the model's in the gaps"
+        )
+    elif lost := errors.num_good - errors.error.num:
         notes.append(
             f"{lost} good stars have an error, latent or reconstruction that is not finite; "
             "they are left out of all statistics"

@@ -26,7 +26,12 @@ def make_words(report: Report, summary: Summary) -> ReportData:
     survey, error = report.survey, summary.error
     encoding = survey.encoding
     config = encoding.manifest.provenance.config
-    headline = [("stars", f"{encoding.num_stars:,}"), ("good", f"{summary.num_good:,}")]
+    headline = [("stars", f"{encoding.num_stars:,}")]
+    if summary.num_with_latent is None:
+        headline.append(("good", f"{summary.num_good:,}"))
+    else:
+        headline.append(("with a latent", f"{summary.num_with_latent:,}"))
+        headline.append(("with all bands", f"{summary.num_good:,}"))
     if error.mean is not None:
         headline.append(("median error", f"{error.quantile(0.5):.4f} mag"))
     tables = model_tables(survey, report.scored.facts.drawn)
@@ -72,7 +77,7 @@ def _sentences(summary: Summary, model: ModelRecord | None, compared: Comparison
     if num := summary.anomalies.num:
         found.append(f"The {num:,} strangest are listed; scores/ has the score of every star.")
     if clusters := summary.clusters:
-        share = clusters[0].num_stars / max(1, summary.num_good)
+        share = clusters[0].num_stars / max(1, summary.num_with_latent or summary.num_good)
         found.append(
             f"The density of the latent plane has {len(clusters)} clusters, the largest with {share:.1%} of the stars."
             if len(clusters) > 1
