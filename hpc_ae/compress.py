@@ -94,6 +94,18 @@ def parse_max_error(text: str, bands: Sequence[str]) -> tuple[float, ...] | None
     return max_error
 
 
+def _check_complete(stars: Catalog, encoding: Catalog, directory: Path) -> None:
+    """InputError where stars may lack bands: their states and limits have no place in a compressed catalog."""
+    if "band_state" in stars.columns or "num_bands" in encoding.columns:
+        raise InputError(
+            "a catalog whose stars may lack bands cannot be compressed",
+            where=directory,
+            got="band_state in the star catalog" if "band_state" in stars.columns else "num_bands in the encoding",
+            expected="stars of SDSS's default, and model.missing: refuse",
+            fix="hpc-ae export ENCODING OUT.parquet --join writes all that is known of each star",
+        )
+
+
 def compress(
     directory: Path,
     out: Path,
@@ -113,6 +125,7 @@ def compress(
         what = "only an encoding catalog can be compressed"
         raise InputError(what, where=directory, got=encoding.format, fix="hpc-ae encode makes one of a star catalog")
     star_catalog = open_stars(encoding, stars)
+    _check_complete(star_catalog, encoding, directory)
     columns = _choose_columns(star_catalog, settings)
     if settings.max_error is not None:
         check_max_error(settings.max_error, len(star_catalog.bands))

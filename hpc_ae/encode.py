@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_ae.analysis.denoising import Uncertainty, read_uncertainty
+from hpc_ae.analysis.denoising_gaps import PatternUncertainty, read_patterns
 from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.link import relative_path, row_mismatches
 from hpc_ae.catalog.manifest import is_whole, read_manifest, write_manifest
@@ -122,9 +122,9 @@ def make_job(paths: EncodePaths, settings: EncodeSettings) -> EncodeJob:
     return EncodeJob(stars, model, paths, settings)
 
 
-def uncertainty_of(model: ModelRecord, where: Path) -> Uncertainty:
-    """The table of uncertainties in a model's record; InputError where it has none."""
-    table = read_uncertainty(model.uncertainty, len(model.bands))
+def uncertainty_of(model: ModelRecord, where: Path) -> PatternUncertainty:
+    """The tables of uncertainties in a model's record; InputError where it has none."""
+    table = read_patterns(model.uncertainty, model.uncertainty_missing, model.bands)
     if table is None:
         raise InputError(
             "the model does not say how uncertain its reconstructions are",
@@ -227,7 +227,9 @@ def _read_shards(job: EncodeJob, todo: list[int]) -> Iterator[Arrays]:
         yield job.stars.read_shard(index, names)
 
 
-def make_outputs(stars: Arrays, encoding: Encoding, model: ModelRecord, table: Uncertainty | None = None) -> Arrays:
+def make_outputs(
+    stars: Arrays, encoding: Encoding, model: ModelRecord, table: PatternUncertainty | None = None
+) -> Arrays:
     """The arrays of an encoding shard; rows of stars that lack too many bands are NaN in every float.
 
     With a `table` also the uncertainty of the reconstruction.
@@ -243,7 +245,8 @@ def make_outputs(stars: Arrays, encoding: Encoding, model: ModelRecord, table: U
             values[bad] = np.nan
     if table is not None and encoding.reconstruction is not None:
         errors = usable_errors(stars["magnitude_error"]) if "magnitude_error" in stars else None
-        uncertainty = table.of(encoding.reconstruction, errors)
+        lacking = np.isnan(stars["magnitude"]) & model.masked
+        uncertainty = table.of(encoding.reconstruction, errors, lacking)
         uncertainty[bad] = np.nan
         outputs["reconstruction_uncertainty"] = uncertainty
     return outputs

@@ -1,7 +1,8 @@
 """VERB model export: a model directory to one file for other programs, ONNX or torch.export, scaling included.
 
 One graph: magnitude float32 (N, B) in mag goes in; latent (N, L), reconstruction (N, B) in mag and
-reconstruction_error (N,) in mag come out, N being any number of stars. What is published has been read back and
+reconstruction_error (N,) in mag come out, N being any number of stars. Of a model that sees which bands are measured
+NaN stands for one that is not: the mask is made within the graph. What is published has been read back and
 compared with this package's own forward pass. Shape letters: N stars, B bands, L latent dimensions.
 """
 
@@ -58,15 +59,23 @@ class ExportModule(nn.Module):
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
+        self.masked = model.architecture.masked
         self.scaling, self.encoder, self.decoder = model.scaling, model.encoder, model.decoder
 
     def forward(self, magnitude: Tensor) -> dict[str, Tensor]:
-        """Outputs by name, of magnitudes (N, B) in mag; a row with a NaN has NaN in all of them."""
+        """Outputs by name, of magnitudes (N, B) in mag. A row with a NaN has NaN in all of them; of a masked model only
+        the error of a row without any magnitude is NaN.
+        """
         scaled = self.scaling(magnitude)
-        latent = self.encoder(scaled)
+        measured = (~torch.isnan(scaled)).to(scaled.dtype)
+        seen = torch.where(torch.isnan(scaled), torch.zeros_like(scaled), scaled)
+        latent = self.encoder(torch.cat([seen, measured], dim=1) if self.masked else scaled)
         decoded = self.decoder(latent)
-        residual = (scaled - decoded) * self.scaling.std
-        error = squared_error(residual).sqrt()
+        if self.masked:
+            residual = (seen - decoded) * measured * self.scaling.std
+            error = (residual.square().sum(dim=1) / measured.sum(dim=1)).sqrt()
+        else:
+            error = squared_error((scaled - decoded) * self.scaling.std).sqrt()
         return dict(zip(OUTPUTS, (latent, self.scaling.inverse(decoded), error), strict=True))
 
 
@@ -112,7 +121,7 @@ def _metadata(record: ModelRecord) -> dict[str, str]:
         "unit": "mag",
         "model_digest": record.digest,
         "package": f"hpc_ae {hpc_ae.__version__}",
-        "input": "magnitude float32 (N, B)",
+        "input": "magnitude float32 (N, B)" + (", NaN where a band is not measured" if record.masked else ""),
         "outputs": "latent (N, L), reconstruction (N, B), reconstruction_error (N,)",
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ from test_kernel import MEAN, STD, kernel_of, network_of, threads  # noqa: F401
 from torch import nn
 
 from hpc_ae.analysis.anomaly import fit_score_model
+from hpc_ae.analysis.denoising import Uncertainty
+from hpc_ae.analysis.denoising_gaps import PatternUncertainty, read_patterns
 from hpc_ae.analysis.score_mixture import fit_mixture
 from hpc_ae.catalog.catalog import open_catalog
+from hpc_ae.catalog.quality import usable_errors
 from hpc_ae.catalog.states import State
+from hpc_ae.compress import CompressSettings, compress
 from hpc_ae.config import RunConfig
 from hpc_ae.errors import InputError
 from hpc_ae.export import ExportSettings, export
@@ -45,6 +50,8 @@ from hpc_ae.model.hiding import Draws, Hiding
 from hpc_ae.model.kernel import Batches, Optimizer
 from hpc_ae.model.noise import Noise
 from hpc_ae.model.step import Stepper, StepSettings
+from hpc_ae.model.weights import read_weights
+from hpc_ae.model_export import export_model
 from hpc_ae.photometry import simulate_observed, simulate_stars
 from hpc_ae.postprocess import PostprocessSettings, ReportPaths, postprocess
 from hpc_ae.reading import Reading
@@ -475,3 +482,91 @@ def test_postprocess_needs_what_is_predicted(whole: RunConfig, tmp_path: Path) -
     finalise(config)
     with pytest.raises(InputError, match=r"encode\.reconstruction"):
         postprocess(ReportPaths(config.encoding_path, config.catalog_path, tmp_path / "report"), PostprocessSettings(5))
+
+
+# ---- how uncertain -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uncertain(catalogs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A masked training of some effort, with its encoding and uncertainties."""
+    folder = tmp_path_factory.mktemp("uncertain")
+    stars = simulate_observed(0, 20_000, 9)
+    names = {band: stars["magnitude"][:, place] for place, band in enumerate(BANDS)}
+    names |= {f"err_{band}": stars["magnitude_error"][:, place] for place, band in enumerate(BANDS)}
+    pq.write_table(pa.table({"objid": np.arange(20_000), **names}), folder / "stars.parquet")
+    ingest([folder / "stars.parquet"], folder / "stars", IngestSettings(reading=Reading(survey="sdss")))
+    model = {"missing": "mask"}
+    config = make_config(folder / "run", folder / "stars", steps=3_000, model=model, validation_fraction=0.2)
+    assert train_here(config) == "done"
+    return config
+
+
+def test_hidden_values_lie_within_their_uncertainty(uncertain: RunConfig) -> None:
+    """68 % of new stars' hidden magnitudes differ by less than is stated, noise of the catalog added: to 15 %."""
+    stars = simulate_observed(0, 6_000, 77)
+    magnitude, error = stars["magnitude"], usable_errors(stars["magnitude_error"])
+    weights, record = read_weights(uncertain.run_path / "model")
+    tables = read_patterns(record.uncertainty, record.uncertainty_missing, record.bands)
+    assert tables is not None and len(tables.tables) >= 5
+    forward = FusedForward(weights, kernel_of(weights.architecture))
+    usual = tables.of(forward(magnitude).reconstruction, error, np.isnan(magnitude))
+    for place, band in enumerate(BANDS):
+        seen, known = magnitude.copy(), error.copy()
+        seen[:, place], known[:, place] = np.nan, 0
+        rebuilt = forward(seen).reconstruction
+        found = tables.of(rebuilt, known, np.isnan(seen))
+        away = np.abs(rebuilt - magnitude)[:, place] / np.hypot(found[:, place], error[:, place])
+        assert 0.85 < np.quantile(away, 0.6827) < 1.15, band
+        assert np.median(found[:, place]) > np.median(usual[:, place]), "a band that is predicted is less certain"
+
+
+def test_pattern_that_was_not_fitted_takes_a_wider_one() -> None:
+    """Of the patterns that lack all bands of a star and more the least one; where there is none that lacks most."""
+    edges, gain = (np.zeros(0, np.float32), np.zeros((1, 0), np.float32)), np.zeros((1, 4, 4), np.float32)
+    table = Uncertainty(*edges, gain, np.full((1, 4), 0.5, np.float32), np.zeros((1, 4), np.float32))
+    tables = tuple(replace(table, misfit=np.full((1, 4), size, np.float32)) for size in (1.0, 2.0, 3.0))
+    missing = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
+    found = PatternUncertainty(table, missing, tables)
+    lacking = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
+    stated = found.of(np.ones((5, 4), np.float32), None, lacking)[:, 0]
+    assert stated.tolist() == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_encoding_states_the_uncertainty_of_its_pattern(uncertain: RunConfig, tmp_path: Path) -> None:
+    """encode.uncertainty: every star with a latent has one of every band, wider where the band is missing."""
+    rows = open_catalog(uncertain.catalog_path)["magnitude"][:500]
+    gaps = rows.copy()
+    gaps[::2, 2] = np.nan
+    names = {band: gaps[:, place] for place, band in enumerate(BANDS)}
+    names |= {f"err_{band}": np.full(500, 0.02) for band in BANDS}
+    pq.write_table(pa.table({"objid": np.arange(500), **names}), tmp_path / "stars.parquet")
+    ingest([tmp_path / "stars.parquet"], tmp_path / "stars", IngestSettings(reading=Reading(survey="sdss")))
+    keys = {"model": str(uncertain.run_path / "model"), "uncertainty": True}
+    config = make_config(tmp_path / "run", tmp_path / "stars", model={"missing": "mask"}, encode=keys)
+    assert encode(config, Ranks()) == "done"
+    finalise(config)
+    stated = open_catalog(config.encoding_path)["reconstruction_uncertainty"][:]
+    assert np.isfinite(stated).all() and np.median(stated[::2, 2]) > 1.2 * np.median(stated[1::2, 2])
+    assert not verify(config.encoding_path).findings
+
+
+def test_compression_refuses_stars_that_lack_bands(whole: RunConfig, tmp_path: Path) -> None:
+    """A compressed catalog has no place for states: one clear error, and nothing is written."""
+    with pytest.raises(InputError, match="may lack bands"):
+        compress(whole.encoding_path, tmp_path / "out", CompressSettings(0.01))
+    assert not (tmp_path / "out").exists()
+
+
+def test_onnx_of_a_masked_model(whole: RunConfig, tmp_path: Path) -> None:
+    """The exported graph makes the mask itself: NaN stands for a band that is not measured."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export_model(whole.run_path / "model", tmp_path / "model.onnx", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    magnitude = stars_of(5)
+    magnitude = magnitude[np.isfinite(magnitude).sum(axis=1) >= 3]
+    latent, rebuilt, error = session.run(None, {"magnitude": magnitude})
+    ours = FusedForward(read_weights(whole.run_path / "model")[0], kernel_of(ARCHITECTURES[0]))(magnitude)
+    assert_allclose(latent, ours.latent, atol=1e-4)
+    assert_allclose(rebuilt, ours.reconstruction, atol=1e-4)
+    assert_allclose(error, ours.reconstruction_error, atol=1e-4)

@@ -22,7 +22,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hpc_ae.analysis.draws import part_of
-from hpc_ae.analysis.score_gaps import Marginal, patterns
+from hpc_ae.analysis.gaps import patterns
+from hpc_ae.analysis.score_gaps import Marginal
 from hpc_ae.analysis.score_mixture import Mixture, fit_mixture
 from hpc_ae.analysis.score_tail import Tail
 
@@ -178,7 +179,8 @@ class ScoreModel:
         """The same of stars that lack bands: of those that they have, beside stars as bright in `filled` (N, B)."""
         score = np.full(len(magnitude), np.nan, np.float32)
         with _blas.limit(limits=1, user_api="blas"):
-            for kept, rows in patterns(magnitude):
+            for measured, rows in patterns(~np.isnan(magnitude)):
+                kept = np.flatnonzero(measured)
                 if len(kept) == magnitude.shape[1]:
                     score[rows] = self.surprisal(magnitude[rows])
                 elif len(kept):

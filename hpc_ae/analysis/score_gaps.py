@@ -8,7 +8,7 @@ Shape letters: N stars, B bands, b measured ones of a pattern, Q quantiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +42,3 @@ class Marginal:
         found = np.interp(own, self.own, self.whole)
         found += np.maximum(own - self.own[-1], 0.0) + np.minimum(own - self.own[0], 0.0)
         return np.asarray(found, np.float32)
-
-
-def patterns(magnitude: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The patterns of measured bands that occur in magnitude (N, B): bands (b,) and rows (n,) of each, in order."""
-    measured = ~np.isnan(magnitude)
-    kinds, kind_of = np.unique(measured, axis=0, return_inverse=True)
-    order = np.argsort(kind_of.ravel(), kind="stable")
-    ends = np.cumsum(np.bincount(kind_of.ravel(), minlength=len(kinds)))
-    for kind, rows in zip(kinds, np.split(order, ends[:-1]), strict=True):
-        yield np.flatnonzero(kind), rows

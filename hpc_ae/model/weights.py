@@ -59,6 +59,7 @@ class Origin(Record):
     fingerprint: Fingerprint = Field({})
     provenance: Provenance | None = None
     uncertainty: dict[str, list[Any]] | None = None  # the table of analysis/denoising.py
+    uncertainty_missing: list[dict[str, Any]] | None = None  # the tables of analysis/denoising_gaps.py
     min_bands: int | None = None
 
 
@@ -79,6 +80,7 @@ class ModelRecord(Record):
     fingerprint: Fingerprint = Field({})
     provenance: Provenance | None = None
     uncertainty: dict[str, list[Any]] | None = None
+    uncertainty_missing: list[dict[str, Any]] | None = None
     digest: str
 
     @property

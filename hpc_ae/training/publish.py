@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hpc_ae.analysis.denoising import fit_uncertainty
+from hpc_ae.analysis.denoising_gaps import choose_patterns, fit_patterns, pattern_record
 from hpc_ae.analysis.linear import linear_error
 from hpc_ae.files import remove_debris
 from hpc_ae.model.files import load_autoencoder, write_model
@@ -43,11 +46,13 @@ def publish_model(job: TrainJob, data: TrainingData, stepper: Stepper, position:
             compute=stepper.objective.name,
             torch=torch.__version__,
         )
+        tables = _measure_uncertainty(job, held_out, tensors)
         origin = Origin(
             training=training,
             fingerprint=job.fingerprint,
             provenance=Provenance.now(job.settings.config),
-            uncertainty=_measure_uncertainty(job, held_out, tensors),
+            uncertainty=tables.complete,
+            uncertainty_missing=tables.missing,
             min_bands=job.row_kind.least_bands,
         )
         remove_debris(job.layout.model_dir)
@@ -63,14 +68,26 @@ def _gather_held_out(job: TrainJob, data: TrainingData) -> np.ndarray:
     return gathered[np.lexsort(gathered.T)] if job.group.is_lead else gathered
 
 
-def _measure_uncertainty(
-    job: TrainJob, held_out: np.ndarray, tensors: dict[str, Tensor]
-) -> dict[str, list[Any]] | None:
-    """How uncertain the reconstructions of held-out stars are; None where that is not known."""
-    num_bands = len(job.catalog.bands)
-    if held_out.shape[1] == num_bands or job.architecture.masked:
-        return None
-    magnitude, errors = held_out[:, :num_bands], held_out[:, num_bands:]
+@dataclass(frozen=True)
+class _Tables:
+    """How uncertain reconstructions are, as model.json has it: of stars with all bands, and where some are missing."""
+
+    complete: dict[str, list[Any]] | None = None
+    missing: list[dict[str, Any]] | None = None
+
+
+def _measure_uncertainty(job: TrainJob, held_out: np.ndarray, tensors: dict[str, Tensor]) -> _Tables:
+    """How uncertain the reconstructions of held-out stars are; nothing where that is not known."""
+    bands, num_bands = job.catalog.bands, len(job.catalog.bands)
+    if held_out.shape[1] == num_bands:
+        return _Tables()
     model = load_autoencoder(job.architecture, {name: one.cpu() for name, one in tensors.items()}, "model")
+    whole = held_out[~np.isnan(held_out[:, :num_bands]).any(axis=1)]
+    magnitude, errors = whole[:, :num_bands], whole[:, num_bands:]
     table = fit_uncertainty(magnitude, errors, *reconstruct(model, magnitude))
-    return None if table is None else table.record()
+    if table is None or not job.architecture.masked:
+        return _Tables(None if table is None else table.record())
+    order = np.random.default_rng(0).permutation(len(whole))  # held-out stars come in order of their brightness
+    patterns = choose_patterns(held_out[:, :num_bands], job.row_kind.least_bands or 1)
+    found = fit_patterns((magnitude[order], errors[order]), patterns, partial(reconstruct, model))
+    return _Tables(table.record(), [pattern_record(bands, missing, one) for missing, one in found])
