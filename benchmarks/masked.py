@@ -1,6 +1,6 @@
 """A network that sees which bands are measured: what it costs, and how well it predicts a band that is hidden.
 
-python benchmarks/masked.py [--epochs 50] [--latent 2,3,4] [--share 0.5] [--folder DIR]
+python benchmarks/masked.py [--epochs 50] [--latent 2,3,4] [--share 0.5] [--folder DIR] [--part speed|stars|all]
 15 % of the HEALPix cells of an order are held out. Of their stars: the median squared error with all bands, beside that
 of a network that refuses missing bands; with one band hidden, the median absolute deviation of that band; and the rank
 correlation of the reconstruction errors with and without it. Needs ../shared/data. Prints a table on standard error and
@@ -20,17 +20,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from astropy import units
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import lonlat_to_healpix
-from common import PHOTOMETRY
+from common import PHOTOMETRY, report
 from scipy.stats import spearmanr
 
 from hpc_ae.config import check_config
 from hpc_ae.ingest import IngestSettings, ingest
 from hpc_ae.jobs.settings import training_of
+from hpc_ae.model.architecture import Architecture
+from hpc_ae.model.autoencoder import make_autoencoder
+from hpc_ae.model.files import weights_of
 from hpc_ae.model.forward import make_forward
+from hpc_ae.model.hiding import Draws, Hiding
+from hpc_ae.model.kernel import Batches, Network, Optimizer, load_kernel
 from hpc_ae.model.weights import read_weights
+from hpc_ae.photometry import simulate_observed
 from hpc_ae.runtime.distributed import Group
 from hpc_ae.runtime.ranks import Ranks
 from hpc_ae.train import train
@@ -86,8 +93,6 @@ def trained(stars: Stars, folder: Path, latent: int, missing: str, options: argp
         "benchmark",
     )
     start = time.monotonic()
-    import torch
-
     group = Group(Ranks(0, 1, 0, 1), torch.device("cpu"))
     train(stars.catalog_dir, config.layout, training_of(config), group)
     return run_dir / "model", time.monotonic() - start
@@ -112,6 +117,33 @@ def measure(stars: Stars, model_dir: Path) -> dict[str, object]:
     return found | {"hidden_mad_mag": deviations, "error_rank_correlation": correlations}
 
 
+def measure_speed() -> None:
+    """What the mask costs the fused kernel, one thread: encoding, and whole steps of training, as ratios of one run."""
+    magnitude = np.ascontiguousarray(simulate_observed(0, 1 << 17, 5)["magnitude"])
+    gaps = magnitude.copy()
+    gaps[np.random.default_rng(1).random(gaps.shape) < 0.15] = np.nan
+    index = np.random.default_rng(2).integers(0, len(magnitude), (100, 512))
+    seconds: dict[str, list[float]] = {}
+    for _ in range(7):
+        for name, masked, rows in (("refuse", False, magnitude), ("mask", True, magnitude), ("mask, gaps", True, gaps)):
+            kernel = load_kernel(Architecture(tuple(BANDS), masked=masked))
+            model = make_autoencoder(kernel.architecture, [18.0] * 5, [1.5] * 5, seed=1)
+            weights = weights_of(model)
+            network = Network(weights.parameters.copy(), weights.scaling)
+            moments = np.zeros((2, kernel.num_parameters), np.float32)
+            optimizer = Optimizer((0.9, 0.95, 1e-8, 1e-4, 1.0), (moments[0], moments[1]), 0)
+            hiding = Draws(hiding=Hiding(1, 0.5, 3, torch.from_numpy(index), 0)) if masked else None
+            start = time.perf_counter()
+            kernel.encode(weights.parameters, weights.scaling, rows)
+            middle = time.perf_counter()
+            kernel.train(network, Batches(rows, index, [1e-3] * 100, 1 / 512, hiding), optimizer, 1)
+            seconds.setdefault(f"encode {name}", []).append(middle - start)
+            seconds.setdefault(f"train {name}", []).append(time.perf_counter() - middle)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    ratios = {name: round(value / medians[f"{name.split()[0]} refuse"], 3) for name, value in medians.items()}
+    report("mask in the fused kernel", **ratios)
+
+
 def main() -> None:
     """Train and measure each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -124,7 +156,12 @@ def main() -> None:
     parser.add_argument("--more", default="{}", help="further keys of train, as JSON")
     parser.add_argument("--missing", default="refuse,mask")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--part", default="all", choices=["speed", "stars", "all"])
     options = parser.parse_args()
+    if options.part != "stars":
+        measure_speed()
+    if options.part == "speed":
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

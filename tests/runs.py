@@ -20,6 +20,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 
 from hpc_ae import encode as encode_verb
 from hpc_ae import train as train_verb
@@ -118,6 +119,18 @@ def training_rows(catalog_dir: Path, fraction: float) -> tuple[np.ndarray, np.nd
     training = (stars["quality"] == 0) & ~validation_mask(stars["objid"], fraction)
     counts = [int(training[start:stop].sum()) for start, stop in itertools.pairwise(catalog.offsets)]
     return stars["magnitude"][training], np.array(counts)
+
+
+class Wrapped(nn.Module):
+    """What DistributedDataParallel is to a Stepper: not the objective itself."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: Any) -> Any:
+        """The objective's loss."""
+        return self.inner(*inputs)
 
 
 class _Share(Group):

@@ -12,6 +12,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from runs import (
     BANDS,
+    Wrapped,
     assert_same_training,
     change_catalog,
     encode,
@@ -26,7 +27,6 @@ from runs import (
     train_here,
     write_config,
 )
-from torch import nn
 
 from hpc_ae.analysis.denoised import Deviations, noise_pair
 from hpc_ae.analysis.denoising import Uncertainty, fit_uncertainty, read_uncertainty
@@ -131,18 +131,6 @@ def test_numbers_are_normal_and_independent() -> None:
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-class _Wrapped(nn.Module):
-    """What DistributedDataParallel is to a Stepper: not the objective itself."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *inputs: Any) -> Any:
-        """The objective's loss."""
-        return self.inner(*inputs)
-
-
 @pytest.mark.parametrize(("sigma", "echo"), [(0.1, False), (None, False), (None, True)])
 def test_every_way_to_compute_sees_the_same_noise(sigma: float | None, echo: bool) -> None:
     """10 steps by the kernel alone, by the kernel within a wrapper, and by PyTorch end at the same weights."""
@@ -153,7 +141,7 @@ def test_every_way_to_compute_sees_the_same_noise(sigma: float | None, echo: boo
     index = torch.from_numpy(np.random.default_rng(3).integers(0, 2_000, (10, 64)))
     noise = Noise(7, sigma, index + 5_000_000_000, 3, echo)
     results = []
-    for compute, wrap in (("auto", lambda inner: inner), ("auto", _Wrapped), ("torch", lambda inner: inner)):
+    for compute, wrap in (("auto", lambda inner: inner), ("auto", Wrapped), ("torch", lambda inner: inner)):
         model = make_autoencoder(Architecture(BANDS), MEAN, STD, seed=7)
         stepper = Stepper(model, wrap, StepSettings("adamw", 0.1, (0.9, 0.95), 1.0, compute))
         stepper.steps(rows, index, [1e-4] * 10, 1 / 64, Draws(noise))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from runs import (
+    Wrapped,
     assert_same_training,
     encode,
     finalise,
@@ -26,7 +27,6 @@ from runs import (
 )
 from scipy.stats import spearmanr
 from test_kernel import MEAN, STD, kernel_of, network_of, threads  # noqa: F401
-from torch import nn
 
 from hpc_ae.analysis.anomaly import fit_score_model
 from hpc_ae.analysis.denoising import Uncertainty
@@ -186,18 +186,6 @@ def autograd(model: Autoencoder, rows: torch.Tensor, hidden: torch.Tensor) -> tu
     return float(loss.detach()), torch.cat([part.reshape(-1) for part in parts]).double().numpy()
 
 
-class _Wrapped(nn.Module):
-    """What DistributedDataParallel is to a Stepper: not the objective itself."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *inputs: Any) -> Any:
-        """The objective's loss."""
-        return self.inner(*inputs)
-
-
 @pytest.mark.parametrize("noisy", [False, True])
 def test_every_way_to_compute_hides_the_same(noisy: bool) -> None:
     """10 steps by the kernel alone, by the kernel within a wrapper, and by PyTorch end at the same weights."""
@@ -206,7 +194,7 @@ def test_every_way_to_compute_hides_the_same(noisy: bool) -> None:
     numbers = index + 5_000_000_000
     draws = Draws(Noise(7, 0.1, numbers, 3) if noisy else None, Hiding(7, 0.7, 3, numbers, 3))
     results = []
-    for compute, wrap in (("auto", lambda inner: inner), ("auto", _Wrapped), ("torch", lambda inner: inner)):
+    for compute, wrap in (("auto", lambda inner: inner), ("auto", Wrapped), ("torch", lambda inner: inner)):
         stepper = Stepper(model_of(ARCHITECTURES[0]), wrap, StepSettings("adamw", 0.1, (0.9, 0.95), 1.0, compute))
         stepper.steps(rows, index, [1e-4] * 10, 1 / 64, draws)
         error = stepper.evaluate(rows[~rows.isnan().all(dim=1)])
