@@ -9,7 +9,7 @@ from pathlib import Path
 from hpc_ae.catalog.catalog import Catalog
 from hpc_ae.catalog.link import relative_path
 from hpc_ae.catalog.manifest import band_statistics, prepare_catalog, read_manifest, unfinished_cleared, write_manifest
-from hpc_ae.catalog.records import Inputs, Link, SortedManifest, StarManifest, summed
+from hpc_ae.catalog.records import Inputs, Link, SortedManifest, StarManifest, stars_by_bands, summed
 from hpc_ae.catalog.schema import MAX_SHARD_ROWS, SKY_ORDER, STAR_FORMAT
 from hpc_ae.catalog.skysort import SkySort, Source, sort_shards
 from hpc_ae.errors import InputError
@@ -67,6 +67,8 @@ def _write(mapper: Mapper, plan: _Plan) -> None:
         **summed(STAR_FORMAT, records),
         objid=kept.objid,
         bands=kept.bands,
+        survey=kept.survey,
+        stars_by_bands=stars_by_bands(records),
         columns=kept.columns,
         num_rows=kept.num_rows,
         num_dropped=kept.num_dropped,

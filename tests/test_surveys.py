@@ -18,8 +18,10 @@ import pytest
 from commands import REPOSITORY
 from raw_files import lines, refused, run
 
-from hpc_ae.catalog.catalog import Catalog
+from hpc_ae.catalog.catalog import Catalog, open_catalog
 from hpc_ae.catalog.states import State
+from hpc_ae.files import publish_json, read_json, seal
+from hpc_ae.order import order
 from hpc_ae.readers.surveys import load_survey, survey_names
 from hpc_ae.reading import Reading
 from hpc_ae.verify import verify
@@ -371,3 +373,22 @@ def test_flipped_bits_of_states_are_found(damage: str, tmp_path: Path) -> None:
         assert verify(tmp_path / "catalog").findings, place
     path.write_bytes(data)
     assert not verify(tmp_path / "catalog").findings
+
+
+def test_sky_order_keeps_states_and_survey(tmp_path: Path) -> None:
+    """`order` keeps whose bands they are, their states and their counts; a manifest without the counts is damaged."""
+    bands = ["15,14,13,0.1,0.1,0.1" if one % 3 else "99,14,13,21.5,0.1,0.1" for one in range(90)]
+    rows = [f"{one},{one * 3 % 360},{one % 80},{some}" for one, some in enumerate(bands)]
+    header = "number,ra,dec,j_m,h_m,k_m,j_cmsig,h_cmsig,k_cmsig"
+    before = run(tmp_path, lines(*rows, header=header))
+    order(tmp_path / "catalog", tmp_path / "sorted", 40)
+    after = open_catalog(tmp_path / "sorted")
+    assert after.manifest.survey == before.manifest.survey and after.manifest.survey is not None
+    assert after.manifest.stars_by_bands == before.manifest.stars_by_bands == (0, 0, 30, 60)
+    limits = after["magnitude_limit"][:][:, 0]
+    assert limits[np.isfinite(limits)].tolist() == [21.5] * 30
+    assert not verify(tmp_path / "sorted").findings
+    values = read_json(tmp_path / "sorted" / "manifest.json")
+    del values["stars_by_bands"], values["digest"]
+    publish_json(tmp_path / "sorted" / "manifest.json", seal(values))
+    assert verify(tmp_path / "sorted").findings

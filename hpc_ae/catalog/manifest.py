@@ -21,6 +21,7 @@ from hpc_ae.catalog.records import (
     ShardRecord,
     StarManifest,
     catalog_digest,
+    stars_by_bands,
 )
 from hpc_ae.catalog.schema import COMPRESSED_FORMAT, STAR_FORMAT, columns_of
 from hpc_ae.errors import DamageError, InputError
@@ -120,6 +121,9 @@ def _check(path: Path, manifest: Manifest) -> None:
     ):
         if got != expected:
             raise DamageError("the manifest contradicts itself", where=path, got=got, expected=expected)
+    if isinstance(manifest, StarManifest) and manifest.stars_by_bands != (counts := stars_by_bands(manifest.shards)):
+        what = "the manifest contradicts itself in the numbers of stars by measured bands"
+        raise DamageError(what, where=path, got=manifest.stars_by_bands, expected=counts)
     if not columns_of(manifest.format).keys() >= set(manifest.columns):
         raise DamageError(WRONG_NAMES, where=path, got=list(manifest.columns))
 
