@@ -392,3 +392,12 @@ def test_sky_order_keeps_states_and_survey(tmp_path: Path) -> None:
     del values["stars_by_bands"], values["digest"]
     publish_json(tmp_path / "sorted" / "manifest.json", seal(values))
     assert verify(tmp_path / "sorted").findings
+
+
+def test_bands_without_a_column_of_errors(tmp_path: Path) -> None:
+    """Where some bands have errors and others have no such column, all are measured, and those have none."""
+    rows = [f"{15 + one * 1e-3:.3f},14,13,0.1" for one in range(5_000)]
+    catalog = run(tmp_path, lines(*rows, header="B,V,R,e_B"), reading=Reading(bands=("B", "V", "R")))
+    assert not catalog["band_state"][:].any() and np.isfinite(catalog["magnitude"][:]).all()
+    error = catalog["magnitude_error"][:]
+    assert (error[:, 0] == np.float32(0.1)).all() and np.isnan(error[:, 1:]).all()

@@ -55,7 +55,7 @@ class StarRows:
     def _per_band(self, prefix: str) -> np.ndarray:
         """(N, B), or (0, B) where no raw file has such columns."""
         num_rows = len(self.objid) if any(name.startswith(prefix) for name in self.names) else 0
-        return np.empty((num_rows, len(self.bands)), np.float32)
+        return np.full((num_rows, len(self.bands)), np.nan, np.float32)  # some bands may have no such column
 
     def fill(self, at: int, batch: Mapping[str, pa.ChunkedArray]) -> int:
         """Store a batch from row `at` on; return its number of rows. BadValue where text is no number."""
